@@ -1,0 +1,31 @@
+"""glibc's allocator, set up for tensors on the CPU.
+
+By default glibc takes every block over 32 MiB from the system and gives it back when it is freed, so that each step of
+training faults the same pages in again: a third of the time of a CPU step. Kept blocks are used again instead.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+
+
+def keep_large_blocks() -> bool:
+    """Tell glibc to keep freed memory for the next step. False where there is no glibc."""
+    mallopt = getattr(_libc(), "mallopt", None)
+    if mallopt is None:
+        return False
+    return bool(mallopt(M_MMAP_THRESHOLD, 1 << 30) and mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1))
+
+
+def give_back() -> None:
+    """Return free memory to the system, between stages that need blocks of other sizes."""
+    trim = getattr(_libc(), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _libc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if sys.platform == "linux" else None

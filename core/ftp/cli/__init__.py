@@ -1,0 +1,78 @@
+"""The command line: one small module a command, and nothing but click at import."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+COMMANDS = ("init", "check", "run", "report", "runs", "plugins", "schema", "doctor")
+GROUP = "ftp.commands"
+
+
+class Commands(click.Group):
+    """Our commands, and those of the entry-point group `ftp.commands`, which are loaded only when named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*COMMANDS, *sorted(_theirs())]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name in COMMANDS:
+            command = importlib.import_module(f"ftp.cli.{name}").command
+            assert isinstance(command, click.Command)
+            return command
+        entry = _theirs().get(name)
+        if entry is None:
+            return None
+        try:
+            theirs = entry.load()
+        except Exception as error:  # a third party's import may raise anything
+            raise click.ClickException(f"the command '{name}' of {entry.value} can't be loaded: {error}") from None
+        if not isinstance(theirs, click.Command):
+            raise click.ClickException(f"{entry.value} is no click command")
+        return theirs
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, importlib.import_module(f"ftp.cli.{name}").command.get_short_help_str(90)) for name in COMMANDS]
+        rows += [(name, f"From {entry.dist.name if entry.dist else entry.value}.") for name, entry in sorted(_theirs().items())]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            from ftp.errors import did_you_mean
+
+            raise click.UsageError(f"no command '{args[0]}'{did_you_mean(args[0], self.list_commands(ctx))}") from None
+
+
+def _theirs() -> dict[str, Any]:
+    from importlib.metadata import entry_points
+
+    return {entry.name: entry for entry in entry_points(group=GROUP) if entry.name not in COMMANDS}
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="ftp-finetune", prog_name="ftp")
+def cli() -> None:
+    """FTP, Fine-Tuning with Plugins: from a base model and a domain file to a specialist, with the evidence.
+
+    Begin with `ftp init`, then `ftp run recipe.yaml`.
+    """
+
+
+def main() -> None:
+    """Run the command line. What the user can mend ends with exit code 2 and no traceback."""
+    from ftp.errors import FtpError
+
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        cli(prog_name="ftp")
+    except FtpError as error:
+        click.echo(str(error), err=True)
+        sys.exit(2)

@@ -1,0 +1,53 @@
+"""`ftp check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ftp.cli.options import RECIPE, SET, load_plugins, load_recipe, plugin_options
+
+
+@click.command("check")
+@RECIPE
+@SET
+@plugin_options
+@click.option("--no-data", is_flag=True, help="Check the recipe alone and read no rows.")
+def command(
+    recipe: Path, settings: tuple[str, ...], files: tuple[Path, ...], without: tuple[str, ...], no_data: bool
+) -> None:
+    """Check a recipe and its data; load no model."""
+    from ftp import data
+    from ftp.errors import DataError
+    from ftp.types import Example
+
+    checked = load_recipe(recipe, load_plugins(files, without), settings)
+    click.echo(f"{recipe}: the recipe is valid")
+    if no_data:
+        return
+    sources = [("train", source) for source in checked.data.train]
+    if isinstance(checked.data.validation, data.Source):
+        sources.append(("validation", checked.data.validation))
+    sources += [(f"evals.{name}", source) for name, source in checked.data.evals.items()]
+    problems: list[str] = []
+    for split, source in sources:
+        if source.hub is not None:
+            click.echo(f"{split}: {source.hub}: on the hub, read when the run begins")
+            continue
+        good = dropped = 0
+        try:
+            for place, line, found in data.examples_of(source):
+                if isinstance(found, Example):
+                    good += 1
+                elif source.on_bad_row == "drop":
+                    dropped += 1
+                else:
+                    problems.append(f"{data.shown(place, Path.cwd())}:{line}: {found}")
+        except DataError as error:
+            problems += error.problems
+            continue
+        bad = f", {dropped} bad rows will be dropped" if dropped else ""
+        click.echo(f"{split}: {data.shown(Path(str(source.path)), Path.cwd())}: {good} rows{bad}")
+    if problems:
+        raise DataError(data.summary(problems))

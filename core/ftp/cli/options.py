@@ -1,0 +1,48 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ftp.plugins import Plugins
+    from ftp.recipe import Recipe
+
+RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
+SET = click.option(
+    "--set", "settings", metavar="PATH=VALUE", multiple=True, help="Override a value of the recipe: --set train.epochs=1"
+)
+RUNS = click.option(
+    "--runs", "root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where runs are kept."
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def plugin_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`-p FILE` and `--no-plugin NAME`."""
+    command = click.option(
+        "-p", "--plugin", "files", type=click.Path(path_type=Path), multiple=True, help="A Python file to use as a plugin."
+    )(command)
+    return click.option(
+        "--no-plugin", "without", metavar="DIST:NAME", multiple=True, help="An installed plugin to keep out."
+    )(command)
+
+
+def load_plugins(files: tuple[Path, ...], without: tuple[str, ...]) -> Plugins:
+    """Load the plugins; say on stderr which are broken."""
+    from ftp import plugins
+
+    found = plugins.load(files, without)
+    for plugin in found.broken():
+        click.echo(f"warning: plugin {plugin.name} is broken and not in use: {plugin.error}", err=True)
+    return found
+
+
+def load_recipe(file: Path, plugins: Plugins, settings: tuple[str, ...]) -> Recipe:
+    from ftp import recipe
+
+    return recipe.read(file, plugins, settings)

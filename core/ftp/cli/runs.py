@@ -1,0 +1,6 @@
+import click
+
+
+@click.command("runs")
+def command() -> None:
+    """x"""

@@ -1,0 +1,6 @@
+import click
+
+
+@click.command("schema")
+def command() -> None:
+    """x"""

@@ -1,0 +1,127 @@
+"""How a run looks in the terminal: bars where there is one, plain lines where there is none."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from ftp.pipeline import Progress
+from ftp.stats import verdict
+from ftp.types import FinishedRun, Metric
+
+PLAIN_EVERY = 15.0
+"""Seconds between two lines about the same stage when there is no terminal."""
+
+
+@contextlib.contextmanager
+def show() -> Iterator[Progress]:
+    """A Progress for this terminal, or for the lack of one."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Plain()
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),
+    )  # fmt: skip
+    with Bars(*columns, console=console) as bars:
+        yield Live(bars)
+
+
+class Live(Progress):
+    """Bars."""
+
+    def __init__(self, bars: Bars) -> None:
+        self.bars = bars
+        self.task = bars.add_task("Starting", total=None, detail="")
+        self.validation = ""
+
+    def stage(self, title: str, total: int | None = None) -> Callable[[int], None]:
+        self._end()
+        self.task = self.bars.add_task(title, total=total, detail="")
+        return lambda units: self.bars.advance(self.task, units)
+
+    def _end(self) -> None:
+        found = next(task for task in self.bars.tasks if task.id == self.task)
+        done = max(found.completed, 1)
+        self.bars.update(self.task, total=found.total or done, completed=found.total or done)
+
+    def event(self, event: str, values: Mapping[str, Any]) -> None:
+        if event == "plan":
+            self.bars.update(self.task, total=values["steps"])
+        elif event == "validation":
+            self.validation = f", validation {values['loss']:.3f}"
+        elif event == "metric":
+            detail = f"loss {values['loss']:.3f}{self.validation}"
+            self.bars.update(self.task, completed=values["step"], detail=detail)
+
+    def note(self, text: str) -> None:
+        self.bars.console.print(text, style="yellow", markup=False, highlight=False)
+
+
+class Plain(Progress):
+    """Lines on stderr."""
+
+    def __init__(self) -> None:
+        self.title, self.total, self.done = "", None, 0
+        self.last = time.monotonic()
+
+    def stage(self, title: str, total: int | None = None) -> Callable[[int], None]:
+        self.title, self.total, self.done = title, total, 0
+        self._line(f"{title} …")
+        return self._advance
+
+    def _advance(self, units: int) -> None:
+        self.done += units
+        self._now_and_then(f"{self.title}: {self.done}{f' of {self.total}' if self.total else ''}")
+
+    def event(self, event: str, values: Mapping[str, Any]) -> None:
+        if event == "plan":
+            self.total = values["steps"]
+            self._line(
+                f"{values['rows']} rows, {values['tokens_per_epoch']} tokens an epoch "
+                f"({values['trained_tokens_per_epoch']} trained), {values['steps']} steps, "
+                f"{values['trainable_parameters']:,} of {values['total_parameters']:,} parameters train"
+            )
+        elif event == "validation":
+            self._line(f"step {values['step']}: validation loss {values['loss']:.4f}")
+        elif event == "metric":
+            self._now_and_then(f"step {values['step']} of {self.total}: loss {values['loss']:.4f}")
+
+    def note(self, text: str) -> None:
+        self._line(text)
+
+    def _now_and_then(self, text: str) -> None:
+        if time.monotonic() - self.last >= PLAIN_EVERY:
+            self._line(text)
+
+    def _line(self, text: str) -> None:
+        self.last = time.monotonic()
+        print(text, file=sys.stderr, flush=True)
+
+
+def three_lines(run: FinishedRun) -> list[str]:
+    """The result in at most three lines: the figures that matter most, base against tuned."""
+    lines = []
+    for evaluation in run.evaluations:
+        metric = evaluation.metrics[0]
+        lines.append(f"{evaluation.evals}, {evaluation.evaluator} {metric.name}: {in_words(metric)}, n={evaluation.n}")
+    shown = lines[:3]
+    if len(lines) > 3:
+        shown[2] += f" (and {len(lines) - 3} more in the report)"
+    return shown
+
+
+def in_words(metric: Metric) -> str:
+    words = f"base {metric.base:.3f}, tuned {metric.tuned:.3f}"
+    if metric.difference is None:
+        return words
+    low, high = metric.difference.low, metric.difference.high
+    return f"{words}, difference {metric.difference.mean:+.3f} [{low:+.3f}, {high:+.3f}], {verdict(metric.difference, metric.higher_is_better)}"

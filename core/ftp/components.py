@@ -1,0 +1,221 @@
+"""Component and one small abstract base per kind. A component is its own block of options."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    WithJsonSchema,
+)
+
+from ftp.types import (
+    Answer,
+    Corpus,
+    Evaluation,
+    EvalView,
+    Example,
+    FinishedRun,
+    Kind,
+    LoadedModel,
+    ModelRequest,
+    Score,
+    TrainingJob,
+    TrainResult,
+)
+
+if TYPE_CHECKING:
+    from ftp.data import Ledger
+
+
+def _share(value: object) -> object:
+    if isinstance(value, str) and value.endswith("%"):
+        try:
+            return float(value[:-1]) / 100
+        except ValueError:
+            return value
+    return value
+
+
+Share = Annotated[
+    float,
+    BeforeValidator(_share),
+    Field(ge=0, lt=1),
+    WithJsonSchema(
+        {"anyOf": [{"type": "number", "minimum": 0, "exclusiveMaximum": 1}, {"type": "string", "pattern": r"^\d+(\.\d+)?%$"}]}
+    ),
+]
+"""A part of a whole, from 0 up to but not including 1: `5%` or `0.05`."""
+
+
+def _beside_the_recipe(value: str, info: ValidationInfo) -> str:
+    base = (info.context or {}).get("directory")
+    return str(Path(base, value)) if base else value
+
+
+FilePath = Annotated[str, Field(min_length=1), AfterValidator(_beside_the_recipe)]
+"""A path in a recipe: relative ones count from the recipe's own directory."""
+
+
+class Options(BaseModel):
+    """A block of options: frozen, unknown keys refused, the docstring under a field is its help."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Component(Options, ABC):
+    """A part that a recipe names with `use:`. Its fields are its options; its docstring is its help."""
+
+    requires: ClassVar[tuple[str, ...]] = ()
+    """The packages it imports beyond the base install, by import name."""
+
+    _used_as: str = PrivateAttr(default="")
+
+    @property
+    def used_as(self) -> str:
+        """The name it has in the recipe."""
+        return self._used_as or type(self).__name__
+
+    def problems(self) -> list[str]:
+        """What is wrong with these options on this machine, as far as a look without heavy libraries can tell."""
+        return []
+
+
+class Formatter(Component):
+    """Turns a row of a source into an example."""
+
+    makes: ClassVar[Kind] = "conversation"
+
+    @abstractmethod
+    def format(self, row: Mapping[str, Any]) -> Example:
+        """Return the row as an Example. Raise `ftp.RowError(column, what)` for a row that can't be used."""
+
+
+class Curator(Component):
+    """Chooses, drops or reorders rows before training."""
+
+    handles: ClassVar[tuple[str, ...]] = ()
+    """The roles of rows, beyond `domain`, that it decides on: a recipe with such rows needs a curator for them."""
+
+    @abstractmethod
+    def curate(self, corpus: Corpus, ledger: Ledger) -> Corpus:
+        """Return the corpus with rows taken out or reordered.
+
+        Every row taken out is told to the ledger: `ledger.drop(id, by=…, reason=…)`.
+        """
+
+
+class Loader(Component):
+    """Brings a base model and its tokenizer into memory."""
+
+    def describe(self) -> ModelRequest:
+        """Say what would be loaded, reading configuration files only and no weights."""
+        return ModelRequest(model=type(self).__name__)
+
+    @abstractmethod
+    def load(self, request: ModelRequest) -> LoadedModel:
+        """Load the weights as `request` asks: dtype, quantization. Raise `ftp.ModelError` where that can't be."""
+
+
+class Adapter(Component):
+    """Decides which weights train."""
+
+    def prepare(self, request: ModelRequest) -> ModelRequest:
+        """Say how the model has to be loaded; raise `ftp.ModelError` when the pair can't work. Loads nothing."""
+        return request
+
+    @abstractmethod
+    def apply(self, loaded: LoadedModel) -> LoadedModel:
+        """Return the model with its trainable weights in place and all others frozen."""
+
+    def restore(self, loaded: LoadedModel, directory: Path) -> LoadedModel | None:
+        """Return the model with the trained weights saved in `directory`, to go on after an interruption.
+
+        None means that this adapter can't; training is then done again.
+        """
+        return None
+
+
+class Trainer(Component):
+    """Trains."""
+
+    takes: ClassVar[tuple[Kind, ...]] = ("conversation",)
+
+    @abstractmethod
+    def train(self, job: TrainingJob) -> TrainResult:
+        """Train `job.model` on `job.corpus.train`, watching `job.corpus.validation`; return the best state."""
+
+
+class Evaluator(Component):
+    """Compares the base and the tuned model on an eval set. Define `score`, or `evaluate` for anything richer."""
+
+    takes: ClassVar[tuple[Kind, ...]] = ("conversation",)
+    reads_answers: ClassVar[bool] = True
+    """Whether it needs generated answers; an evaluator of losses alone does not."""
+    higher_is_better: ClassVar[bool] = True
+
+    def score(self, example: Example, answer: str) -> Score | float:
+        """Score one answer to one example."""
+        raise NotImplementedError
+
+    def evaluate(self, view: EvalView) -> Evaluation:
+        """Score every answer of both models and pair them, example by example."""
+        from ftp.stats import paired_metric
+
+        def scores(answers: list[Answer]) -> list[Score]:
+            found = [self.score(example, answer.text) for example, answer in zip(view.examples, answers, strict=True)]
+            return [score if isinstance(score, Score) else Score(float(score)) for score in found]
+
+        base, tuned = scores(list(view.base_answers)), scores(list(view.tuned_answers))
+        metric = paired_metric(
+            "score",
+            [s.value for s in base],
+            [s.value for s in tuned],
+            higher_is_better=self.higher_is_better,
+            base_reasons=[s.reason for s in base],
+            tuned_reasons=[s.reason for s in tuned],
+        )
+        return Evaluation(metrics=(metric,), n=len(view.examples))
+
+
+class Reporter(Component):
+    """Writes a finished run down for people."""
+
+    @abstractmethod
+    def report(self, run: FinishedRun) -> Path:
+        """Write the report into `run.directory` and return its path."""
+
+
+KINDS: dict[str, type[Component]] = {
+    "formatters": Formatter,
+    "curators": Curator,
+    "loaders": Loader,
+    "adapters": Adapter,
+    "trainers": Trainer,
+    "evaluators": Evaluator,
+    "reporters": Reporter,
+}
+"""The kinds of component, by the name of their hook without its `ftp_`."""
+
+
+def unfinished(component: type[Component]) -> str | None:
+    """Say which method a component class still has to define, or None when it is complete."""
+    missing = sorted(getattr(component, "__abstractmethods__", ()))
+    if missing:
+        return f"does not define {', '.join(missing)}"
+    if (
+        issubclass(component, Evaluator)
+        and component.score is Evaluator.score
+        and component.evaluate is Evaluator.evaluate
+    ):
+        return "defines neither score nor evaluate"
+    return None

@@ -1,0 +1,45 @@
+"""One hook per kind of component. A hook takes no argument and returns `{name: class}`."""
+
+from __future__ import annotations
+
+import pluggy
+
+from ftp.components import Adapter, Curator, Evaluator, Formatter, Loader, Reporter, Trainer
+
+hookspec = pluggy.HookspecMarker("ftp")
+hookimpl = pluggy.HookimplMarker("ftp")
+
+
+@hookspec
+def ftp_formatters() -> dict[str, type[Formatter]]:  # type: ignore[empty-body]
+    """Offer formatters: each turns a row of a source into an Example."""
+
+
+@hookspec
+def ftp_curators() -> dict[str, type[Curator]]:  # type: ignore[empty-body]
+    """Offer curators: each chooses, drops or reorders rows before training, and tells the ledger."""
+
+
+@hookspec
+def ftp_loaders() -> dict[str, type[Loader]]:  # type: ignore[empty-body]
+    """Offer loaders: each brings a base model and its tokenizer into memory."""
+
+
+@hookspec
+def ftp_adapters() -> dict[str, type[Adapter]]:  # type: ignore[empty-body]
+    """Offer adapters: each decides which weights train."""
+
+
+@hookspec
+def ftp_trainers() -> dict[str, type[Trainer]]:  # type: ignore[empty-body]
+    """Offer trainers."""
+
+
+@hookspec
+def ftp_evaluators() -> dict[str, type[Evaluator]]:  # type: ignore[empty-body]
+    """Offer evaluators: each compares the base and the tuned model on an eval set."""
+
+
+@hookspec
+def ftp_reporters() -> dict[str, type[Reporter]]:  # type: ignore[empty-body]
+    """Offer reporters: each writes a finished run down for people."""

@@ -1,0 +1,228 @@
+"""The frozen objects that flow from one stage to the next. Nothing here does any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from ftp.data import Examples, Ledger
+    from ftp.stats import Interval
+
+Role = Literal["system", "user", "assistant"]
+Kind = Literal["conversation", "text"]
+"""What an example is: turns with an answer to learn, or running text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row, as every later stage sees it.
+
+    A formatter fills `messages` (a conversation, which ends with the assistant's answer) or `text`. The other
+    fields say where the row came from and are filled by the data stage.
+    """
+
+    messages: tuple[Message, ...] = ()
+    text: str = ""
+    id: str = ""
+    """`file:line` or `hub-id/split:row`; unique in a run."""
+    source: str = ""
+    """The file or hub id."""
+    role: str = "domain"
+    """`domain`, or `replay` for general data mixed in against forgetting."""
+
+    @property
+    def kind(self) -> Kind:
+        return "conversation" if self.messages else "text"
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """The turns before the last answer."""
+        return self.messages[:-1]
+
+    @property
+    def reference(self) -> str:
+        """The answer to learn: the last turn, or the whole text."""
+        return self.messages[-1].content if self.messages else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """The rows of a run. The three parts never share a row."""
+
+    train: Examples
+    validation: Examples
+    evals: Mapping[str, Examples]
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """Weights stored in 4 bits (QLoRA, Dettmers et al. 2023, arXiv:2305.14314)."""
+
+    scheme: Literal["nf4", "fp4"]
+    double: bool
+    """Whether the scales of the blocks are quantised too."""
+    compute_dtype: str
+    """`bfloat16`, `float16` or `float32`: what the weights are unpacked to for each product."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """What will be loaded: the loader describes the model, the adapter's `prepare` says how it wants it.
+
+    A plain value: changing one loads nothing.
+    """
+
+    model: str
+    dtype: str = "auto"
+    """`auto`, `float32`, `bfloat16` or `float16`."""
+    quantization: Quantization | None = None
+    already_quantized: str | None = None
+    """The name of the method when the stored weights are quantised and stay so."""
+    linear_modules: frozenset[str] | None = None
+    """Last path parts of the linear layers, without the output head; None when the loader can't tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A causal language model in memory with its tokenizer.
+
+    `model` is a `transformers.PreTrainedModel` or a `peft.PeftModel`, `tokenizer` a fast tokenizer whose
+    `chat_template` is set and whose `pad_token_id` is not None.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    fingerprint: str
+    """SHA-256 over the model's files."""
+    request: ModelRequest
+    notes: tuple[str, ...] = ()
+    """What the user should know of the load: a default template, code that was trusted, a dtype that was chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    """Everything a trainer needs."""
+
+    model: LoadedModel
+    corpus: Corpus
+    ledger: Ledger
+    directory: Path
+    """For checkpoints and caches. The trainer owns it."""
+    seed: int
+    emit: Callable[..., None]
+    """`emit("metric", step=…, loss=…)`: one line in events.jsonl, and the progress shown to the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """A trained model: the best checkpoint, not merely the last."""
+
+    model: LoadedModel
+    steps: int
+    best_step: int
+    trained_tokens: int
+    """Tokens that carried loss, over all epochs."""
+    seconds: float
+    trainable_parameters: int
+    total_parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model said to the prompt of one example."""
+
+    text: str
+    tokens: int
+    """Generated tokens, without the one that ended the answer."""
+    stopped: bool
+    """Whether the model ended the answer by itself rather than at the limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLoss:
+    """How well a model predicts one example's reference."""
+
+    nll: float
+    """Summed negative log-likelihood in nats."""
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class EvalView:
+    """One eval set with what both models made of it; the four sequences run parallel to `examples`.
+
+    The answers are empty when no evaluator of the recipe reads answers.
+    """
+
+    name: str
+    examples: Sequence[Example]
+    base_answers: Sequence[Answer]
+    tuned_answers: Sequence[Answer]
+    base_losses: Sequence[TokenLoss]
+    tuned_losses: Sequence[TokenLoss]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """An evaluator's score of one answer."""
+
+    value: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One figure for both models, paired example by example."""
+
+    name: str
+    base: float
+    tuned: float
+    difference: Interval | None
+    """Of tuned minus base; None when there are too few examples for an interval."""
+    higher_is_better: bool = True
+    base_scores: tuple[float, ...] = ()
+    tuned_scores: tuple[float, ...] = ()
+    base_reasons: tuple[str, ...] = ()
+    tuned_reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What one evaluator found on one eval set."""
+
+    metrics: tuple[Metric, ...]
+    notes: tuple[str, ...] = ()
+    evaluator: str = ""
+    """The name it has in the recipe; filled by the pipeline."""
+    evals: str = ""
+    """The eval set; filled by the pipeline."""
+    n: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """A run, as reporters see it: plain data, complete, read back from the run directory."""
+
+    directory: Path
+    name: str
+    id: str
+    recipe: Mapping[str, Any]
+    """The resolved recipe: every default written out."""
+    lock: Mapping[str, Any]
+    training: Mapping[str, Any]
+    evaluations: Sequence[Evaluation]
+    views: Sequence[EvalView]
+    events: Sequence[Mapping[str, Any]]
+    ledger_totals: Sequence[Mapping[str, Any]] = field(default=())

@@ -1,0 +1,35 @@
+"""Low-rank adapters on 4-bit weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, Literal
+
+import ftp
+from ftp_plugins.adapters.lora import LoRA
+
+
+class QLoRA(LoRA):
+    """LoRA on weights stored in 4 bits (Dettmers et al. 2023, arXiv:2305.14314). Base answers are the 4-bit model's."""
+
+    requires: ClassVar[tuple[str, ...]] = ("torch", "peft", "bitsandbytes")
+
+    scheme: Literal["nf4", "fp4"] = "nf4"
+    """4-bit data type."""
+    double_quantization: bool = True
+    """Quantise the scales of the blocks too."""
+    compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """What weights are unpacked to for each product."""
+
+    def prepare(self, request: ftp.ModelRequest) -> ftp.ModelRequest:
+        request = super().prepare(request)
+        if request.already_quantized:
+            raise ftp.ModelError(
+                f"{self.used_as}: {request.model} is quantised already ({request.already_quantized}); use lora on it, or "
+                "qlora on the model with plain weights"
+            )
+        return dataclasses.replace(
+            request,
+            dtype=self.compute_dtype if request.dtype == "auto" else request.dtype,
+            quantization=ftp.Quantization(self.scheme, self.double_quantization, self.compute_dtype),
+        )

@@ -1,0 +1,13 @@
+"""Evaluators: base against tuned on held-out rows."""
+
+from __future__ import annotations
+
+import ftp
+from ftp_plugins.evaluators.exact_match import ExactMatch
+from ftp_plugins.evaluators.loss import Loss
+from ftp_plugins.evaluators.rouge import Rouge
+
+
+@ftp.hookimpl
+def ftp_evaluators() -> dict[str, type[ftp.Evaluator]]:
+    return {"loss": Loss, "exact_match": ExactMatch, "rouge": Rouge}

@@ -1,0 +1,45 @@
+"""Exact match with the reference, or of what a pattern finds in both."""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+import ftp
+
+
+class ExactMatch(ftp.Evaluator):
+    """1 when answer and reference are equal, or when what `pattern` finds in them is; else 0."""
+
+    requires: ClassVar[tuple[str, ...]] = ("scipy",)
+
+    pattern: str | None = None
+    """Regular expression; its first group (or the whole match) is compared, the last match in each text."""
+    ignore_case: bool = True
+    """Compare without regard to case."""
+
+    def problems(self) -> list[str]:
+        try:
+            re.compile(self.pattern or "")
+        except re.error as error:
+            return [f"pattern: not a regular expression: {error}"]
+        return []
+
+    def score(self, example: ftp.Example, answer: str) -> ftp.Score:
+        expected, found = self._extract(example.reference), self._extract(answer)
+        if expected is None:
+            raise ftp.DataError([f"{example.id}: exact_match: the pattern finds nothing in the reference"])
+        if found is None:
+            return ftp.Score(0.0, "the pattern finds nothing in the answer")
+        return ftp.Score(float(found == expected), "" if found == expected else f"{found!r}, expected {expected!r}")
+
+    def _extract(self, text: str) -> str | None:
+        if self.pattern is not None:
+            matches = list(re.finditer(self.pattern, text, re.MULTILINE | re.IGNORECASE * self.ignore_case))
+            if not matches:
+                return None
+            text = matches[-1].group(1) if matches[-1].re.groups else matches[-1].group()
+            if text is None:
+                return None
+        text = " ".join(text.split())
+        return text.casefold() if self.ignore_case else text

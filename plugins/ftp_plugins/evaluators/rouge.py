@@ -1,0 +1,32 @@
+"""ROUGE against the reference."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, ClassVar
+
+import ftp
+
+
+class Rouge(ftp.Evaluator):
+    """ROUGE-1, ROUGE-2 and ROUGE-L F1 against the reference (Lin 2004), by Google's rouge-score."""
+
+    requires: ClassVar[tuple[str, ...]] = ("rouge_score", "scipy")
+
+    stem: bool = False
+    """Reduce English words to their stems first."""
+
+    @cached_property
+    def scorer(self) -> Any:
+        from rouge_score.rouge_scorer import RougeScorer
+
+        return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=self.stem)
+
+    def evaluate(self, view: ftp.EvalView) -> ftp.Evaluation:
+        base = [self.scorer.score(e.reference, a.text) for e, a in zip(view.examples, view.base_answers, strict=True)]
+        tuned = [self.scorer.score(e.reference, a.text) for e, a in zip(view.examples, view.tuned_answers, strict=True)]
+        metrics = tuple(
+            ftp.paired_metric(name, [s[name].fmeasure for s in base], [s[name].fmeasure for s in tuned])
+            for name in ("rouge1", "rouge2", "rougeL")
+        )
+        return ftp.Evaluation(metrics, n=len(view.examples))

@@ -1,0 +1,48 @@
+"""Reading a column of a row, with an error that names it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import ftp
+from ftp.errors import did_you_mean
+
+
+def required(row: Mapping[str, Any], column: str) -> str:
+    """The text of a column that every row must have."""
+    if column not in row:
+        raise ftp.RowError(f"'{column}'", f"missing column{did_you_mean(column, map(str, row))}")
+    value = row[column]
+    if not isinstance(value, str):
+        raise ftp.RowError(f"'{column}'", f"text is needed, this is {_name(value)}")
+    if not value.strip():
+        raise ftp.RowError(f"'{column}'", "empty")
+    return value
+
+
+def optional(row: Mapping[str, Any], column: str | None) -> str:
+    """The text of a column that may be missing, null or empty."""
+    value = row.get(column) if column else None
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ftp.RowError(f"'{column}'", f"text is needed, this is {_name(value)}")
+    return value
+
+
+def listed(row: Mapping[str, Any], column: str) -> list[Any]:
+    """The list of a column that every row must have."""
+    if column not in row:
+        raise ftp.RowError(f"'{column}'", f"missing column{did_you_mean(column, map(str, row))}")
+    value = row[column]
+    if not isinstance(value, list):
+        raise ftp.RowError(f"'{column}'", f"a list is needed, this is {_name(value)}")
+    if not value:
+        raise ftp.RowError(f"'{column}'", "empty")
+    return value
+
+
+def _name(value: object) -> str:
+    names = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object", str: "text"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)

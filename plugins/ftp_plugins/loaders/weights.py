@@ -1,0 +1,160 @@
+"""From a directory or hub id of standard Hugging Face files to a loaded model; shared by the loaders."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import ftp
+from ftp.rendering import DEFAULT_CHAT_TEMPLATE
+from ftp.rundir import file_digest
+
+
+def describe(where: str, revision: str | None = None, trust_remote_code: bool = False) -> ftp.ModelRequest:
+    """What the configuration files say: method of quantisation, linear layers. Reads no weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ftp.ModelError(f"{where}: can't be loaded: {first_line(error)}") from None
+    head = model.get_output_embeddings()
+    quantized = getattr(config, "quantization_config", None)
+    return ftp.ModelRequest(
+        model=where,
+        already_quantized=None if quantized is None else str(_get(quantized, "quant_method", "an unknown method")),
+        linear_modules=frozenset(
+            name.rsplit(".", 1)[-1]
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear) and module is not head
+        ),
+    )
+
+
+def _get(config: Any, key: str, default: str) -> Any:
+    return config.get(key, default) if isinstance(config, dict) else getattr(config, key, default)
+
+
+def load(
+    where: str,
+    request: ftp.ModelRequest,
+    *,
+    name: str,
+    fingerprint: str,
+    device: str,
+    attention: str,
+    chat_template: str | None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> ftp.LoadedModel:
+    """Load weights and tokenizer as `request` asks."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    device = pick_device() if device == "auto" else device
+    dtype = pick_dtype(device) if request.dtype == "auto" else request.dtype
+    notes = []
+    if trust_remote_code:
+        notes.append(f"trust_remote_code is on: code that comes with {name} runs on this machine")
+    options: dict[str, Any] = {}
+    if request.quantization:
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=request.quantization.scheme,
+            bnb_4bit_use_double_quant=request.quantization.double,
+            bnb_4bit_compute_dtype=getattr(torch, request.quantization.compute_dtype),
+        )
+    if attention != "auto":
+        options["attn_implementation"] = attention
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            where,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            dtype=getattr(torch, dtype),
+            device_map=device,
+            use_safetensors=True,
+            **options,
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ftp.ModelError(f"{name}: can't be loaded: {first_line(error)}") from None
+    notes += finish_tokenizer(tokenizer, model, chat_template)
+    # Sampling settings that a chat model ships with would only warn: answers are greedy.
+    for sampling in ("temperature", "top_p", "top_k", "min_p", "typical_p"):
+        setattr(model.generation_config, sampling, None)
+    model.generation_config.do_sample = False
+    commit = getattr(model.config, "_commit_hash", None)
+    return ftp.LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        name=name,
+        fingerprint=fingerprint or f"commit {commit}",
+        request=dataclasses.replace(request, dtype=dtype),
+        notes=tuple(notes),
+    )
+
+
+def finish_tokenizer(tokenizer: Any, model: Any, chat_template: str | None) -> list[str]:
+    """See to a chat template, an end of sequence and a pad token; say what had to be chosen."""
+    notes = []
+    if not tokenizer.is_fast:
+        raise ftp.ModelError(f"{type(tokenizer).__name__} gives no character offsets; a fast tokenizer is needed")
+    if tokenizer.eos_token_id is None:
+        raise ftp.ModelError("the tokenizer has no end-of-sequence token, so an answer could never end")
+    if chat_template is not None:
+        tokenizer.chat_template = read_template(chat_template)
+    elif not tokenizer.chat_template:
+        tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
+        notes.append("the model has no chat template; FTP's default (### User: / ### Assistant:) is used and saved with it")
+    if tokenizer.pad_token_id is None:
+        # Labels are masked by position, never by token, so a pad token that is also EOS hides no EOS.
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return notes
+
+
+def read_template(value: str) -> str:
+    """A chat template given as Jinja source, or as the path of a file that holds it."""
+    if "{" in value:
+        return value
+    try:
+        return Path(value).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ftp.ModelError(f"chat_template: {value}: {error.strerror}; give Jinja source or a file") from None
+
+
+def directory_fingerprint(directory: Path) -> str:
+    """SHA-256 over names and bytes of a model's files."""
+    files = sorted(f for f in directory.iterdir() if f.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt"))
+    return hashlib.sha256("".join(f"{f.name} {file_digest(f)}\n" for f in files).encode()).hexdigest()
+
+
+def pick_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def pick_dtype(device: str) -> str:
+    """bfloat16 where the hardware multiplies it, float32 elsewhere."""
+    import torch
+
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device == "cpu":
+        return "bfloat16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "float32"
+    return "float32"
+
+
+def first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

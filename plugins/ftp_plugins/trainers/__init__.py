@@ -1,0 +1,11 @@
+"""Trainers."""
+
+from __future__ import annotations
+
+import ftp
+from ftp_plugins.trainers.sft import SFT
+
+
+@ftp.hookimpl
+def ftp_trainers() -> dict[str, type[ftp.Trainer]]:
+    return {"sft": SFT}
