@@ -14,7 +14,7 @@ import yaml
 
 from ftp import allocator, answers, data
 from ftp.components import Reporter
-from ftp.errors import FtpError, RunError
+from ftp.errors import RunError
 from ftp.plugins import Plugins
 from ftp.recipe import Recipe
 from ftp.rendering import encode, stop_ids
@@ -224,9 +224,14 @@ def _report(
     recipe: Recipe, plugins: Plugins, directory: RunDirectory, inputs: Mapping[str, str], progress: Progress
 ) -> None:
     progress.stage("Writing reports")
-    for reporter in recipe.report or default_reporters(plugins):
-        reporter.report(finished(directory))
+    write_reports(directory, plugins, recipe.report)
     directory.finish("report", inputs)
+
+
+def write_reports(directory: RunDirectory, plugins: Plugins, reporters: Sequence[Reporter] = ()) -> list[Path]:
+    """Have a finished run reported by these reporters, or by every installed one that needs no options."""
+    run = finished(directory)
+    return [reporter.report(run) for reporter in reporters or default_reporters(plugins)]
 
 
 def default_reporters(plugins: Plugins) -> list[Reporter]:
