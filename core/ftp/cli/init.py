@@ -1,6 +1,41 @@
+"""`ftp init`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
 import click
+
+TEMPLATES = ("quickstart", "lora", "qlora", "full")
 
 
 @click.command("init")
-def command() -> None:
-    """x"""
+@click.argument("directory", type=click.Path(path_type=Path), default=Path("."))
+@click.option(
+    "-t", "--template", type=click.Choice(TEMPLATES), default="quickstart", show_default=True, help="Which recipe to write."
+)
+def command(directory: Path, template: str) -> None:
+    """Write a recipe that runs and its data into DIRECTORY.
+
+    quickstart learns to review contract clauses on a laptop's CPU; lora, qlora and full are recipes to start your own from.
+    """
+    import json
+    from importlib.resources import files
+
+    from ftp import plugins, recipe
+    from ftp.errors import FtpError
+
+    here = files("ftp") / "templates"
+    written = {"recipe.yaml": (here / f"{template}.yaml").read_text("utf-8")}
+    for name in ("train.jsonl", "heldout.jsonl", "replay.jsonl", "README.md"):
+        written[f"contracts/{name}"] = (here / "contracts" / name).read_text("utf-8")
+    there = [name for name in written if (directory / name).exists()]
+    if there:
+        raise FtpError(f"{directory}: {', '.join(there)} is there already; name another directory, or remove it")
+    schema = json.dumps(recipe.json_schema(plugins.load()), indent=1, ensure_ascii=False)
+    written["recipe.schema.json"] = schema + "\n"
+    for name, text in written.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(text, encoding="utf-8")
+        click.echo(directory / name)
+    click.echo(f"Now: ftp run {directory / 'recipe.yaml'}")

@@ -1,6 +1,26 @@
+"""`ftp schema`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
 import click
+
+from ftp.cli.options import load_plugins, plugin_options
 
 
 @click.command("schema")
-def command() -> None:
-    """x"""
+@plugin_options
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file instead of the terminal.")
+def command(files: tuple[Path, ...], without: tuple[str, ...], output: Path | None) -> None:
+    """Print the JSON schema of recipes for the installed plugins; editors complete recipes with it."""
+    import json
+
+    from ftp import recipe
+
+    text = json.dumps(recipe.json_schema(load_plugins(files, without)), indent=2, ensure_ascii=False)
+    if output is None:
+        click.echo(text)
+    else:
+        output.write_text(text + "\n", encoding="utf-8")
+        click.echo(output)
