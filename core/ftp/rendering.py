@@ -131,18 +131,17 @@ def _mask(
     is_chat: bool,
 ) -> Tokens:
     trained = [False] * len(ids)
-    stopped = False
+    ended = False
     for start, end in spans:
-        stopped = False
-        for position, (left, right) in enumerate(offsets):
-            if right <= start or left >= end or left == right or stopped:
-                continue
-            trained[position] = True
-            # A turn is over at its first stop token; the line break that a template puts behind it is not an answer.
-            stopped = is_chat and ids[position] in stops
-    if not stopped and (is_chat or ids[-1:] != [eos]):
+        inside = [at for at, (left, right) in enumerate(offsets) if left < end and right > start]
+        # A turn ends with its last stop token; the line break that a template puts behind it is no part of the answer.
+        stop = max((at for at in inside if is_chat and ids[at] in stops), default=None)
+        for at in inside:
+            trained[at] = stop is None or at <= stop
+        ended = stop is not None
+    if not is_chat and ids[-1:] == [eos]:
+        trained[-1] = True
+    elif not ended:
         ids.append(eos)
         trained.append(True)
-    elif not is_chat and ids[-1:] == [eos]:
-        trained[-1] = True
     return Tokens(ids, trained)

@@ -43,7 +43,12 @@ def command(
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' own bars and notices out of our output; their warnings stay."""
+    """Keep the libraries' own bars and notices out of our output, and their notices to their own developers."""
+    import logging as standard_logging
+    import warnings
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|torch)\b")
+    standard_logging.getLogger("bitsandbytes").setLevel(standard_logging.ERROR)
     for name, value in {
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -86,6 +86,12 @@ def load(
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ftp.ModelError(f"{name}: can't be loaded: {first_line(error)}") from None
+    if request.quantization:
+        for module in model.modules():
+            # On CPUs with AVX512-BF16, bitsandbytes repacks a layer when it is first used for inference; the product
+            # on the packed layout has no backward, and training after that would get no gradient through it.
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
     notes += finish_tokenizer(tokenizer, model, chat_template)
     # Sampling settings that a chat model ships with would only warn: answers are greedy.
     for sampling in ("temperature", "top_p", "top_k", "min_p", "typical_p"):

@@ -135,6 +135,8 @@ class SFT(ftp.Trainer):
         best = int(trainer.state.best_global_step or 0) if watched else done
         if watched:
             job.emit("best", step=best, loss=trainer.state.best_metric)
+        # Accelerate leaves its bfloat16 autocast around forward; the base answered without it.
+        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         model.eval()
         return ftp.TrainResult(
             model=job.model,
