@@ -1,9 +1,16 @@
 """What several tests share."""
 
+import os
+
+# Tests run side by side, one process a core: more threads would only fight for the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 import sys
 from typing import NamedTuple
 
 import pytest
+
 from ftp.cli import main
 
 

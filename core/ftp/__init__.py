@@ -18,9 +18,9 @@ if TYPE_CHECKING:
         Share,
         Trainer,
     )
-    from ftp.data import Ledger
     from ftp.errors import DataError, FtpError, ModelError, RowError
     from ftp.hookspecs import hookimpl
+    from ftp.ledger import Ledger
     from ftp.stats import Interval, paired_difference, paired_metric, paired_ratio_difference, verdict
     from ftp.types import (
         Answer,
@@ -42,31 +42,63 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = {
-    "ftp.components": (
-        "Adapter Component Curator Evaluator FilePath Formatter Loader Reporter Share Trainer"
-    ),
-    "ftp.data": "Ledger",
+__all__ = [
+    "Adapter",
+    "Answer",
+    "Component",
+    "Corpus",
+    "Curator",
+    "DataError",
+    "EvalView",
+    "Evaluation",
+    "Evaluator",
+    "Example",
+    "FilePath",
+    "FinishedRun",
+    "Formatter",
+    "FtpError",
+    "Interval",
+    "Ledger",
+    "LoadedModel",
+    "Loader",
+    "Message",
+    "Metric",
+    "ModelError",
+    "ModelRequest",
+    "Quantization",
+    "Reporter",
+    "RowError",
+    "Score",
+    "Share",
+    "TokenLoss",
+    "TrainResult",
+    "Trainer",
+    "TrainingJob",
+    "hookimpl",
+    "paired_difference",
+    "paired_metric",
+    "paired_ratio_difference",
+    "verdict",
+]
+
+_HOME = {
+    "ftp.components": "Adapter Component Curator Evaluator FilePath Formatter Loader Reporter Share Trainer",
+    "ftp.ledger": "Ledger",
     "ftp.errors": "DataError FtpError ModelError RowError",
     "ftp.hookspecs": "hookimpl",
     "ftp.stats": "Interval paired_difference paired_metric paired_ratio_difference verdict",
     "ftp.types": (
-        "Answer Corpus Evaluation EvalView Example FinishedRun LoadedModel Message Metric ModelRequest Quantization "
-        "Score TokenLoss TrainingJob TrainResult"
+        "Answer Corpus EvalView Evaluation Example FinishedRun LoadedModel Message Metric ModelRequest Quantization "
+        "Score TokenLoss TrainResult TrainingJob"
     ),
 }
-_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
-
-__all__ = [  # noqa: PLE0604
-    *_HOME,
-    "__version__",
-]
 
 
 def __getattr__(name: str) -> Any:
     # A name is imported when it is first used: `ftp --help` needs none of them, and pydantic alone takes 0.1 s.
-    if name not in _HOME:
-        raise AttributeError(f"module 'ftp' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+    for module, names in _HOME.items():
+        if name in names.split():
+            value = getattr(importlib.import_module(module), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'ftp' has no attribute {name!r}")

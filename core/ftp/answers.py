@@ -27,7 +27,6 @@ class AnswerOptions(Options):
     """Prompts answered together."""
 
 
-
 def generate(
     loaded: LoadedModel,
     examples: Sequence[Example],
@@ -108,7 +107,7 @@ def token_losses(
                     for part, want in zip(states.split(HEAD_CHUNK), wanted.split(HEAD_CHUNK), strict=True)
                 ]
             )
-        for index, part in zip(batch, nll.split(where.sum(1).tolist()), strict=True):
+        for index, part in zip(batch, torch.split(nll, where.sum(1).tolist()), strict=True):
             losses[index] = TokenLoss(math.fsum(part.tolist()), len(part))
         progress(len(batch))
     model.train(was_training)
@@ -141,7 +140,8 @@ def _body_and_head(model: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
     def head(states: torch.Tensor) -> torch.Tensor:
         logits = linear(states) * scale
-        return torch.tanh(logits / cap) * cap if cap else logits
+        capped: torch.Tensor = torch.tanh(logits / cap) * cap if cap else logits
+        return capped
 
     return causal.get_decoder(), head
 

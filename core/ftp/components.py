@@ -34,7 +34,7 @@ from ftp.types import (
 )
 
 if TYPE_CHECKING:
-    from ftp.data import Ledger
+    from ftp.ledger import Ledger
 
 
 def _share(value: object) -> object:
@@ -51,7 +51,12 @@ Share = Annotated[
     BeforeValidator(_share),
     Field(ge=0, lt=1),
     WithJsonSchema(
-        {"anyOf": [{"type": "number", "minimum": 0, "exclusiveMaximum": 1}, {"type": "string", "pattern": r"^\d+(\.\d+)?%$"}]}
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
+                {"type": "string", "pattern": r"^\d+(\.\d+)?%$"},
+            ]
+        }
     ),
 ]
 """A part of a whole, from 0 up to but not including 1: `5%` or `0.05`."""
@@ -59,7 +64,7 @@ Share = Annotated[
 
 def _beside_the_recipe(value: str, info: ValidationInfo) -> str:
     base = (info.context or {}).get("directory")
-    return str(Path(base, value)) if base else value
+    return str(Path(base, Path(value).expanduser())) if base else value
 
 
 FilePath = Annotated[str, Field(min_length=1), AfterValidator(_beside_the_recipe)]
@@ -94,6 +99,7 @@ class Formatter(Component):
     """Turns a row of a source into an example."""
 
     makes: ClassVar[Kind] = "conversation"
+    """The kind of example it makes."""
 
     @abstractmethod
     def format(self, row: Mapping[str, Any]) -> Example:
@@ -146,9 +152,10 @@ class Adapter(Component):
 
 
 class Trainer(Component):
-    """Trains."""
+    """Trains the weights that the adapter left trainable."""
 
     takes: ClassVar[tuple[Kind, ...]] = ("conversation",)
+    """The kinds of example it can train on; a recipe with others is refused."""
 
     @abstractmethod
     def train(self, job: TrainingJob) -> TrainResult:
@@ -159,9 +166,11 @@ class Evaluator(Component):
     """Compares the base and the tuned model on an eval set. Define `score`, or `evaluate` for anything richer."""
 
     takes: ClassVar[tuple[Kind, ...]] = ("conversation",)
+    """The kinds of example it can score; a recipe with others is refused."""
     reads_answers: ClassVar[bool] = True
     """Whether it needs generated answers; an evaluator of losses alone does not."""
     higher_is_better: ClassVar[bool] = True
+    """Which way `score` counts."""
 
     def score(self, example: Example, answer: str) -> Score | float:
         """Score one answer to one example."""

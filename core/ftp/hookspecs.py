@@ -32,7 +32,7 @@ def ftp_adapters() -> dict[str, type[Adapter]]:  # type: ignore[empty-body]
 
 @hookspec
 def ftp_trainers() -> dict[str, type[Trainer]]:  # type: ignore[empty-body]
-    """Offer trainers."""
+    """Offer trainers: each trains the weights that the adapter left trainable."""
 
 
 @hookspec

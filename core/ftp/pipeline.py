@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +14,11 @@ import yaml
 from ftp import allocator, answers, data
 from ftp.components import Reporter
 from ftp.errors import RunError
+from ftp.ledger import Ledger
 from ftp.plugins import Plugins
-from ftp.recipe import Recipe
+from ftp.recipe import Recipe, plugins_of
 from ftp.rendering import encode, stop_ids
+from ftp.rows import files_of
 from ftp.rundir import RunDirectory, digest, file_digest, runs_below
 from ftp.stats import Interval
 from ftp.types import (
@@ -28,7 +29,6 @@ from ftp.types import (
     FinishedRun,
     LoadedModel,
     Metric,
-    TokenLoss,
     TrainingJob,
 )
 
@@ -71,7 +71,9 @@ def run(
     with directory.lock():
         if directory.read_json("run.lock.json") is None:
             directory.write_text("recipe.yaml", file.read_text(encoding="utf-8"))
-            directory.write_text("resolved.yaml", yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True))
+            directory.write_text(
+                "resolved.yaml", yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
+            )
             directory.write_json("run.lock.json", lock)
         _run(recipe, plugins, file, directory, lock, progress)
     return finished(directory)
@@ -115,7 +117,7 @@ def _run(
 
 def _data(
     recipe: Recipe, file: Path, directory: RunDirectory, inputs: Mapping[str, str], progress: Progress
-) -> tuple[Corpus, data.Ledger]:
+) -> tuple[Corpus, Ledger]:
     place = directory.path / "data"
     parts = {name: place / f"{name}.arrow" for name in ("train", "validation")}
     evals = {name: place / f"eval-{name}.arrow" for name in recipe.data.evals}
@@ -127,14 +129,15 @@ def _data(
         data.write_examples(parts["validation"], corpus.validation)
         for name, examples in corpus.evals.items():
             data.write_examples(evals[name], examples)
-        ledger.write(directory.path / "ledger.parquet")
+        ledger.write(place / "ledger.parquet")
         directory.finish("data", inputs)
     corpus = Corpus(
         data.read_examples(parts["train"]),
         data.read_examples(parts["validation"]),
         {name: data.read_examples(path) for name, path in evals.items()},
     )
-    return corpus, data.Ledger.read(directory.path / "ledger.parquet")
+    # As it was before training: the trainer adds its own entries, once more when it has to begin again.
+    return corpus, Ledger.read(place / "ledger.parquet")
 
 
 def _evidence(
@@ -170,7 +173,7 @@ def _train(
     recipe: Recipe,
     loaded: LoadedModel,
     corpus: Corpus,
-    ledger: data.Ledger,
+    ledger: Ledger,
     directory: RunDirectory,
     inputs: Mapping[str, str],
     emit: Callable[..., None],
@@ -209,7 +212,14 @@ def _evaluate(
             evaluation = dataclasses.replace(evaluation, evaluator=evaluator.used_as, evals=name)
             found.append(evaluation)
             for metric in evaluation.metrics:
-                emit("score", evaluator=evaluator.used_as, evals=name, metric=metric.name, base=metric.base, tuned=metric.tuned)
+                emit(
+                    "score",
+                    evaluator=evaluator.used_as,
+                    evals=name,
+                    metric=metric.name,
+                    base=metric.base,
+                    tuned=metric.tuned,
+                )
     directory.write_json("evaluation.json", [dataclasses.asdict(evaluation) for evaluation in found])
     directory.finish("evaluate", inputs)
 
@@ -271,7 +281,7 @@ def finished(directory: RunDirectory) -> FinishedRun:
         evaluations=[_evaluation(record) for record in evaluations],
         views=[_view(directory, corpus, name) for name in sets],
         events=directory.events(),
-        ledger_totals=data.Ledger.read(directory.path / "ledger.parquet").totals(),
+        ledger_totals=Ledger.read(directory.path / "ledger.parquet").totals(),
     )
 
 
@@ -279,7 +289,11 @@ def _evaluation(record: dict[str, Any]) -> Evaluation:
     metrics = []
     for metric in record["metrics"]:
         difference = metric["difference"] and Interval(**{k: _number(v) for k, v in metric["difference"].items()})
-        lists = {k: tuple(map(_number, v)) if k.endswith("scores") else tuple(v) for k, v in metric.items() if isinstance(v, list)}
+        lists = {
+            k: tuple(map(_number, v)) if k.endswith("scores") else tuple(v)
+            for k, v in metric.items()
+            if isinstance(v, list)
+        }
         plain = {k: _number(v) for k, v in metric.items() if not isinstance(v, list)}
         metrics.append(Metric(**{**plain, **lists, "difference": difference}))
     return Evaluation(tuple(metrics), tuple(record["notes"]), record["evaluator"], record["evals"], record["n"])
@@ -289,7 +303,7 @@ def _number(value: Any) -> Any:
     return float(value) if value in ("nan", "inf", "-inf") else value
 
 
-# --- what a run was made from ------------------------------------------------------------------------------------------
+# --- what a run was made from -----------------------------------------------------------------------------------------
 
 
 def fingerprints(recipe: Recipe, plugins: Plugins) -> dict[str, Any]:
@@ -297,7 +311,7 @@ def fingerprints(recipe: Recipe, plugins: Plugins) -> dict[str, Any]:
     sources = [*recipe.data.train, *recipe.data.evals.values()]
     if isinstance(recipe.data.validation, data.Source):
         sources.append(recipe.data.validation)
-    files = {file for source in sources if source.path for file in data.files_of(source.path)}
+    files = {file for source in sources if source.path for file in files_of(source.path)}
     installed = {}
     for package in PACKAGES:
         try:
@@ -308,7 +322,7 @@ def fingerprints(recipe: Recipe, plugins: Plugins) -> dict[str, Any]:
         "recipe": recipe.resolved(),
         "data": {str(file): file_digest(file) for file in sorted(files)},
         "packages": installed,
-        "plugins": {plugin.name: plugin.version for plugin in plugins.plugins if not plugin.error},
+        "plugins": {plugin.name: plugin.version for plugin in plugins_of(recipe, plugins)},
         "hardware": {"machine": platform.machine(), "system": platform.platform(), "python": platform.python_version()},
     }
 
@@ -338,7 +352,9 @@ def _note_model(directory: RunDirectory, loaded: LoadedModel) -> None:
     before = lock.get("model")
     if before is not None and before != now:
         changed = ", ".join(key for key in now if before.get(key) != now[key])
-        raise RunError(f"{directory.path}: this run began with another model; changed: {changed}. Start anew with --new.")
+        raise RunError(
+            f"{directory.path}: this run began with another model; changed: {changed}. Start anew with --new."
+        )
     directory.write_json("run.lock.json", {**lock, "model": now})
 
 

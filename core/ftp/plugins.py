@@ -16,16 +16,22 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import pluggy
+import pydantic
 
 from ftp import hookspecs
 from ftp.components import KINDS, Component, unfinished
 from ftp.errors import PluginError, did_you_mean
+from ftp.rundir import file_digest
 
 GROUP = "ftp"
+_LIBRARY = str(Path(importlib.__file__).parent)
+_PLUGGY = str(Path(pluggy.__file__).parent)
+_PYDANTIC = str(Path(pydantic.__file__).parent)
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -109,73 +115,99 @@ def load(files: Sequence[Path] = (), without: Sequence[str] = ()) -> Plugins:
             plugin.disabled, plugin.error = True, "kept out by --no-plugin or FTP_PLUGINS_DISABLED"
             continue
         _register(manager, plugin, entry.load)
-    for file in files:
-        plugin = Plugin(f"file:{file}", "")
+    for file in dict.fromkeys(files):
+        # A file has no version; its content stands for one, so that a run on another content is another run.
+        plugin = Plugin(f"file:{file}", file_digest(file)[:12] if file.is_file() else "")
         found.append(plugin)
-        _register(manager, plugin, lambda file=file: _import_file(file))
+        _register(manager, plugin, partial(_import_file, file))
         if plugin.error:
             raise PluginError(f"-p {file}: {plugin.error}")
 
     by_name = {plugin.name: plugin for plugin in found}
-    offers: dict[tuple[str, str], Offer] = {}
-    clashes: list[str] = []
+    offered: list[Offer] = []
     for kind, base in KINDS.items():
         for implementation in getattr(manager.hook, f"ftp_{kind}").get_hookimpls():
             plugin = by_name[implementation.plugin_name]
             try:
-                offered = _checked(kind, base, implementation.function())
-            except Exception as error:  # a plugin's own code may raise anything; it is that plugin's fault alone
+                components = _checked(kind, base, implementation.function())
+            except (Exception, SystemExit) as error:  # a plugin's own code may raise anything; it alone is at fault
                 plugin.error = f"its hook ftp_{kind}: {_blame(error)}"
                 continue
-            for name, component in offered.items():
-                other = offers.get((kind, name))
-                if other:
-                    clashes.append(
-                        f"{kind} '{name}' is offered by both {other.plugin.name} and {plugin.name}; keep one out: "
-                        f"--no-plugin {plugin.name}"
-                    )
-                    continue
-                offers[kind, name] = Offer(kind, name, component, plugin)
-                plugin.offers.append((kind, name))
-    broken = {plugin.name for plugin in found if plugin.error}
-    offers = {key: offer for key, offer in offers.items() if offer.plugin.name not in broken}
+            offered += [Offer(kind, name, component, plugin) for name, component in components.items()]
+            plugin.offers += [(kind, name) for name in components]
     for plugin in found:
         if plugin.error and plugin.name.startswith("file:"):
             raise PluginError(f"-p {plugin.name.removeprefix('file:')}: {plugin.error}")
+
+    offers: dict[tuple[str, str], Offer] = {}
+    clashes: list[str] = []
+    for offer in offered:
+        if offer.plugin.error:
+            continue
+        first = offers.setdefault((offer.kind, offer.name), offer)
+        if first is not offer:
+            clashes.append(
+                f"{offer.kind} '{offer.name}' is offered by both {first.plugin.name} and {offer.plugin.name}; "
+                f"{_way_out(first.plugin, offer.plugin)}"
+            )
     return Plugins(found, clashes, offers)
+
+
+def _way_out(first: Plugin, second: Plugin) -> str:
+    if not second.name.startswith("file:"):
+        return f"keep one out: --no-plugin {second.name}"
+    if first.name.startswith("file:"):
+        return "rename one of them"
+    return f"rename yours, or keep the other out: --no-plugin {first.name}"
 
 
 def _register(manager: pluggy.PluginManager, plugin: Plugin, load: Callable[[], object]) -> None:
     try:
         module = load()
+        _check_hooks(manager, module)
         manager.register(module, plugin.name)
-        try:
-            manager.check_pending()
-        except pluggy.PluginValidationError as error:
-            manager.unregister(module)
-            hooks = [f"ftp_{kind}" for kind in KINDS]
-            hook = next((name for name in dir(module) if name.startswith("ftp_") and name not in hooks), "")
-            hint = did_you_mean(hook, hooks) if hook else ""
-            plugin.error = f"{str(error).splitlines()[0]}{hint}"
+        manager.check_pending()
     except (Exception, SystemExit) as error:  # an import may raise anything; it is that plugin's fault alone
         if manager.has_plugin(plugin.name):
             manager.unregister(name=plugin.name)
         plugin.error = _blame(error)
 
 
+def _check_hooks(manager: pluggy.PluginManager, module: object) -> None:
+    """A module that offers nothing, or nothing that anybody asks for, is a mistake."""
+    hooks = [f"ftp_{kind}" for kind in KINDS]
+    where = getattr(module, "__file__", None) or repr(module)
+    twin = manager.get_name(module)
+    if twin:
+        raise PluginError(f"{where} is registered already, as {twin}; give each entry point its own module")
+    marked = [name for name in dir(module) if manager.parse_hookimpl_opts(module, name) is not None]
+    for name in marked:
+        if name not in hooks:
+            raise PluginError(f"unknown hook '{name}' in {where}{did_you_mean(name, hooks)}")
+    for name in hooks:
+        if name not in marked and callable(getattr(module, name, None)):
+            raise PluginError(f"'{name}' in {where} lacks its @ftp.hookimpl")
+    if not marked:
+        raise PluginError(f"{where} defines no hook; one of {', '.join(hooks)} is needed")
+
+
 def _import_file(file: Path) -> ModuleType:
     if not file.is_file():
         raise PluginError("no such file")
     name = f"ftp_file_{re.sub(r'[^0-9a-zA-Z_]', '_', file.stem)}"
-    spec = importlib.util.spec_from_file_location(name, file)
+    while name in sys.modules and sys.modules[name].__file__ != str(file.resolve()):
+        name += "_"  # another file of the same name, in another directory
+    spec = importlib.util.spec_from_file_location(name, file.resolve())
     if spec is None or spec.loader is None:
-        raise PluginError("not a Python file")
+        raise PluginError("not a Python file: its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     # Registered under its name so that pydantic can read the docstrings of its fields and pickle can find its classes.
     sys.modules[name] = module
-    spec.loader.exec_module(module)
-    if not any(hasattr(module, f"ftp_{kind}") for kind in KINDS):
-        raise PluginError(f"defines no hook; one of {', '.join(f'ftp_{kind}' for kind in KINDS)} is needed")
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 
@@ -190,6 +222,8 @@ def _checked(kind: str, base: type[Component], offered: object) -> dict[str, typ
             raise PluginError(f"'{name}' is not a subclass of ftp.{base.__name__}")
         if "use" in component.model_fields:
             raise PluginError(f"'{name}' has an option called 'use', which names the component itself")
+        if not component.__pydantic_complete__:
+            component.model_rebuild()  # raises where the type of an option is not known at run time
         missing = unfinished(component)
         if missing:
             raise PluginError(f"'{name}' ({component.__name__}) {missing}")
@@ -199,24 +233,33 @@ def _checked(kind: str, base: type[Component], offered: object) -> dict[str, typ
 def _blame(error: BaseException) -> str:
     """The error in a line, with the place in the plugin where it arose."""
     what = str(error).splitlines()[0] if str(error) else ""
+    if isinstance(error, pluggy.PluginValidationError):
+        return " ".join(str(error).split())
     if isinstance(error, PluginError):
         return what
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename != __file__ and "importlib" not in frame.filename
+        if frame.filename != __file__ and not frame.filename.startswith(("<frozen", _LIBRARY, _PLUGGY, _PYDANTIC))
     ]
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     if isinstance(error, SyntaxError):
-        place = f" ({error.filename}:{error.lineno})"
+        what, place = error.msg, f" ({error.filename}:{error.lineno})"
     return f"{type(error).__name__}: {what}{place}"
 
 
 def missing_packages(offer: Offer) -> Iterable[str]:
     """For each package that the component imports and that is not installed: what to install."""
     for package in offer.component.requires:
-        if importlib.util.find_spec(package) is None:
+        if not _is_installed(package):
             yield f"{offer.name} needs {package}: pip install '{_how_to_get(package, offer.plugin.distribution)}'"
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ModuleNotFoundError, ValueError):  # the package above it is not there; a module without a spec is
+        return package in sys.modules
 
 
 def _how_to_get(package: str, distribution: str) -> str:

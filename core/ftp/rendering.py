@@ -62,9 +62,7 @@ def stop_ids(tokenizer: Any, model: Any) -> list[int]:
     return sorted(stop for stop in stops if stop is not None)
 
 
-def encode(
-    tokenizer: Any, examples: Sequence[Example], stops: Sequence[int], loss_on: str = "answers"
-) -> list[Tokens]:
+def encode(tokenizer: Any, examples: Sequence[Example], stops: Sequence[int], loss_on: str = "answers") -> list[Tokens]:
     """Render and tokenise a batch of examples.
 
     Args:

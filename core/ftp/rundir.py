@@ -77,14 +77,17 @@ class RunDirectory:
     def emit(self, event: str, **values: Any) -> None:
         """Append a line to events.jsonl."""
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **finite(values)}
-        with (self.path / "events.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+        with (self.path / "events.jsonl").open("a+b") as stream:
+            # A kill may have left half a line; the next one must not be glued to it.
+            if stream.seek(0, os.SEEK_END) and stream.seek(-1, os.SEEK_END) is not None and stream.read(1) != b"\n":
+                stream.write(b"\n")
+            stream.write(json.dumps(line, ensure_ascii=False, default=str).encode() + b"\n")
 
     def events(self) -> list[dict[str, Any]]:
         """The events so far; a last line that a kill left unfinished is not one."""
         file = self.path / "events.jsonl"
         found = []
-        for line in file.read_text(encoding="utf-8").split("\n") if file.exists() else ():
+        for line in file.read_text(encoding="utf-8", errors="replace").split("\n") if file.exists() else ():
             with contextlib.suppress(json.JSONDecodeError):
                 found.append(json.loads(line))
         return found
@@ -130,7 +133,11 @@ class RunDirectory:
         holder = self.path / ".writer.json"
         try:
             with filelock.FileLock(self.path / ".lock", timeout=0):
-                me = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now().isoformat(timespec="seconds")}
+                me = {
+                    "pid": os.getpid(),
+                    "host": socket.gethostname(),
+                    "since": datetime.now().isoformat(timespec="seconds"),
+                }
                 holder.write_text(json.dumps(me), encoding="utf-8")
                 try:
                     yield

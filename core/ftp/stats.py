@@ -45,16 +45,18 @@ def paired_difference(base: Sequence[float], tuned: Sequence[float]) -> Interval
         lost = sum(d < 0 for d in differences) + 0.5
         total = n + 2
         centre = (gained - lost) / total
-        half = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * math.sqrt(gained + lost - (gained - lost) ** 2 / total) / total
+        half = (
+            float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+            * math.sqrt(gained + lost - (gained - lost) ** 2 / total)
+            / total
+        )
         return Interval(mean, max(-1.0, centre - half), min(1.0, centre + half), n, "paired proportions, adjusted Wald")
     deviation = math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (n - 1))
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, n, "paired t")
 
 
-def paired_ratio_difference(
-    base: Sequence[float], tuned: Sequence[float], weights: Sequence[float]
-) -> Interval | None:
+def paired_ratio_difference(base: Sequence[float], tuned: Sequence[float], weights: Sequence[float]) -> Interval | None:
     """Difference of two ratio means with one denominator, such as nats per token over examples of unequal length.
 
     Args:
@@ -66,9 +68,9 @@ def paired_ratio_difference(
     from scipy import stats
 
     n = len(weights)
-    if n < 2:
-        return None
     total = math.fsum(weights)
+    if n < 2 or total <= 0:
+        return None
     differences = [after - before for before, after in zip(base, tuned, strict=True)]
     mean = math.fsum(differences) / total
     residuals = [d - mean * w for d, w in zip(differences, weights, strict=True)]
@@ -78,8 +80,10 @@ def paired_ratio_difference(
 
 
 def verdict(difference: Interval | None, higher_is_better: bool) -> str:
-    """`better`, `worse`, or `no evidence` when the interval holds 0 or there is none."""
-    if difference is None or difference.low <= 0 <= difference.high:
+    """`better`, `worse`, or `no evidence` when the interval holds 0, is not finite, or there is none."""
+    if difference is None or not math.isfinite(difference.low + difference.high):
+        return "no evidence"
+    if difference.low <= 0 <= difference.high:
         return "no evidence"
     return "better" if (difference.low > 0) == higher_is_better else "worse"
 

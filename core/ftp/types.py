@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from ftp.data import Examples, Ledger
+    from ftp.data import Examples
+    from ftp.ledger import Ledger
     from ftp.stats import Interval
 
 Role = Literal["system", "user", "assistant"]
@@ -122,7 +123,9 @@ class TrainingJob:
     """For checkpoints and caches. The trainer owns it."""
     seed: int
     emit: Callable[..., None]
-    """`emit("metric", step=…, loss=…)`: one line in events.jsonl, and the progress shown to the user."""
+    """One line in events.jsonl, and the progress shown to the user. The reports and the terminal read
+    `emit("plan", steps=…)`, `emit("metric", step=…, loss=…)`, `emit("validation", step=…, loss=…)` and
+    `emit("best", step=…)`; any other name and values are kept as they are."""
 
 
 @dataclass(frozen=True, slots=True)

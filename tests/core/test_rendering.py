@@ -9,7 +9,8 @@ from ftp.rendering import DEFAULT_CHAT_TEMPLATE, encode, render, stop_ids
 from ftp.types import Example, Message
 
 CHATML = (
-    "{{ bos_token }}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{{ bos_token }}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 LLAMA3 = (
@@ -27,7 +28,8 @@ NO_END = (
 )
 FORGETS = (  # like templates that drop past reasoning: earlier answers are rewritten once a later turn follows
     "{% for m in messages %}{{ '<' + m.role + '>' }}"
-    "{% if m.role == 'assistant' and not loop.last %}{{ m.content.split('</think>')[-1] }}{% else %}{{ m.content }}{% endif %}"
+    "{% if m.role == 'assistant' and not loop.last %}{{ m.content.split('</think>')[-1] }}"
+    "{% else %}{{ m.content }}{% endif %}"
     "{{ eos_token }}{% endfor %}{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
 )
 
@@ -55,7 +57,9 @@ def test_loss_is_on_the_answer_and_what_ends_it_and_the_prompt_is_what_generatio
     [tokens] = encode(tokenizer, [example], [tokenizer.eos_token_id])
 
     # A template without an end of its own leaves its line break before the end of sequence that is added.
-    assert trained_text(tokenizer, tokens).replace("\n", "").strip() == "The risk is late payment." + tokenizer.eos_token
+    assert (
+        trained_text(tokenizer, tokens).replace("\n", "").strip() == "The risk is late payment." + tokenizer.eos_token
+    )
     assert tokens.input_ids[tokens.trained.index(True) :].count(tokenizer.eos_token_id) == 1
     prompt = tokenizer(render(tokenizer, example.prompt, answer_next=True), add_special_tokens=False)["input_ids"]
     assert tokens.input_ids[: len(prompt)] == prompt
@@ -95,9 +99,7 @@ def test_a_stop_token_inside_an_answer_does_not_end_the_mask(tokenizer):
 
 def test_a_turn_that_the_template_rewrites_later_is_context_only(tokenizer):
     tokenizer.chat_template = FORGETS
-    [tokens] = encode(
-        tokenizer, [talk("q1", "hm</think>first", "q2", "hm</think>second")], [tokenizer.eos_token_id]
-    )
+    [tokens] = encode(tokenizer, [talk("q1", "hm</think>first", "q2", "hm</think>second")], [tokenizer.eos_token_id])
     text = trained_text(tokenizer, tokens)
     assert "second" in text and "first" not in text
 

@@ -104,7 +104,9 @@ def test_four_small_batches_are_one_large_one(ftp_tiny_model, tmp_path, float32)
     assert first["small"] == pytest.approx(first["large"], rel=1e-5)
 
 
-@pytest.mark.parametrize("adapter", [LoRA(r=4), LoRA(r=4, dora=True, init="gaussian"), LoRA(r=4, rslora=True), QLoRA(r=4)])
+@pytest.mark.parametrize(
+    "adapter", [LoRA(r=4), LoRA(r=4, dora=True, init="gaussian"), LoRA(r=4, rslora=True), QLoRA(r=4)]
+)
 def test_adapters_learn_and_leave_the_base_alone(ftp_tiny_model, tmp_path, adapter):
     loaded = load(ftp_tiny_model, adapter)
     before = {n: p.detach().clone() for n, p in loaded.model.named_parameters() if not p.requires_grad}
@@ -149,7 +151,9 @@ def test_the_same_seed_gives_the_same_losses(ftp_tiny_model, tmp_path):
 
 def test_overlong_rows_are_an_error_that_names_them(ftp_tiny_model, tmp_path):
     job, _ = job_of(load(ftp_tiny_model, LoRA(r=4)), tmp_path, rows=[*ROWS, ("Tell a story.", "and then " * 200)])
-    with pytest.raises(DataError, match=r"rows.jsonl:9: \d+ tokens, max_length is 128(.|\n)*overlong: drop or truncate"):
+    with pytest.raises(
+        DataError, match=r"rows.jsonl:9: \d+ tokens, max_length is 128(.|\n)*overlong: drop or truncate"
+    ):
         SFT(max_length=128).train(job)
 
 
@@ -181,7 +185,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(ftp_tiny_model, tmp_path):
     with torch.no_grad():
         loaded.model.get_input_embeddings().weight.fill_(float("nan"))
     job, _ = job_of(loaded, tmp_path, validation=[])
-    with pytest.raises(ModelError, match="the training loss is nan at step 1; lower train.learning_rate"):
+    with pytest.raises(ModelError, match=r"the training loss is nan at step 1; lower train\.learning_rate"):
         SFT(epochs=1).train(job)
 
 

@@ -36,7 +36,10 @@ class Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, importlib.import_module(f"ftp.cli.{name}").command.get_short_help_str(90)) for name in COMMANDS]
-        rows += [(name, f"From {entry.dist.name if entry.dist else entry.value}.") for name, entry in sorted(_theirs().items())]
+        rows += [
+            (name, f"From {entry.dist.name if entry.dist else entry.value}.")
+            for name, entry in sorted(_theirs().items())
+        ]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 

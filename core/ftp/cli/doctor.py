@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from ftp.cli.options import JSON
 
 PACKAGES = {
-    "train": ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "gguf", "pyarrow", "scipy", "matplotlib"),
+    "train": (
+        "torch",
+        "transformers",
+        "peft",
+        "trl",
+        "datasets",
+        "accelerate",
+        "gguf",
+        "pyarrow",
+        "scipy",
+        "matplotlib",
+    ),
     "qlora": ("bitsandbytes",),
     "judge": ("openai",),
 }
@@ -35,7 +48,7 @@ def command(as_json: bool) -> None:
         click.echo(f"\n{line}")
 
 
-def _look() -> dict[str, object]:
+def _look() -> dict[str, Any]:
     import importlib.metadata
     import os
     import platform

@@ -10,14 +10,19 @@ TEMPLATES = ("quickstart", "lora", "qlora", "full")
 
 
 @click.command("init")
-@click.argument("directory", type=click.Path(path_type=Path), default=Path("."))
+@click.argument("directory", type=click.Path(path_type=Path), default=Path())
 @click.option(
-    "-t", "--template", type=click.Choice(TEMPLATES), default="quickstart", show_default=True, help="Which recipe to write."
+    "-t",
+    "--template",
+    type=click.Choice(TEMPLATES),
+    default="quickstart",
+    show_default=True,
+    help="Which recipe to write.",
 )
 def command(directory: Path, template: str) -> None:
     """Write a recipe that runs and its data into DIRECTORY.
 
-    quickstart learns to review contract clauses on a laptop's CPU; lora, qlora and full are recipes to start your own from.
+    quickstart learns to review contract clauses on a laptop's CPU; lora, qlora and full are to start your own from.
     """
     import json
     from importlib.resources import files

@@ -14,10 +14,19 @@ if TYPE_CHECKING:
 
 RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
 SET = click.option(
-    "--set", "settings", metavar="PATH=VALUE", multiple=True, help="Override a value of the recipe: --set train.epochs=1"
+    "--set",
+    "settings",
+    metavar="PATH=VALUE",
+    multiple=True,
+    help="Override a value of the recipe: --set train.epochs=1",
 )
 RUNS = click.option(
-    "--runs", "root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where runs are kept."
+    "--runs",
+    "root",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Where runs are kept.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -25,7 +34,12 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def plugin_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """`-p FILE` and `--no-plugin NAME`."""
     command = click.option(
-        "-p", "--plugin", "files", type=click.Path(path_type=Path), multiple=True, help="A Python file to use as a plugin."
+        "-p",
+        "--plugin",
+        "files",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        help="A Python file to use as a plugin.",
     )(command)
     return click.option(
         "--no-plugin", "without", metavar="DIST:NAME", multiple=True, help="An installed plugin to keep out."

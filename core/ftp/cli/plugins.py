@@ -32,6 +32,7 @@ def command(words: tuple[str, ...], files: tuple[Path, ...], without: tuple[str,
 
 def _list(found: Plugins, as_json: bool) -> None:
     import json
+    import sys
 
     from rich.console import Console
     from rich.table import Table
@@ -54,11 +55,13 @@ def _list(found: Plugins, as_json: bool) -> None:
     for plugin in found.plugins:
         if plugin.error:
             state = "kept out" if plugin.disabled else "BROKEN"
-            table.add_row(plugin.name, plugin.version, Text(state, "yellow" if plugin.disabled else "red"), "", Text(plugin.error))
+            table.add_row(
+                plugin.name, plugin.version, Text(state, "yellow" if plugin.disabled else "red"), "", Text(plugin.error)
+            )
         for kind, name in plugin.offers:
             doc = (found.offers(kind)[name].component.__doc__ or "").strip().split("\n")[0]
             table.add_row(plugin.name, plugin.version, kind, name, Text(doc))
-    Console(width=None if click.get_text_stream("stdout").isatty() else 200).print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
     for clash in found.clashes:
         click.secho(clash, fg="red", err=True)
 

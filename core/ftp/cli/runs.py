@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,13 +16,14 @@ from ftp.cli.options import JSON, RUNS
 def command(root: Path, as_json: bool) -> None:
     """List the runs, newest first, with how far they came and what they scored."""
     import json
+    import sys
 
     from rich.console import Console
     from rich.table import Table
 
     from ftp.rundir import runs_below
 
-    records = []
+    records: list[dict[str, Any]] = []
     for run in reversed(runs_below(root)):
         stages = run.stages()
         scores = {
@@ -41,9 +43,11 @@ def command(root: Path, as_json: bool) -> None:
         return
     table = Table("Name", "Run", "State", "Scores, base → tuned", box=None, pad_edge=False)
     for record in records:
-        scores = "\n".join(f"{name} {_number(s['base'])} → {_number(s['tuned'])}" for name, s in record["scores"].items())
-        table.add_row(record["name"], record["id"], record["state"], scores)
-    Console(width=None if click.get_text_stream("stdout").isatty() else 200).print(table, markup=False)
+        lines = "\n".join(
+            f"{name} {_number(s['base'])} → {_number(s['tuned'])}" for name, s in record["scores"].items()
+        )
+        table.add_row(record["name"], record["id"], record["state"], lines)
+    Console(width=None if sys.stdout.isatty() else 200).print(table, markup=False)
 
 
 def _number(value: float | str) -> str:

@@ -70,7 +70,9 @@ class Plain(Progress):
     """Lines on stderr."""
 
     def __init__(self) -> None:
-        self.title, self.total, self.done = "", None, 0
+        self.title = ""
+        self.total: int | None = None
+        self.done = 0
         self.last = time.monotonic()
 
     def stage(self, title: str, total: int | None = None) -> Callable[[int], None]:
@@ -85,11 +87,7 @@ class Plain(Progress):
     def event(self, event: str, values: Mapping[str, Any]) -> None:
         if event == "plan":
             self.total = values["steps"]
-            self._line(
-                f"{values['rows']} rows, {values['tokens_per_epoch']} tokens an epoch "
-                f"({values['trained_tokens_per_epoch']} trained), {values['steps']} steps, "
-                f"{values['trainable_parameters']:,} of {values['total_parameters']:,} parameters train"
-            )
+            self._line(", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in values.items()))
         elif event == "validation":
             self._line(f"step {values['step']}: validation loss {values['loss']:.4f}")
         elif event == "metric":
@@ -124,4 +122,5 @@ def in_words(metric: Metric) -> str:
     if metric.difference is None:
         return words
     low, high = metric.difference.low, metric.difference.high
-    return f"{words}, difference {metric.difference.mean:+.3f} [{low:+.3f}, {high:+.3f}], {verdict(metric.difference, metric.higher_is_better)}"
+    found = verdict(metric.difference, metric.higher_is_better)
+    return f"{words}, difference {metric.difference.mean:+.3f} [{low:+.3f}, {high:+.3f}], {found}"

@@ -30,7 +30,9 @@ class Full(ftp.Adapter):
     def restore(self, loaded: ftp.LoadedModel, directory: Path) -> ftp.LoadedModel:
         from safetensors.torch import load_file
 
-        weights = {name: tensor for file in sorted(directory.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+        weights = {
+            name: tensor for file in sorted(directory.glob("*.safetensors")) for name, tensor in load_file(file).items()
+        }
         loaded.model.load_state_dict(weights, strict=False)  # tied weights are stored once
         loaded.model.tie_weights()
         return loaded

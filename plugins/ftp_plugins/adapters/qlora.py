@@ -25,8 +25,8 @@ class QLoRA(LoRA):
         request = super().prepare(request)
         if request.already_quantized:
             raise ftp.ModelError(
-                f"{self.used_as}: {request.model} is quantised already ({request.already_quantized}); use lora on it, or "
-                "qlora on the model with plain weights"
+                f"{self.used_as}: {request.model} is quantised already ({request.already_quantized}); use lora "
+                "on it, or qlora on the model with plain weights"
             )
         return dataclasses.replace(
             request,

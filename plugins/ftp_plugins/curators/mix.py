@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from typing import ClassVar
 
@@ -28,13 +29,13 @@ class Mix(ftp.Curator):
         roles = corpus.train.column("role")
         replay = [index for index, role in enumerate(roles) if role == "replay"]
         domain = len(roles) - len(replay)
-        wanted = round(domain * self.replay / (1 - self.replay))
+        wanted = draws(domain, self.replay)
         if wanted > len(replay):
-            most = len(replay) / (domain + len(replay))
             raise ftp.DataError(
                 [
-                    f"mix: a replay share of {self.replay:.4g} needs {wanted} replay rows and there are {len(replay)}; "
-                    f"rows are never repeated: add some, or ask for at most {int(most * 10000) / 100:.4g}%"
+                    f"{self.used_as}: a replay share of {self.replay:.2%} needs {wanted} replay rows and there are "
+                    f"{len(replay)}; rows are never repeated: add some, or ask for at most "
+                    f"{largest_share(domain, len(replay)):.2%}"
                 ]
             )
         chosen = set(random.Random(self.seed).sample(replay, wanted))
@@ -43,3 +44,14 @@ class Mix(ftp.Curator):
                 ledger.drop(id, by=self.used_as, reason="replay row not drawn")
         keep = [index for index, role in enumerate(roles) if role != "replay" or index in chosen]
         return dataclasses.replace(corpus, train=corpus.train.take(keep))
+
+
+def draws(domain: int, share: float) -> int:
+    """How many replay rows make up a share of the whole beside so many domain rows."""
+    return round(domain * share / (1 - share))
+
+
+def largest_share(domain: int, replay: int) -> float:
+    """The largest share that so many replay rows are enough for, in whole hundredths of a percent."""
+    share = math.floor(10_000 * replay / (domain + replay)) / 10_000
+    return min(share, 0.9999)

@@ -22,7 +22,7 @@ SHAREGPT_ROLES = {
 
 def turns(found: list[Any], column: str, role_key: str, text_key: str, roles: Mapping[str, Any]) -> ftp.Example:
     """The turns of a row, checked one by one."""
-    messages = []
+    messages: list[ftp.Message] = []
     for number, turn in enumerate(found, 1):
         where = f"'{column}' turn {number}"
         if not isinstance(turn, dict):
@@ -40,7 +40,8 @@ def turns(found: list[Any], column: str, role_key: str, text_key: str, roles: Ma
         if roles[role] != "system" and not text.strip():
             raise ftp.RowError(where, f"'{text_key}' is empty")
         messages.append(ftp.Message(roles[role], text))
-    if messages[0].role == "assistant" or (messages[0].role == "system" and len(messages) < 3):
+    begin = messages[messages[0].role == "system" :]
+    if not begin or begin[0].role != "user":
         raise ftp.RowError(f"'{column}'", "begins without a user's turn")
     return ftp.Example(tuple(messages))
 

@@ -21,9 +21,17 @@ def required(row: Mapping[str, Any], column: str) -> str:
     return value
 
 
-def optional(row: Mapping[str, Any], column: str | None) -> str:
-    """The text of a column that may be missing, null or empty."""
-    value = row.get(column) if column else None
+def optional(row: Mapping[str, Any], column: str | None, usual: str) -> str:
+    """The text of a column that may be null or empty, and missing too when it has its usual name.
+
+    A name that the recipe chose has to be there: misspelt, it would leave the column out of every row in silence.
+    """
+    if column is None:
+        return ""
+    if column != usual and column not in row:
+        hint = did_you_mean(column, map(str, row))
+        raise ftp.RowError(f"'{column}'", f'missing column (write null or "" where a row has none){hint}')
+    value = row.get(column)
     if value is None:
         return ""
     if not isinstance(value, str):

@@ -20,14 +20,14 @@ class Instruct(ftp.Formatter):
     instruction: str = "instruction"
     """Column of the task."""
     context: str | None = "context"
-    """Column of the material; it follows the task after an empty line. A row may lack it."""
+    """Column of the material; it follows the task after an empty line. A row may lack it unless it is renamed."""
     response: str = "response"
     """Column of the answer."""
     system: str = ""
     """A system turn put before every row. Empty: none, and the template's own default applies."""
 
     def format(self, row: Mapping[str, Any]) -> ftp.Example:
-        user = "\n\n".join(filter(None, (required(row, self.instruction), optional(row, self.context))))
+        user = "\n\n".join(filter(None, (required(row, self.instruction), optional(row, self.context, "context"))))
         return conversation(user, required(row, self.response), self.system)
 
 
@@ -37,14 +37,14 @@ class Alpaca(ftp.Formatter):
     instruction: str = "instruction"
     """Column of the task."""
     input: str | None = "input"
-    """Column of the material; it follows the task after an empty line. A row may lack it."""
+    """Column of the material; it follows the task after an empty line. A row may lack it unless it is renamed."""
     output: str = "output"
     """Column of the answer."""
     system: str = ""
     """A system turn put before every row. Empty: none, and the template's own default applies."""
 
     def format(self, row: Mapping[str, Any]) -> ftp.Example:
-        user = "\n\n".join(filter(None, (required(row, self.instruction), optional(row, self.input))))
+        user = "\n\n".join(filter(None, (required(row, self.instruction), optional(row, self.input, "input"))))
         return conversation(user, required(row, self.output), self.system)
 
 

@@ -36,7 +36,7 @@ class Gguf(ftp.Loader):
     """cpu, cuda, cuda:1, mps. auto: the first of cuda, mps, cpu that is there."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """Attention kernel. auto: transformers' own choice."""
-    chat_template: str | None = None
+    chat_template: weights.ChatTemplate | None = None
     """Jinja source or a file of it, in place of the model's own chat template."""
 
     def problems(self) -> list[str]:

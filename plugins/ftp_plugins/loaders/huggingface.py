@@ -32,7 +32,7 @@ class HuggingFace(ftp.Loader):
     """cpu, cuda, cuda:1, mps. auto: the first of cuda, mps, cpu that is there."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """Attention kernel. auto: transformers' own choice."""
-    chat_template: str | None = None
+    chat_template: weights.ChatTemplate | None = None
     """Jinja source or a file of it, in place of the model's own chat template."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off: such a model is refused."""

@@ -5,11 +5,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ValidationInfo
 
 import ftp
 from ftp.rendering import DEFAULT_CHAT_TEMPLATE
 from ftp.rundir import file_digest
+
+
+def _beside_the_recipe(value: str, info: ValidationInfo) -> str:
+    return value if "{" in value else str(Path((info.context or {}).get("directory", "."), Path(value).expanduser()))
+
+
+ChatTemplate = Annotated[str, AfterValidator(_beside_the_recipe)]
+"""A chat template: Jinja source, or the path of a file that holds it (relative ones count from the recipe)."""
 
 
 def describe(where: str, revision: str | None = None, trust_remote_code: bool = False) -> ftp.ModelRequest:
@@ -119,7 +129,9 @@ def finish_tokenizer(tokenizer: Any, model: Any, chat_template: str | None) -> l
         tokenizer.chat_template = read_template(chat_template)
     elif not tokenizer.chat_template:
         tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
-        notes.append("the model has no chat template; FTP's default (### User: / ### Assistant:) is used and saved with it")
+        notes.append(
+            "the model has no chat template; FTP's default (### User: / ### Assistant:) is used and saved with it"
+        )
     if tokenizer.pad_token_id is None:
         # Labels are masked by position, never by token, so a pad token that is also EOS hides no EOS.
         tokenizer.pad_token = tokenizer.eos_token

@@ -34,10 +34,8 @@ def loss_curves(events: Sequence[Mapping[str, Any]]) -> str:
             axes.axvline(best, color=INK, linewidth=1, linestyle=":", label=f"kept: step {best}")
         axes.set_xlabel("optimizer step")
         axes.set_ylabel("nats per token")
-        for spine in ("top", "right"):
-            axes.spines[spine].set_visible(False)
-        for spine in axes.spines.values():
-            spine.set_color(INK)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[:].set_color(INK)
         axes.tick_params(colors=INK)
         axes.xaxis.label.set_color(INK)
         axes.yaxis.label.set_color(INK)

@@ -17,7 +17,7 @@ from ftp_plugins.reporters.curves import loss_curves
 
 
 class Html(ftp.Reporter):
-    """report.html: one page without a network: verdict, curves, base against tuned, answers side by side, ledger, lock."""
+    """report.html, one page that needs no network: verdict, curves, base against tuned, both answers, ledger, lock."""
 
     requires: ClassVar[tuple[str, ...]] = ("jinja2", "matplotlib")
 
@@ -40,7 +40,9 @@ class Html(ftp.Reporter):
             sets=[(view.name, len(view.examples), self._examples(run, view)) for view in run.views],
             ledger_rows=sum(total["rows"] for total in run.ledger_totals),
             recipe=yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True),
-            lock=yaml.safe_dump({k: v for k, v in run.lock.items() if k != "recipe"}, sort_keys=False, allow_unicode=True),
+            lock=yaml.safe_dump(
+                {k: v for k, v in run.lock.items() if k != "recipe"}, sort_keys=False, allow_unicode=True
+            ),
         )
         return RunDirectory(run.directory).write_text("report.html", text)
 

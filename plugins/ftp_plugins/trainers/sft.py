@@ -138,6 +138,7 @@ class SFT(ftp.Trainer):
         # Accelerate leaves its bfloat16 autocast around forward; the base answered without it.
         trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         model.eval()
+        shutil.rmtree(checkpoints, ignore_errors=True)  # the best one is in memory, and soon in model/
         return ftp.TrainResult(
             model=job.model,
             steps=done,
@@ -207,7 +208,7 @@ def _trainer_class() -> Any:
             loss = math.fsum(f.nll for f in found) / sum(f.tokens for f in found)
             self.job.emit("validation", step=self.state.global_step, epoch=self.state.epoch, loss=loss)
             metrics = {"eval_loss": loss}
-            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+            self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
             return metrics
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -1,0 +1,99 @@
+"""The command line itself: what it imports, how errors look, other people's commands."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "openai")
+
+
+def run(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "ftp", *map(str, arguments)], capture_output=True, text=True, timeout=120, **options
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        *[[name, "--help"] for name in ("init", "check", "run", "report", "runs", "plugins", "schema", "doctor")],
+        ["plugins"],
+        ["plugins", "show", "lora"],
+        ["schema"],
+        ["check", "RECIPE"],
+        ["check", "RECIPE", "--set", "adapter.r=8"],
+    ],
+)
+def test_light_commands_import_no_heavy_library(ftp_recipe, arguments):
+    recipe = ftp_recipe()
+    arguments = [str(recipe) if word == "RECIPE" else word for word in arguments]
+    code = (
+        "import sys\nfrom ftp.cli import main\n"
+        f"sys.argv = ['ftp', *{arguments!r}]\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        f"found = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "assert not found, found\n"
+        "if sys.argv[-1] == '--help':\n    assert 'pydantic' not in sys.modules\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+
+
+def test_errors_are_plain_text_with_exit_code_2(tmp_path):
+    result = run("check", tmp_path / "none.yaml")
+    assert result.returncode == 2
+    assert result.stderr == f"{tmp_path / 'none.yaml'}: No such file or directory\n"
+    assert result.stdout == ""
+
+
+def test_a_misspelt_command_is_guessed():
+    result = run("rnu")
+    assert result.returncode == 2 and "no command 'rnu'; did you mean 'run'?" in result.stderr
+
+
+def test_plugins_as_json():
+    found = json.loads(run("plugins", "--json").stdout)
+    offers = {(offer["kind"], offer["name"]) for plugin in found["plugins"] for offer in plugin["offers"]}
+    assert offers >= {("adapters", "qlora"), ("loaders", "gguf"), ("reporters", "html")}
+    assert found["clashes"] == []
+
+
+def test_show_prints_options_and_guesses_names():
+    result = run("plugins", "show", "lora")
+    assert "alpha  (default 32)" in result.stdout and "Rank-stabilised" in result.stdout
+    wrong = run("plugins", "show", "lorra")
+    assert wrong.returncode == 2 and "did you mean 'lora'?" in wrong.stderr
+
+
+THEIRS = """
+import click
+print("IMPORTED")
+
+@click.command()
+def command():
+    '''Say hello.'''
+    click.echo("hello from acme")
+"""
+
+
+def test_commands_of_others_are_loaded_only_when_named(ftp_install):
+    import os
+
+    entries = {"hello": "acme_hello:command", "run": "acme_hello:command", "broken": "acme_none:command"}
+    site = ftp_install("acme-hello", THEIRS, group="ftp.commands", entry_points=entries)
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    listed = run("--help", env=env)
+    assert "From acme-hello." in listed.stdout and "IMPORTED" not in listed.stdout
+    assert "hello from acme" in run("hello", env=env).stdout
+    assert "Do what a recipe says" in run("run", "--help", env=env).stdout, "ours can't be shadowed"
+    broken = run("broken", env=env)
+    assert broken.returncode != 0 and "can't be loaded" in broken.stderr and "Traceback" not in broken.stderr
+
+
+def test_doctor_tells_versions_and_hardware():
+    found = json.loads(run("doctor", "--json").stdout)
+    assert found["packages"]["train"]["torch"]
+    assert found["hardware"]["4-bit"] == "nf4 works on cpu" or "cuda:0" in found["hardware"]
