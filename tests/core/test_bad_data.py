@@ -321,7 +321,8 @@ WITHOUT_PYARROW = """
 import sys
 from pathlib import Path
 sys.modules["pyarrow"] = None
-from ftp import data, errors
+from ftp import errors
+from ftp.rows import rows_of
 try:
     list(rows_of(Path("a.parquet")))
 except errors.DataError as error:

@@ -31,7 +31,7 @@ def describe(where: str, revision: str | None = None, trust_remote_code: bool = 
         config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the libraries raise many kinds; the user needs the model and the reason
         raise ftp.ModelError(f"{where}: can't be loaded: {first_line(error)}") from None
     head = model.get_output_embeddings()
     quantized = getattr(config, "quantization_config", None)
@@ -85,17 +85,25 @@ def load(
         options["attn_implementation"] = attention
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(
             where,
             revision=revision,
             trust_remote_code=trust_remote_code,
             dtype=getattr(torch, dtype),
             device_map=device,
             use_safetensors=True,
+            output_loading_info=True,
             **options,
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # the libraries raise many kinds; the user needs the model and the reason
         raise ftp.ModelError(f"{name}: can't be loaded: {first_line(error)}") from None
+    if found["missing_keys"]:
+        missing = sorted(found["missing_keys"])
+        # transformers would go on with random numbers in their place
+        raise ftp.ModelError(f"{name}: {len(missing)} weights are not in its files, {missing[0]} among them")
+    known = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > known:
+        raise ftp.ModelError(f"{name}: the tokenizer has {len(tokenizer)} tokens and the model {known}")
     if request.quantization:
         for module in model.modules():
             # On CPUs with AVX512-BF16, bitsandbytes repacks a layer when it is first used for inference; the product
