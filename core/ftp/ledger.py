@@ -44,6 +44,10 @@ class Ledger:
         """Note how many tokens a row has and how many of them carry loss."""
         self._rows[id][8:10] = [tokens, trained]
 
+    def kept(self, split: str) -> set[str]:
+        """The ids of the rows of a split that were not dropped."""
+        return {row[0] for row in self._rows.values() if row[3] == split and row[5] != "dropped"}
+
     def __len__(self) -> int:
         return len(self._rows)
 

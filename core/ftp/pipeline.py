@@ -103,7 +103,6 @@ def _run(
         progress.stage("Loading the model")
         loaded = recipe.model.load(request)
         for note in loaded.notes:
-            progress.note(note)
             emit("note", text=note)
         _note_model(directory, loaded)
         # The base model speaks before anything is trained: the only base that full training leaves, and a rehearsal

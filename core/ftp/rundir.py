@@ -89,7 +89,9 @@ class RunDirectory:
         found = []
         for line in file.read_text(encoding="utf-8", errors="replace").split("\n") if file.exists() else ():
             with contextlib.suppress(json.JSONDecodeError):
-                found.append(json.loads(line))
+                event = json.loads(line)
+                if isinstance(event, dict):
+                    found.append(event)
         return found
 
     # --- stages

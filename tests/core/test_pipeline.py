@@ -254,3 +254,65 @@ def test_the_resolved_recipe_is_a_recipe(recipe, tmp_path):
     resolved = yaml.safe_load((run / "resolved.yaml").read_text())
     assert resolved["adapter"]["dropout"] == 0.0 and resolved["train"]["max_grad_norm"] == 1.0
     assert ftp("check", run / "resolved.yaml").exit_code == 0
+
+
+def test_another_content_of_a_plugin_file_is_another_run(recipe, tmp_path):
+    plugin = tmp_path / "my_eval.py"
+    text = """import ftp
+
+
+class Constant(ftp.Evaluator):
+    'Always the same.'
+
+    def score(self, example: ftp.Example, answer: str) -> float:
+        return 1.0
+
+
+@ftp.hookimpl
+def ftp_evaluators() -> dict[str, type[ftp.Evaluator]]:
+    return {"constant": Constant}
+"""
+    file = recipe(evaluate=[{"use": "constant"}])
+    for value in ("1.0", "0.0"):
+        plugin.write_text(text.replace("1.0", value))
+        assert ftp("run", file, "-p", plugin, "--runs", tmp_path / "runs").exit_code == 0
+    scores = {json.loads(f.read_text())[0]["metrics"][0]["tuned"] for f in tmp_path.glob("runs/*/*/evaluation.json")}
+    assert scores == {0.0, 1.0}
+
+
+def test_a_training_that_begins_again_starts_from_the_ledger_before_it(recipe, tmp_path):
+    file = recipe(train={"max_length": 40, "overlong": "drop"})
+    with (tmp_path / "train.jsonl").open("a") as stream:
+        stream.write(json.dumps({"instruction": "Go on. " * 50, "response": "On."}) + "\n")
+    assert ftp("run", file, "--runs", tmp_path / "runs").exit_code == 0
+    run = only_run(tmp_path / "runs")
+    before = pq.read_table(run / "ledger.parquet").to_pylist()
+    assert [row["reason"] for row in before if row["fate"] == "dropped"] == ["longer than 40 tokens"]
+    stages = json.loads((run / "stages.json").read_text())
+    (run / "stages.json").write_text(json.dumps({name: stages[name] for name in ("data", "base")}))
+    again = ftp("run", file, "--runs", tmp_path / "runs")
+    assert again.exit_code == 0, again.output
+    assert pq.read_table(run / "ledger.parquet").to_pylist() == before
+
+
+def test_a_curator_that_drops_rows_in_silence_is_an_error(recipe, tmp_path):
+    plugin = tmp_path / "half.py"
+    plugin.write_text(
+        """import dataclasses
+import ftp
+
+
+class Half(ftp.Curator):
+    'Keeps half.'
+
+    def curate(self, corpus: ftp.Corpus, ledger: ftp.Ledger) -> ftp.Corpus:
+        return dataclasses.replace(corpus, train=corpus.train.take(range(len(corpus.train) // 2)))
+
+
+@ftp.hookimpl
+def ftp_curators() -> dict[str, type[ftp.Curator]]:
+    return {"half": Half}
+"""
+    )
+    result = ftp("run", recipe(data={"curate": [{"use": "half"}]}), "-p", plugin, "--runs", tmp_path / "runs")
+    assert "half: took 5 rows out and told the ledger nothing, train.jsonl:" in str(result.exception)

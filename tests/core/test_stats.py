@@ -139,6 +139,9 @@ def test_verdict(low, high, higher_is_better, said):
 
 def test_no_interval_is_no_evidence():
     assert verdict(None, True) == "no evidence"
+    nan = float("nan")
+    assert verdict(Interval(nan, nan, nan, 9, "paired t"), True) == "no evidence"
+    assert paired_ratio_difference([1.0, 2.0], [1.0, 1.0], [0, 0]) is None
 
 
 # --- 2,000 evaluations each: 95 of 100 intervals hold the truth -----------------------------------------------------

@@ -94,6 +94,15 @@ def test_the_best_state_is_kept_not_the_last(ftp_tiny_model, tmp_path, float32):
     assert sum(k.nll for k in kept) / sum(k.tokens for k in kept) == pytest.approx(min(losses), abs=1e-6)
 
 
+def test_training_that_only_harms_says_so(ftp_tiny_model, tmp_path):
+    loaded = load(ftp_tiny_model, Full())
+    other = [("x", "\u00e9\u00fc\u00f1 \u4e2d\u6587 " * 20)]
+    job, events = job_of(loaded, tmp_path, validation=other)
+    SFT(epochs=8, learning_rate=2e-2, batch_size=4, evals_per_epoch=0.125).train(job)
+    [note] = metrics(events, "note", "text")
+    assert note.startswith("Training never brought the validation loss below the base model's")
+
+
 def test_four_small_batches_are_one_large_one(ftp_tiny_model, tmp_path, float32):
     first = {}
     for name, options in {"large": {"batch_size": 8}, "small": {"batch_size": 2, "gradient_accumulation": 4}}.items():

@@ -61,6 +61,8 @@ class Live(Progress):
         elif event == "metric":
             detail = f"loss {values['loss']:.3f}{self.validation}"
             self.bars.update(self.task, completed=values["step"], detail=detail)
+        elif event == "note":
+            self.note(values["text"])
 
     def note(self, text: str) -> None:
         self.bars.console.print(text, style="yellow", markup=False, highlight=False)
@@ -92,6 +94,8 @@ class Plain(Progress):
             self._line(f"step {values['step']}: validation loss {values['loss']:.4f}")
         elif event == "metric":
             self._now_and_then(f"step {values['step']} of {self.total}: loss {values['loss']:.4f}")
+        elif event == "note":
+            self.note(values["text"])
 
     def note(self, text: str) -> None:
         self._line(text)

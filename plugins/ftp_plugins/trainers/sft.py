@@ -135,6 +135,12 @@ class SFT(ftp.Trainer):
         best = int(trainer.state.best_global_step or 0) if watched else done
         if watched:
             job.emit("best", step=best, loss=trainer.state.best_metric)
+            if trainer.state.best_metric > trainer.first_loss:
+                job.emit(
+                    "note",
+                    text=f"Training never brought the validation loss below the base model's: {trainer.first_loss:.4f} "
+                    f"before, {trainer.state.best_metric:.4f} at best.",
+                )
         # Accelerate leaves its bfloat16 autocast around forward; the base answered without it.
         trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         model.eval()
@@ -198,6 +204,7 @@ def _trainer_class() -> Any:
     class Trainer(trl.SFTTrainer):  # type: ignore[misc]
         def watch(self, job: ftp.TrainingJob, watched: Sequence[Tokens]) -> None:
             self.job, self.watched = job, watched
+            self.first_loss = math.inf
 
         def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
             """Mean loss per trained token of the validation rows, each token counted once.
@@ -207,6 +214,8 @@ def _trainer_class() -> Any:
             found = token_losses(self.job.model, self.watched)
             loss = math.fsum(f.nll for f in found) / sum(f.tokens for f in found)
             self.job.emit("validation", step=self.state.global_step, epoch=self.state.epoch, loss=loss)
+            if self.state.global_step == 0:
+                self.first_loss = loss
             metrics = {"eval_loss": loss}
             self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
             return metrics
