@@ -273,11 +273,8 @@ def build_corpus(
         corpus = curator.curate(corpus, ledger)
         silent = ledger.kept("train") - set(corpus.train.column("id"))
         if silent:
-            raise DataError(
-                [
-                    f"{curator.used_as}: took {len(silent)} rows out and told the ledger nothing, {min(silent)} among them"
-                ]
-            )
+            what = f"took {len(silent)} rows out and told the ledger nothing, {min(silent)} among them"
+            raise DataError([f"{curator.used_as}: {what}"])
     if not len(corpus.train):
         raise DataError(["data.train: no row is left to train on"])
     return corpus, ledger
