@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import platform
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,14 @@ import yaml
 
 from ftp import allocator, answers, data
 from ftp.components import Reporter
-from ftp.errors import RunError
+from ftp.fingerprints import equal_run, fingerprints, note_model
 from ftp.ledger import Ledger
 from ftp.plugins import Plugins
-from ftp.recipe import Recipe, plugins_of
+from ftp.recipe import Recipe
 from ftp.rendering import encode, stop_ids
-from ftp.rows import files_of
-from ftp.rundir import RunDirectory, digest, file_digest, runs_below
-from ftp.stats import Interval
-from ftp.types import (
-    Answer,
-    Corpus,
-    Evaluation,
-    EvalView,
-    FinishedRun,
-    LoadedModel,
-    Metric,
-    TrainingJob,
-)
-
-PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes", "gguf", "openai")
+from ftp.results import answers_file, finished, view_of
+from ftp.rundir import RunDirectory, digest
+from ftp.types import Answer, Corpus, Evaluation, FinishedRun, LoadedModel, TrainingJob
 
 
 class Progress:
@@ -65,176 +52,132 @@ def run(
     """
     allocator.keep_large_blocks()
     lock = fingerprints(recipe, plugins)
-    directory = None if new else _equal_run(root, recipe.name, lock)
-    if directory is None:
-        directory = RunDirectory.create(root, recipe.name)
+    directory = (None if new else equal_run(root, recipe.name, lock)) or RunDirectory.create(root, recipe.name)
     with directory.lock():
         if directory.read_json("run.lock.json") is None:
+            resolved = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
             directory.write_text("recipe.yaml", file.read_text(encoding="utf-8"))
-            directory.write_text(
-                "resolved.yaml", yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
-            )
+            directory.write_text("resolved.yaml", resolved)
             directory.write_json("run.lock.json", lock)
-        _run(recipe, plugins, file, directory, lock, progress)
+        inputs = {key: digest(value) for key, value in lock.items() if key != "hardware"}
+        if directory.is_done("report", inputs):
+            progress.note(f"This recipe was run already, on the same inputs: {directory.path}. --new runs it again.")
+        else:
+            _Work(recipe, plugins, file, directory, inputs, progress).do()
     return finished(directory)
 
 
-def _run(
-    recipe: Recipe,
-    plugins: Plugins,
-    file: Path,
-    directory: RunDirectory,
-    lock: dict[str, Any],
-    progress: Progress,
-) -> None:
-    def emit(event: str, **values: Any) -> None:
-        directory.emit(event, **values)
-        progress.event(event, values)
+@dataclass(frozen=True)
+class _Work:
+    """A run that is going on. Each stage is done once on the same inputs."""
 
-    inputs = {key: digest(value) for key, value in lock.items() if key != "hardware"}
-    if directory.is_done("report", inputs):
-        progress.note(f"This recipe was run already, on the same inputs: {directory.path}. --new runs it again.")
-        return
-    emit("start", recipe=str(file), inputs=inputs)
+    recipe: Recipe
+    plugins: Plugins
+    file: Path
+    directory: RunDirectory
+    inputs: Mapping[str, str]
+    progress: Progress
 
-    corpus, ledger = _data(recipe, file, directory, inputs, progress)
-    if not (directory.is_done("tuned", inputs)):
-        request = recipe.adapter.prepare(recipe.model.describe())
-        progress.stage("Loading the model")
-        loaded = recipe.model.load(request)
-        for note in loaded.notes:
-            emit("note", text=note)
-        _note_model(directory, loaded)
-        # The base model speaks before anything is trained: the only base that full training leaves, and a rehearsal
-        # of the evaluation before the hours that training takes.
-        _evidence("base", recipe, loaded, corpus, directory, inputs, progress)
-        loaded = _train(recipe, loaded, corpus, ledger, directory, inputs, emit, progress)
-        _evidence("tuned", recipe, loaded, corpus, directory, inputs, progress)
-    _evaluate(recipe, corpus, directory, inputs, emit)
-    _report(recipe, plugins, directory, inputs, progress)
+    def do(self) -> None:
+        self.emit("start", recipe=str(self.file), inputs=self.inputs)
+        corpus, ledger = self.data()
+        if not self.is_done("tuned"):
+            self.progress.stage("Loading the model")
+            request = self.recipe.adapter.prepare(self.recipe.model.describe())
+            loaded = self.recipe.model.load(request)
+            for note in loaded.notes:
+                self.emit("note", text=note)
+            note_model(self.directory, loaded)
+            # The base model speaks before anything is trained: the only base that full training leaves, and a
+            # rehearsal of the evaluation before the hours that training takes.
+            self.evidence("base", loaded, corpus)
+            loaded = self.train(loaded, corpus, ledger)
+            self.evidence("tuned", loaded, corpus)
+        self.evaluate(corpus)
+        self.progress.stage("Writing reports")
+        write_reports(self.directory, self.plugins, self.recipe.report)
+        self.finish("report")
 
+    def emit(self, event: str, **values: Any) -> None:
+        self.directory.emit(event, **values)
+        self.progress.event(event, values)
 
-def _data(
-    recipe: Recipe, file: Path, directory: RunDirectory, inputs: Mapping[str, str], progress: Progress
-) -> tuple[Corpus, Ledger]:
-    place = directory.path / "data"
-    parts = {name: place / f"{name}.arrow" for name in ("train", "validation")}
-    evals = {name: place / f"eval-{name}.arrow" for name in recipe.data.evals}
-    if not directory.is_done("data", inputs):
-        corpus, ledger = data.build_corpus(
-            recipe.data, place, file.absolute().parent, recipe.seed, progress.stage("Reading rows")
-        )
-        data.write_examples(parts["train"], corpus.train)
-        data.write_examples(parts["validation"], corpus.validation)
+    def is_done(self, stage: str) -> bool:
+        return self.directory.is_done(stage, self.inputs)
+
+    def finish(self, stage: str) -> None:
+        self.directory.finish(stage, self.inputs)
+
+    def data(self) -> tuple[Corpus, Ledger]:
+        place, home = self.directory.path / "data", self.file.absolute().parent
+        train, validation = place / "train.arrow", place / "validation.arrow"
+        evals = {name: place / f"eval-{name}.arrow" for name in self.recipe.data.evals}
+        if not self.is_done("data"):
+            advance = self.progress.stage("Reading rows")
+            corpus, ledger = data.build_corpus(self.recipe.data, place, home, self.recipe.seed, advance)
+            data.write_examples(train, corpus.train)
+            data.write_examples(validation, corpus.validation)
+            for name, examples in corpus.evals.items():
+                data.write_examples(evals[name], examples)
+            ledger.write(place / "ledger.parquet")
+            self.finish("data")
+        sets = {name: data.read_examples(path) for name, path in evals.items()}
+        corpus = Corpus(data.read_examples(train), data.read_examples(validation), sets)
+        # As it was before training: the trainer adds its own entries, once more when it has to begin again.
+        return corpus, Ledger.read(place / "ledger.parquet")
+
+    def evidence(self, who: str, loaded: LoadedModel, corpus: Corpus) -> None:
+        """What a model says to every eval set and how well it predicts the references, once, on disk."""
+        if self.is_done(who):
+            return
+        reads_answers = any(evaluator.reads_answers for evaluator in self.recipe.evaluate)
         for name, examples in corpus.evals.items():
-            data.write_examples(evals[name], examples)
-        ledger.write(place / "ledger.parquet")
-        directory.finish("data", inputs)
-    corpus = Corpus(
-        data.read_examples(parts["train"]),
-        data.read_examples(parts["validation"]),
-        {name: data.read_examples(path) for name, path in evals.items()},
-    )
-    # As it was before training: the trainer adds its own entries, once more when it has to begin again.
-    return corpus, Ledger.read(place / "ledger.parquet")
+            rows = encode(loaded.tokenizer, examples, stop_ids(loaded.tokenizer, loaded.model))
+            advance = self.progress.stage(f"Loss of the {who} model on {name}", len(rows))
+            losses = answers.token_losses(loaded, rows, advance)
+            said: list[Answer] = []
+            if reads_answers:
+                advance = self.progress.stage(f"Answers of the {who} model to {name}", len(rows))
+                said = answers.generate(loaded, examples, self.recipe.answers, advance)
+            answers.save(answers_file(self.directory, who, name), examples, said, losses)
+        allocator.give_back()
+        self.finish(who)
 
+    def train(self, loaded: LoadedModel, corpus: Corpus, ledger: Ledger) -> LoadedModel:
+        adapter = self.recipe.adapter
+        if self.is_done("train"):
+            restored = adapter.restore(loaded, self.directory.path / "model")
+            if restored is not None:
+                return restored
+            self.progress.note(f"'{adapter.used_as}' can't be restored from disk, so training is done again.")
+        self.progress.stage("Training")
+        _seed(self.recipe.seed)
+        loaded = adapter.apply(loaded)
+        checkpoints = self.directory.path / "checkpoints"
+        result = self.recipe.train.train(TrainingJob(loaded, corpus, ledger, checkpoints, self.recipe.seed, self.emit))
+        with self.directory.new_directory("model") as target:
+            result.model.model.save_pretrained(target, safe_serialization=True)
+            result.model.tokenizer.save_pretrained(target)
+        ledger.write(self.directory.path / "ledger.parquet")
+        summary = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name != "model"}
+        self.directory.write_json("training.json", summary)
+        allocator.give_back()
+        self.finish("train")
+        return result.model
 
-def _evidence(
-    who: str,
-    recipe: Recipe,
-    loaded: LoadedModel,
-    corpus: Corpus,
-    directory: RunDirectory,
-    inputs: Mapping[str, str],
-    progress: Progress,
-) -> None:
-    """What a model says to every eval set and how well it predicts the references, once, on disk."""
-    if directory.is_done(who, inputs):
-        return
-    reads_answers = any(evaluator.reads_answers for evaluator in recipe.evaluate)
-    for name, examples in corpus.evals.items():
-        rows = encode(loaded.tokenizer, examples, stop_ids(loaded.tokenizer, loaded.model))
-        losses = answers.token_losses(loaded, rows, progress.stage(f"Loss of the {who} model on {name}", len(rows)))
-        said: list[Answer] = []
-        if reads_answers:
-            advance = progress.stage(f"Answers of the {who} model to {name}", len(rows))
-            said = answers.generate(loaded, examples, recipe.answers, advance)
-        answers.save(_answers_file(directory, who, name), examples, said, losses)
-    allocator.give_back()
-    directory.finish(who, inputs)
-
-
-def _answers_file(directory: RunDirectory, who: str, name: str) -> Path:
-    return directory.path / "answers" / f"{who}-{name}.parquet"
-
-
-def _train(
-    recipe: Recipe,
-    loaded: LoadedModel,
-    corpus: Corpus,
-    ledger: Ledger,
-    directory: RunDirectory,
-    inputs: Mapping[str, str],
-    emit: Callable[..., None],
-    progress: Progress,
-) -> LoadedModel:
-    if directory.is_done("train", inputs):
-        restored = recipe.adapter.restore(loaded, directory.path / "model")
-        if restored is not None:
-            return restored
-        progress.note(f"The adapter '{recipe.adapter.used_as}' can't be restored from disk, so training is done again.")
-    progress.stage("Training")
-    _seed(recipe.seed)
-    loaded = recipe.adapter.apply(loaded)
-    job = TrainingJob(loaded, corpus, ledger, directory.path / "checkpoints", recipe.seed, emit)
-    result = recipe.train.train(job)
-    with directory.new_directory("model") as target:
-        result.model.model.save_pretrained(target, safe_serialization=True)
-        result.model.tokenizer.save_pretrained(target)
-    ledger.write(directory.path / "ledger.parquet")
-    summary = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name != "model"}
-    directory.write_json("training.json", summary)
-    allocator.give_back()
-    directory.finish("train", inputs)
-    return result.model
-
-
-def _evaluate(
-    recipe: Recipe, corpus: Corpus, directory: RunDirectory, inputs: Mapping[str, str], emit: Callable[..., None]
-) -> None:
-    if directory.is_done("evaluate", inputs):
-        return
-    found: list[Evaluation] = []
-    for evaluator in recipe.evaluate:
-        for name in corpus.evals:
-            evaluation = evaluator.evaluate(_view(directory, corpus, name))
-            evaluation = dataclasses.replace(evaluation, evaluator=evaluator.used_as, evals=name)
-            found.append(evaluation)
-            for metric in evaluation.metrics:
-                emit(
-                    "score",
-                    evaluator=evaluator.used_as,
-                    evals=name,
-                    metric=metric.name,
-                    base=metric.base,
-                    tuned=metric.tuned,
-                )
-    directory.write_json("evaluation.json", [dataclasses.asdict(evaluation) for evaluation in found])
-    directory.finish("evaluate", inputs)
-
-
-def _view(directory: RunDirectory, corpus: Corpus, name: str) -> EvalView:
-    base_answers, base_losses = answers.load(_answers_file(directory, "base", name))
-    tuned_answers, tuned_losses = answers.load(_answers_file(directory, "tuned", name))
-    return EvalView(name, list(corpus.evals[name]), base_answers, tuned_answers, base_losses, tuned_losses)
-
-
-def _report(
-    recipe: Recipe, plugins: Plugins, directory: RunDirectory, inputs: Mapping[str, str], progress: Progress
-) -> None:
-    progress.stage("Writing reports")
-    write_reports(directory, plugins, recipe.report)
-    directory.finish("report", inputs)
+    def evaluate(self, corpus: Corpus) -> None:
+        if self.is_done("evaluate"):
+            return
+        found: list[Evaluation] = []
+        for evaluator in self.recipe.evaluate:
+            for name in corpus.evals:
+                evaluation = evaluator.evaluate(view_of(self.directory, corpus, name))
+                found.append(dataclasses.replace(evaluation, evaluator=evaluator.used_as, evals=name))
+                for metric in evaluation.metrics:
+                    scores = {"metric": metric.name, "base": metric.base, "tuned": metric.tuned}
+                    self.emit("score", evaluator=evaluator.used_as, evals=name, **scores)
+        self.directory.write_json("evaluation.json", [dataclasses.asdict(evaluation) for evaluation in found])
+        self.finish("evaluate")
 
 
 def write_reports(directory: RunDirectory, plugins: Plugins, reporters: Sequence[Reporter] = ()) -> list[Path]:
@@ -252,109 +195,6 @@ def default_reporters(plugins: Plugins) -> list[Reporter]:
             assert isinstance(reporter, Reporter)
             found.append(reporter)
     return found
-
-
-def finished(directory: RunDirectory) -> FinishedRun:
-    """Read a run back from its directory.
-
-    Raises:
-        RunError: it is not a run, or it has not come to its evaluation.
-    """
-    evaluations = directory.read_json("evaluation.json")
-    if evaluations is None:
-        what = "the run is not finished" if (directory.path / "run.lock.json").is_file() else "not a run directory"
-        raise RunError(f"{directory.path}: {what}")
-    recipe = yaml.safe_load((directory.path / "resolved.yaml").read_text(encoding="utf-8"))
-    sets = {
-        name: data.read_examples(directory.path / "data" / f"eval-{name}.arrow") for name in recipe["data"]["evals"]
-    }
-    nothing = data.read_examples(directory.path / "data" / "validation.arrow")
-    corpus = Corpus(nothing, nothing, sets)
-    return FinishedRun(
-        directory=directory.path,
-        name=directory.name,
-        id=directory.id,
-        recipe=recipe,
-        lock=directory.read_json("run.lock.json"),
-        training=directory.read_json("training.json"),
-        evaluations=[_evaluation(record) for record in evaluations],
-        views=[_view(directory, corpus, name) for name in sets],
-        events=directory.events(),
-        ledger_totals=Ledger.read(directory.path / "ledger.parquet").totals(),
-    )
-
-
-def _evaluation(record: dict[str, Any]) -> Evaluation:
-    metrics = []
-    for metric in record["metrics"]:
-        difference = metric["difference"] and Interval(**{k: _number(v) for k, v in metric["difference"].items()})
-        lists = {
-            k: tuple(map(_number, v)) if k.endswith("scores") else tuple(v)
-            for k, v in metric.items()
-            if isinstance(v, list)
-        }
-        plain = {k: _number(v) for k, v in metric.items() if not isinstance(v, list)}
-        metrics.append(Metric(**{**plain, **lists, "difference": difference}))
-    return Evaluation(tuple(metrics), tuple(record["notes"]), record["evaluator"], record["evals"], record["n"])
-
-
-def _number(value: Any) -> Any:
-    return float(value) if value in ("nan", "inf", "-inf") else value
-
-
-# --- what a run was made from -----------------------------------------------------------------------------------------
-
-
-def fingerprints(recipe: Recipe, plugins: Plugins) -> dict[str, Any]:
-    """What the result depends on: the resolved recipe, the bytes of the data, packages, plugins, hardware."""
-    sources = [*recipe.data.train, *recipe.data.evals.values()]
-    if isinstance(recipe.data.validation, data.Source):
-        sources.append(recipe.data.validation)
-    files = {file for source in sources if source.path for file in files_of(source.path)}
-    installed = {}
-    for package in PACKAGES:
-        try:
-            installed[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "recipe": recipe.resolved(),
-        "data": {str(file): file_digest(file) for file in sorted(files)},
-        "packages": installed,
-        "plugins": {plugin.name: plugin.version for plugin in plugins_of(recipe, plugins)},
-        "hardware": {"machine": platform.machine(), "system": platform.platform(), "python": platform.python_version()},
-    }
-
-
-def _equal_run(root: Path, name: str, lock: Mapping[str, Any]) -> RunDirectory | None:
-    """The newest run that was made from the same things."""
-    for directory in reversed(runs_below(root, name)):
-        recorded = directory.read_json("run.lock.json")
-        if all(digest(recorded.get(key)) == digest(lock[key]) for key in lock if key != "hardware"):
-            return directory
-    return None
-
-
-def _note_model(directory: RunDirectory, loaded: LoadedModel) -> None:
-    """Add to the lock what only the loaded model can tell; refuse when a run goes on with another one."""
-    lock = directory.read_json("run.lock.json")
-    tokenizer = digest(loaded.tokenizer.backend_tokenizer.to_str())
-    now = {
-        "name": loaded.name,
-        "fingerprint": loaded.fingerprint,
-        "dtype": loaded.request.dtype,
-        "quantization": loaded.request.quantization and dataclasses.asdict(loaded.request.quantization),
-        "device": str(loaded.model.device),
-        "tokenizer": tokenizer,
-        "chat_template": digest(loaded.tokenizer.chat_template),
-    }
-    before = lock.get("model")
-    if before is not None and before != now:
-        changed = ", ".join(key for key in now if before.get(key) != now[key])
-        raise RunError(
-            f"{directory.path}: this run began with another model; changed: {changed}. Start anew with --new."
-        )
-    directory.write_json("run.lock.json", {**lock, "model": now})
 
 
 def _seed(seed: int) -> None:

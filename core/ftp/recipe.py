@@ -189,7 +189,7 @@ def _rebuild(cls: type[Options], used_as: str = "") -> Any:
 def json_schema(plugins: Plugins) -> dict[str, Any]:
     """The JSON schema (Draft 2020-12) of recipes for what is installed."""
     schema = recipe_model(plugins).model_json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "FTP recipe", **schema}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "FTP recipe"}
 
 
 # --- reading a recipe ------------------------------------------------------------------------------------------------
