@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -171,6 +171,9 @@ class Evaluator(Component):
     """Whether it needs generated answers; an evaluator of losses alone does not."""
     higher_is_better: ClassVar[bool] = True
     """Which way `score` counts."""
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Raise `ftp.DataError` for an eval set that can't be scored. Called before any model is loaded."""
 
     def score(self, example: Example, answer: str) -> Score | float:
         """Score one answer to one example."""

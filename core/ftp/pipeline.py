@@ -81,6 +81,9 @@ class _Work:
     def do(self) -> None:
         self.emit("start", recipe=str(self.file), inputs=self.inputs)
         corpus, ledger = self.data()
+        for evaluator in self.recipe.evaluate:
+            for examples in corpus.evals.values():
+                evaluator.check(examples)
         if not self.is_done("tuned"):
             self.progress.stage("Loading the model")
             request = self.recipe.adapter.prepare(self.recipe.model.describe())

@@ -316,3 +316,11 @@ def ftp_curators() -> dict[str, type[ftp.Curator]]:
     )
     result = ftp("run", recipe(data={"curate": [{"use": "half"}]}), "-p", plugin, "--runs", tmp_path / "runs")
     assert "half: took 5 rows out and told the ledger nothing, train.jsonl:" in str(result.exception)
+
+
+def test_an_eval_set_that_cant_be_scored_is_refused_before_the_model_is_loaded(recipe, tmp_path):
+    file = recipe(evaluate=[{"use": "exact_match", "pattern": "Answer: (.+)"}])
+    result = ftp("run", file, "--runs", tmp_path / "runs")
+    said = "heldout.jsonl:1: exact_match: the pattern 'Answer: (.+)' finds nothing in the reference and in 3 more"
+    assert said in str(result.exception)
+    assert list(json.loads((only_run(tmp_path / "runs") / "stages.json").read_text())) == ["data"]

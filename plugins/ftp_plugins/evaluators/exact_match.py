@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import ClassVar
 
 import ftp
@@ -25,10 +26,15 @@ class ExactMatch(ftp.Evaluator):
             return [f"pattern: not a regular expression: {error}"]
         return []
 
+    def check(self, examples: Sequence[ftp.Example]) -> None:
+        without = [example.id for example in examples if self._extract(example.reference) is None]
+        if without:
+            more = f" and in {len(without) - 1} more" if len(without) > 1 else ""
+            what = f"the pattern {self.pattern!r} finds nothing in the reference{more}"
+            raise ftp.DataError([f"{without[0]}: {self.used_as}: {what}; mend the pattern or the rows"])
+
     def score(self, example: ftp.Example, answer: str) -> ftp.Score:
         expected, found = self._extract(example.reference), self._extract(answer)
-        if expected is None:
-            raise ftp.DataError([f"{example.id}: exact_match: the pattern finds nothing in the reference"])
         if found is None:
             return ftp.Score(0.0, "the pattern finds nothing in the answer")
         return ftp.Score(float(found == expected), "" if found == expected else f"{found!r}, expected {expected!r}")
