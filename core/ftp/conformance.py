@@ -419,6 +419,7 @@ def _check_evaluator(evaluator: Evaluator, views: Sequence[EvalView]) -> None:
     for view in views:
         if "conversation" not in cls.takes:
             view = dataclasses.replace(view, examples=[Example(text=e.reference, id=e.id) for e in view.examples])
+        _attempt(cls, evaluator.check, view.examples)
         if cls.score is not Evaluator.score:
             score = _attempt(cls, evaluator.score, view.examples[0], view.base_answers[0].text)
             if not _finite(score.value if isinstance(score, Score) else score):

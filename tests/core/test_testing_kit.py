@@ -708,7 +708,7 @@ class Bad(ftp.Formatter):
 
 def test_a_view_of_the_authors_own_takes_the_place_of_the_sums(ftp_answers: MakeAnswers) -> None:
     exact_match = plugins.load().offers("evaluators")["exact_match"].component
-    with pytest.raises(AssertionError, match=r"ExactMatch: score.* raised DataError"):
+    with pytest.raises(AssertionError, match=r"ExactMatch: check.* raised DataError"):
         assert_component_ok(exact_match, pattern=r"#### (\d+)")
     view = ftp_answers([("2 + 2?", "#### 4", "#### 5", "#### 4"), ("3 + 4?", "#### 7", "", "7")])
     assert_component_ok(exact_match, view, pattern=r"#### (\d+)")
