@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Example,
         FinishedRun,
         LoadedModel,
+        LoadedTokenizer,
         Message,
         Metric,
         ModelRequest,
@@ -60,6 +61,7 @@ __all__ = [
     "Interval",
     "Ledger",
     "LoadedModel",
+    "LoadedTokenizer",
     "Loader",
     "Message",
     "Metric",
@@ -88,8 +90,8 @@ _HOME = {
     "ftp.hookspecs": "hookimpl",
     "ftp.stats": "Interval paired_difference paired_metric paired_ratio_difference verdict",
     "ftp.types": (
-        "Answer Corpus EvalView Evaluation Example FinishedRun LoadedModel Message Metric ModelRequest Quantization "
-        "Score TokenLoss TrainResult TrainingJob"
+        "Answer Corpus EvalView Evaluation Example FinishedRun LoadedModel LoadedTokenizer Message Metric ModelRequest "
+        "Quantization Score TokenLoss TrainResult TrainingJob"
     ),
 }
 

@@ -42,16 +42,18 @@ def generate(
     from transformers import GenerationConfig
 
     model, tokenizer = loaded.model, loaded.tokenizer
-    stops = stop_ids(tokenizer, model)
+    stops = stop_ids(tokenizer, model.generation_config.eos_token_id)
     config = GenerationConfig(
         max_new_tokens=options.max_new_tokens,
         do_sample=False,
-        eos_token_id=stops,
+        eos_token_id=list(stops),
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
     )
     prompts = [
-        tokenizer(render(tokenizer, example.prompt, answer_next=True), add_special_tokens=False)["input_ids"]
+        tokenizer(render(tokenizer, example.prompt, answer_next=True, tools=example.tools), add_special_tokens=False)[
+            "input_ids"
+        ]
         for example in examples
     ]
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
@@ -60,7 +62,7 @@ def generate(
     model.eval()
     for start in range(0, len(order), options.batch_size):
         batch = order[start : start + options.batch_size]
-        ids, mask = _padded([prompts[index] for index in batch], tokenizer.pad_token_id, side="left")
+        ids, mask = padded([prompts[index] for index in batch], tokenizer.pad_token_id, side="left")
         with torch.inference_mode():
             out = model.generate(
                 input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
@@ -92,8 +94,8 @@ def token_losses(
     model.eval()
     for start in range(0, len(order), LOSS_BATCH):
         batch = order[start : start + LOSS_BATCH]
-        ids, mask = _padded([rows[index].input_ids for index in batch], tokenizer.pad_token_id, side="right")
-        labels, _ = _padded([rows[index].labels for index in batch], -100, side="right")
+        ids, mask = padded([rows[index].input_ids for index in batch], tokenizer.pad_token_id, side="right")
+        labels, _ = padded([rows[index].labels for index in batch], -100, side="right")
         with torch.inference_mode():
             hidden = body(
                 input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False
@@ -114,7 +116,7 @@ def token_losses(
     return [loss for loss in losses if loss is not None]
 
 
-def _padded(rows: Sequence[list[int]], value: int, side: str) -> tuple[Any, Any]:
+def padded(rows: Sequence[list[int]], value: int, side: str) -> tuple[Any, Any]:
     """Rows of token ids as one int64 tensor [rows, longest] and its attention mask."""
     import torch
 

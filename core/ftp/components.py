@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -27,6 +27,7 @@ from ftp.types import (
     FinishedRun,
     Kind,
     LoadedModel,
+    LoadedTokenizer,
     ModelRequest,
     Score,
     TrainingJob,
@@ -105,18 +106,29 @@ class Formatter(Component):
     def format(self, row: Mapping[str, Any]) -> Example:
         """Return the row as an Example. Raise `ftp.RowError(column, what)` for a row that can't be used."""
 
+    def settle(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Formatter, str]:
+        """Look at the first rows of a source; return the formatter to use in place of this one, and why in words.
+
+        Only for formatters that choose by the data. Raise `ftp.DataError` when the rows don't decide it.
+        """
+        return self, ""
+
 
 class Curator(Component):
     """Chooses, drops or reorders rows before training."""
 
     handles: ClassVar[tuple[str, ...]] = ()
     """The roles of rows, beyond `domain`, that it decides on: a recipe with such rows needs a curator for them."""
+    splits: ClassVar[bool] = False
+    """Whether it carves the validation rows; the recipe then gives no `validation:`."""
+    guards_evals: ClassVar[bool] = False
+    """Whether a recipe that has eval sets and doesn't name it gets it all the same, as its first curator."""
 
     @abstractmethod
     def curate(self, corpus: Corpus, ledger: Ledger) -> Corpus:
-        """Return the corpus with rows taken out or reordered.
+        """Return the corpus with rows taken out, moved to validation, masked or reordered.
 
-        Every row taken out is told to the ledger: `ledger.drop(id, by=…, reason=…)`.
+        Every such row is told to the ledger: `ledger.drop`, `ledger.move`, `ledger.mask`.
         """
 
 
@@ -126,6 +138,13 @@ class Loader(Component):
     def describe(self) -> ModelRequest:
         """Say what would be loaded, reading configuration files only and no weights."""
         return ModelRequest(model=type(self).__name__)
+
+    def load_tokenizer(self) -> LoadedTokenizer | None:
+        """The tokenizer by itself, so that rows can be tokenised and counted before any weight is loaded.
+
+        None means that this loader can't; tokens are then counted only when the model is there.
+        """
+        return None
 
     @abstractmethod
     def load(self, request: ModelRequest) -> LoadedModel:
@@ -156,6 +175,17 @@ class Trainer(Component):
 
     takes: ClassVar[tuple[Kind, ...]] = ("conversation",)
     """The kinds of example it can train on; a recipe with others is refused."""
+
+    def tokenise(
+        self, corpus: Corpus, tokenizer: LoadedTokenizer, ledger: Ledger, progress: Callable[[int], None]
+    ) -> None:
+        """Tokenise the rows as training will, and tell the ledger of each.
+
+        Called before a model is loaded; raise `ftp.DataError` for rows that can't be trained on.
+
+        Args:
+            progress: called with the number of rows done since its last call.
+        """
 
     @abstractmethod
     def train(self, job: TrainingJob) -> TrainResult:

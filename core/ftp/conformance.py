@@ -336,7 +336,7 @@ def _check_curator(curator: Curator) -> None:
 
 def _corpus(directory: Path, roles: Sequence[str]) -> tuple[Corpus, Ledger]:
     """Twelve rows of each role, one of them twice and one also in the eval set; 3 rows to watch and 3 held out."""
-    from ftp.data import Examples, write_examples
+    from ftp.examples import Examples, write_examples
     from ftp.ledger import Ledger
     from ftp.types import Corpus, Example, Message
 
@@ -345,8 +345,7 @@ def _corpus(directory: Path, roles: Sequence[str]) -> tuple[Corpus, Ledger]:
     def part(name: str, role: str, numbers: Sequence[int]) -> list[Example]:
         examples = []
         for line, number in enumerate(numbers, 1):
-            id = f"{name}-{role}.jsonl:{line}"
-            ledger.add(id, f"{name}-{role}.jsonl", line, "eval:heldout" if name == "heldout" else name, role)
+            id = ledger.add(f"{name}-{role}.jsonl", line, "eval:heldout" if name == "heldout" else name, role)
             turns = (Message("user", f"Double {number}."), Message("assistant", f"{number} doubled is {2 * number}."))
             examples.append(Example(turns, id=id, source=f"{name}-{role}.jsonl", role=role))
         return examples

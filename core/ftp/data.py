@@ -1,23 +1,22 @@
-"""Sources to rows, rows to examples, examples to the corpus of a run.
-
-Examples live in Arrow files that are mapped into memory, so that memory does not grow with the rows.
-"""
+"""Sources to rows, rows to examples, examples to the corpus of a run."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from ftp.components import Curator, FilePath, Formatter, Options
-from ftp.errors import DataError, RowError
+from ftp.document import PLAIN_NAME
+from ftp.errors import DataError, RowError, did_you_mean
+from ftp.examples import BATCH, Examples, write_examples
 from ftp.ledger import Ledger
-from ftp.rows import BATCH, Row, files_of, rows_of
-from ftp.types import Corpus, Example, Message
+from ftp.rows import Row, files_of, rows_of
+from ftp.splitting import carve
+from ftp.types import Corpus, Example
 
 SHOWN_PROBLEMS = 20
 
@@ -33,10 +32,14 @@ class Source(Options):
     """Which split of the hub data set. Default: `train`."""
     revision: str | None = None
     """Which commit, tag or branch of the hub data set."""
+    name: Annotated[str, Field(pattern=PLAIN_NAME)] | None = None
+    """What curators call this source. Default: its path or hub id as the recipe gives it."""
     format: Formatter
     """How a row becomes an example."""
     role: Literal["domain", "replay"] = "domain"
     """`replay` is general data mixed in against forgetting."""
+    group: str | None = None
+    """Column whose equal values belong together, such as a patient or a document: never on both sides of a split."""
     on_bad_row: Literal["stop", "drop"] = "stop"
     """What to do with a row that can't be used: stop and name it, or drop it into the ledger."""
 
@@ -46,12 +49,13 @@ class Data(Options):
 
     train: list[Source] = Field(min_length=1)
     """Sources to train on."""
-    validation: float | Source = 0.1
-    """Rows to watch the loss on: a share carved out of the domain rows, or a source of its own."""
+    validation: float | Source | None = None
+    """Rows to watch the loss on: a share carved out of the domain rows before the curators, or a source of its own.
+    Default: 10%, unless a curator such as `split` carves them."""
     evals: dict[str, Source] = Field(default_factory=dict)
     """Named eval sets, never trained on."""
     curate: list[Curator] = Field(default_factory=list)
-    """Curators, in this order."""
+    """Curators, in this order. With eval sets, `decontaminate` is put first when it is not among them."""
 
 
 # --- examples -------------------------------------------------------------------------------------------------------
@@ -105,6 +109,13 @@ def _format(source: Source, row: Row) -> Example | str:
         return f"the formatter '{source.format.used_as}' failed on this row: {type(error).__name__}: {error}"
     if not isinstance(example, Example):
         return f"the formatter '{source.format.used_as}' returned {type(example).__name__}, not an Example"
+    if source.group is not None:
+        if source.group not in row.values:
+            return f"'{source.group}': missing column{did_you_mean(source.group, map(str, row.values))}"
+        group = row.values[source.group]
+        if isinstance(group, bool) or not isinstance(group, str | int):
+            return f"'{source.group}': a group is named by text or a whole number"
+        example = replace(example, group=str(group))
     if example.kind == "text":
         return example if example.text.strip() else "empty text"
     if example.messages[-1].role != "assistant":
@@ -112,109 +123,16 @@ def _format(source: Source, row: Row) -> Example | str:
     return example if example.reference.strip() else "empty answer"
 
 
-class Examples(Sequence[Example]):
-    """Examples in an Arrow table, decoded when asked for. `take` chooses and orders without copying the rows."""
-
-    def __init__(self, table: Any, indices: Sequence[int] | None = None) -> None:
-        self._table = table
-        self._indices: Sequence[int] = range(table.num_rows) if indices is None else indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> Examples: ...
-    def __getitem__(self, index: int | slice) -> Example | Examples:
-        if isinstance(index, slice):
-            return Examples(self._table, self._indices[index])
-        return _decode(self._table.slice(self._indices[index], 1).to_pylist()[0])
-
-    def __iter__(self) -> Iterator[Example]:
-        for start in range(0, len(self), BATCH):
-            part = self._indices[start : start + BATCH]
-            if isinstance(part, range) and part.step == 1:
-                table = self._table.slice(part.start, len(part))
-            else:
-                table = self._table.take(list(part))
-            yield from map(_decode, table.to_pylist())
-
-    def take(self, indices: Sequence[int]) -> Examples:
-        """The examples at these positions, in this order."""
-        return Examples(self._table, [self._indices[index] for index in indices])
-
-    def column(self, name: str) -> list[Any]:
-        """One field of every example, without decoding the rest: `id`, `source` or `role`."""
-        column = self._table.column(name)
-        part = self._indices
-        if isinstance(part, range) and part.step == 1:
-            return list(column.slice(part.start, len(part)).to_pylist())
-        return list(column.take(list(part)).to_pylist()) if len(part) else []
-
-
-def _decode(row: dict[str, Any]) -> Example:
-    messages = tuple(Message(m["role"], m["content"]) for m in row["messages"] or ())
-    return Example(messages, row["text"], row["id"], row["source"], row["role"])
-
-
-def _schema() -> Any:
-    import pyarrow as pa
-
-    text = pa.large_string()
-    message = pa.struct([("role", pa.string()), ("content", text)])
-    return pa.schema(
-        [
-            ("id", pa.string()),
-            ("source", pa.string()),
-            ("role", pa.string()),
-            ("text", text),
-            ("messages", pa.list_(message)),
-        ]
-    )
-
-
-def write_examples(file: Path, examples: Iterable[Example]) -> Examples:
-    """Write examples to an Arrow file, whole or not at all, and open it mapped into memory."""
-    import pyarrow as pa
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f"{file.name}.part")
-    schema = _schema()
-    with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        batch: list[dict[str, Any]] = []
-        for example in examples:
-            batch.append(
-                {
-                    "id": example.id,
-                    "source": example.source,
-                    "role": example.role,
-                    "text": example.text,
-                    "messages": [{"role": m.role, "content": m.content} for m in example.messages],
-                }
-            )
-            if len(batch) == BATCH:
-                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema))
-                batch = []
-        if batch:
-            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema))
-    aside.replace(file)
-    return read_examples(file)
-
-
-def read_examples(file: Path) -> Examples:
-    """Open an Arrow file of examples, mapped into memory."""
-    import pyarrow as pa
-
-    with pa.memory_map(str(file)) as source:
-        return Examples(pa.ipc.open_file(source).read_all())
-
-
 # --- the whole data stage -------------------------------------------------------------------------------------------
 
 
 def build_corpus(
-    data: Data, directory: Path, home: Path, seed: int, progress: Callable[[int], None] = lambda rows: None
+    data: Data,
+    directory: Path,
+    home: Path,
+    seed: int,
+    progress: Callable[[int], None] = lambda rows: None,
+    count_tokens: Callable[[Sequence[str]], list[int]] | None = None,
 ) -> tuple[Corpus, Ledger]:
     """Read every source, carve out validation, run the curators.
 
@@ -222,6 +140,7 @@ def build_corpus(
         directory: where the examples are written.
         home: the recipe's directory; the ids of rows name files relative to it.
         progress: called with the number of rows read since its last call.
+        count_tokens: handed to the curators; see `Corpus`.
 
     Raises:
         DataError: bad rows, each named by file and line, or nothing left to train on.
@@ -238,17 +157,16 @@ def build_corpus(
 
     def collect_one(source: Source, split: str) -> Iterator[Example]:
         number = 0
+        origin = source.name or shown(Path(source.path) if source.path else str(source.hub), home)
         for number, (place, line, found) in enumerate(examples_of(source), 1):
             if number % BATCH == 0:
                 progress(BATCH)
             name = shown(place, home)
-            id = f"{name}:{line}"
             if isinstance(found, Example):
-                ledger.add(id, name, line, split, source.role)
-                yield replace(found, id=id, source=name, role=source.role)
+                id = ledger.add(name, line, split, source.role)
+                yield replace(found, id=id, source=name, role=source.role, origin=origin)
             elif source.on_bad_row == "drop":
-                ledger.add(id, name, line, split, source.role)
-                ledger.drop(id, by=source.format.used_as, reason=found)
+                ledger.drop(ledger.add(name, line, split, source.role), by=source.format.used_as, reason=found)
             else:
                 problems.append(f"{shown(place, Path.cwd())}:{line}: {found}")
         progress(number % BATCH)
@@ -266,18 +184,27 @@ def build_corpus(
             raise DataError([f"data.evals.{name}: has no usable row"])
 
     if watched is None:
-        assert isinstance(data.validation, float)
-        rows, watched = _carve(rows, data.validation, seed, ledger)
-    corpus = Corpus(rows, watched, evals)
+        assert not isinstance(data.validation, Source)
+        rows, watched = carve(rows, data.validation or 0, seed, ledger)
+    corpus = Corpus(rows, watched, evals, count_tokens)
     for curator in data.curate:
         corpus = curator.curate(corpus, ledger)
-        silent = ledger.kept("train") - set(corpus.train.column("id"))
-        if silent:
-            what = f"took {len(silent)} rows out and told the ledger nothing, {min(silent)} among them"
-            raise DataError([f"{curator.used_as}: {what}"])
+        _check_told(curator, corpus, ledger)
     if not len(corpus.train):
         raise DataError(["data.train: no row is left to train on"])
     return corpus, ledger
+
+
+def _check_told(curator: Curator, corpus: Corpus, ledger: Ledger) -> None:
+    """After a curator, the rows of the corpus are the ones that the ledger says are kept."""
+    for split, examples in (("train", corpus.train), ("validation", corpus.validation)):
+        if len(examples) == ledger.count_kept(split):
+            continue
+        ids, kept = set(examples.column("id")), ledger.kept(split)
+        for rows, what in ((kept - ids, "took {} out of"), (ids - kept, "left {} that it told the ledger are out of")):
+            if rows:
+                told = f"{what.format(f'{len(rows)} rows')} {split} and told the ledger nothing, {min(rows)} among them"
+                raise DataError([f"{curator.used_as}: {told}"])
 
 
 def summary(problems: Sequence[str]) -> list[str]:
@@ -295,14 +222,3 @@ def shown(place: Path | str, home: Path) -> str:
     if isinstance(place, str):
         return place
     return str(place.relative_to(home)) if place.is_relative_to(home) else str(place)
-
-
-def _carve(rows: Examples, share: float, seed: int, ledger: Ledger) -> tuple[Examples, Examples]:
-    """Move a share of the domain rows, drawn with `seed`, into validation. At least one row goes and one stays."""
-    domain = [index for index, role in enumerate(rows.column("role")) if role == "domain"]
-    count = min(max(1, round(share * len(domain))), len(domain) - 1) if share and len(domain) > 1 else 0
-    chosen = set(random.Random(seed).sample(domain, count))
-    validation = rows.take(sorted(chosen))
-    for id in validation.column("id"):
-        ledger.move(id, "validation")
-    return rows.take([index for index in range(len(rows)) if index not in chosen]), validation

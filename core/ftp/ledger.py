@@ -1,7 +1,9 @@
-"""The ledger: what became of every row."""
+"""The ledger: what became of every row, and what was found on it."""
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left
 from pathlib import Path
 from typing import Any
 
@@ -9,79 +11,226 @@ from ftp.errors import DataError
 
 
 class Ledger:
-    """What became of every input row: kept, dropped or truncated, by whom and why, and how many tokens it has."""
+    """What became of every input row: kept, masked, truncated or dropped, by whom and why, and its tokens.
+
+    About 30 bytes a row: words that many rows share are kept once, and a row's id is its source and line.
+    """
 
     COLUMNS = ("id", "source", "line", "split", "role", "fate", "by", "reason", "tokens", "trained_tokens")
+    FINDINGS = ("id", "by", "what", "other", "score", "detail")
 
     def __init__(self) -> None:
-        self._rows: dict[str, list[Any]] = {}
+        self._words: dict[str, int] = {}
+        self._spelt: list[str] = []
+        self._fates: dict[tuple[str, str, str], int] = {}
+        self._rows: dict[str, array[int]] = {}
+        """For each source the row of its first line, then its lines in rising order."""
+        self._source, self._line = array("H"), array("q")
+        self._split, self._role, self._fate = array("H"), array("H"), array("I")
+        self._tokens, self._trained = array("i"), array("i")
+        self._findings: list[tuple[str, str, str, str, float | None, str]] = []
+        self._fate_code(("kept", "", ""))
 
-    def add(self, id: str, source: str, line: int, split: str, role: str) -> None:
-        """Enter a row. `split` is `train`, `validation` or `eval:NAME`."""
-        if id in self._rows:
-            raise DataError([f"{id}: this row is read twice; name each file once"])
-        self._rows[id] = [id, source, line, split, role, "kept", "", "", None, None]
+    def add(self, source: str, line: int, split: str, role: str) -> str:
+        """Enter a row and return its id. Rows of a source come one after the other, in rising order of line.
+
+        Args:
+            split: `train`, `validation` or `eval:NAME`.
+
+        Raises:
+            DataError: the row is there already.
+        """
+        lines = self._rows.get(source)
+        if lines is None:
+            lines = self._rows[source] = array("q", [len(self._line)])
+        elif line <= lines[-1] or lines[0] + len(lines) - 1 != len(self._line):
+            raise DataError([f"{source}:{line}: this row is read twice; name each file once"])
+        lines.append(line)
+        self._source.append(self._code(source))
+        self._line.append(line)
+        self._split.append(self._code(split))
+        self._role.append(self._code(role))
+        self._fate.append(0)
+        self._tokens.append(-1)
+        self._trained.append(-1)
+        return f"{source}:{line}"
+
+    def _code(self, word: str) -> int:
+        code = self._words.setdefault(word, len(self._spelt))
+        if code == len(self._spelt):
+            self._spelt.append(word)
+        return code
+
+    def _fate_code(self, fate: tuple[str, str, str]) -> int:
+        return self._fates.setdefault(fate, len(self._fates))
+
+    def _row(self, id: str) -> int:
+        source, _, line = id.rpartition(":")
+        lines = self._rows.get(source)
+        if lines is None or not line.isdigit():
+            raise KeyError(id)
+        at = bisect_left(lines, int(line), lo=1)
+        if at == len(lines) or lines[at] != int(line):
+            raise KeyError(id)
+        return lines[0] + at - 1
 
     def drop(self, id: str, by: str, reason: str) -> None:
         """Take a row out. `by` is the component's name, `reason` a few words that are the same for like rows."""
-        self._fate(id, "dropped", by, reason)
+        self._set(id, "dropped", by, reason)
 
     def truncate(self, id: str, by: str, reason: str) -> None:
         """Note that a row is used in part."""
-        self._fate(id, "truncated", by, reason)
+        self._set(id, "truncated", by, reason)
 
-    def _fate(self, id: str, fate: str, by: str, reason: str) -> None:
-        row = self._rows[id]
-        if row[5] == "dropped":
-            raise ValueError(f"{id} was dropped already, by {row[6]}: {row[7]}")
-        row[5:8] = [fate, by, reason]
+    def mask(self, id: str, by: str, reason: str) -> None:
+        """Note that a row is used with a part of its text replaced."""
+        self._set(id, "masked", by, reason)
+        self.find(id, by, "masked", detail=reason)
+
+    def _set(self, id: str, fate: str, by: str, reason: str) -> None:
+        row = self._row(id)
+        before = list(self._fates)[self._fate[row]]
+        if before[0] == "dropped":
+            raise ValueError(f"{id} was dropped already, by {before[1]}: {before[2]}")
+        self._fate[row] = self._fate_code((fate, by, reason))
+
+    def find(self, id: str, by: str, what: str, other: str = "", score: float | None = None, detail: str = "") -> None:
+        """Note what was found on a row; its fate stays.
+
+        Args:
+            what: one word or two, the same for like findings: `near duplicate`, `leak`.
+            other: the id of the other row it was found with.
+            score: how strong it is, 0 to 1.
+            detail: the evidence, for people.
+        """
+        self._findings.append((id, by, what, other, score, detail))
 
     def move(self, id: str, split: str) -> None:
         """Put a row into another split."""
-        self._rows[id][3] = split
+        self._split[self._row(id)] = self._code(split)
 
     def count_tokens(self, id: str, tokens: int, trained: int) -> None:
         """Note how many tokens a row has and how many of them carry loss."""
-        self._rows[id][8:10] = [tokens, trained]
+        row = self._row(id)
+        self._tokens[row], self._trained[row] = tokens, trained
 
     def kept(self, split: str) -> set[str]:
         """The ids of the rows of a split that were not dropped."""
-        return {row[0] for row in self._rows.values() if row[3] == split and row[5] != "dropped"}
+        dropped = self._dropped()
+        wanted = self._words.get(split, -1)
+        return {
+            f"{self._spelt[source]}:{line}"
+            for source, line, of, fate in zip(self._source, self._line, self._split, self._fate, strict=True)
+            if of == wanted and fate not in dropped
+        }
+
+    def count_kept(self, split: str) -> int:
+        """How many rows of a split were not dropped."""
+        dropped = self._dropped()
+        wanted = self._words.get(split, -1)
+        return sum(of == wanted and fate not in dropped for of, fate in zip(self._split, self._fate, strict=True))
+
+    def _dropped(self) -> set[int]:
+        return {code for fate, code in self._fates.items() if fate[0] == "dropped"}
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._line)
+
+    def row(self, id: str) -> dict[str, Any]:
+        """Everything about one row: a value for each of COLUMNS.
+
+        Raises:
+            KeyError: there is no such row.
+        """
+        at = self._row(id)
+        source, split, role = (self._spelt[codes[at]] for codes in (self._source, self._split, self._role))
+        counts = [count if count >= 0 else None for count in (self._tokens[at], self._trained[at])]
+        values = (id, source, self._line[at], split, role, *list(self._fates)[self._fate[at]], *counts)
+        return dict(zip(self.COLUMNS, values, strict=True))
+
+    def findings(self, id: str | None = None) -> list[dict[str, Any]]:
+        """What was found, in order; with `id` only what concerns that row, as the one or as the other."""
+        return [
+            dict(zip(self.FINDINGS, finding, strict=True))
+            for finding in self._findings
+            if id is None or id in (finding[0], finding[3])
+        ]
 
     def totals(self) -> list[dict[str, Any]]:
         """Rows and tokens by split, role, fate, component and reason. The rows add up to the rows read."""
-        groups: dict[tuple[str, ...], list[int]] = {}
-        for row in self._rows.values():
-            group = groups.setdefault(tuple(row[3:8]), [0, 0, 0])
+        groups: dict[tuple[int, int, int], list[int]] = {}
+        columns = (self._split, self._role, self._fate, self._tokens, self._trained)
+        for split, role, fate, tokens, trained in zip(*columns, strict=True):
+            group = groups.setdefault((split, role, fate), [0, 0, 0])
             group[0] += 1
-            group[1] += row[8] or 0
-            group[2] += row[9] or 0
+            if tokens >= 0:
+                group[1] += tokens
+                group[2] += trained
+        fates = list(self._fates)
         names = ("split", "role", "fate", "by", "reason")
+        rows = [
+            ((self._spelt[split], self._spelt[role], *fates[fate]), counts)
+            for (split, role, fate), counts in groups.items()
+        ]
         return [
             {**dict(zip(names, key, strict=True)), "rows": n, "tokens": tokens, "trained_tokens": trained}
-            for key, (n, tokens, trained) in sorted(groups.items())
+            for key, (n, tokens, trained) in sorted(rows)
         ]
 
+    def table(self) -> Any:
+        """The ledger as a `pyarrow.Table` of COLUMNS."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        def spelt(codes: array[int], words: list[str]) -> Any:
+            return pa.array(words, pa.string()).take(pa.array(codes, pa.int32()))
+
+        def counts(numbers: array[int]) -> Any:
+            column = pa.array(numbers, pa.int32())
+            return pc.if_else(pc.less(column, 0), pa.scalar(None, pa.int32()), column)
+
+        lines = pa.array(self._line, pa.int64())
+        source = spelt(self._source, self._spelt)
+        by_fate = [spelt(self._fate, [fate[part] for fate in self._fates]) for part in range(3)]
+        ids = pc.binary_join_element_wise(source, lines.cast(pa.string()), ":")
+        columns = [
+            *(ids, source, lines, spelt(self._split, self._spelt), spelt(self._role, self._spelt)),
+            *(*by_fate, counts(self._tokens), counts(self._trained)),
+        ]
+        return pa.table(columns, names=list(self.COLUMNS))
+
     def write(self, file: Path) -> None:
-        """Write the ledger as Parquet, whole or not at all."""
+        """Write the ledger as Parquet, whole or not at all, and the findings beside it as FILE-findings.parquet."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        columns = zip(*self._rows.values(), strict=True) if self._rows else ((),) * len(self.COLUMNS)
-        types = [pa.string(), pa.string(), pa.int64(), *[pa.string()] * 5, pa.int64(), pa.int64()]
-        arrays = [pa.array(list(column), type) for column, type in zip(columns, types, strict=True)]
-        aside = file.with_name(f"{file.name}.part")
-        pq.write_table(pa.table(arrays, names=list(self.COLUMNS)), aside)
-        aside.replace(file)
+        columns = list(zip(*self._findings, strict=True)) or [()] * len(self.FINDINGS)
+        types = [pa.string()] * 4 + [pa.float64(), pa.string()]
+        arrays = [pa.array(list(column), of) for column, of in zip(columns, types, strict=True)]
+        for place, table in (
+            (_findings_file(file), pa.table(arrays, names=list(self.FINDINGS))),
+            (file, self.table()),
+        ):
+            aside = place.with_name(f"{place.name}.part")
+            pq.write_table(table, aside)
+            aside.replace(place)
 
     @classmethod
     def read(cls, file: Path) -> Ledger:
         import pyarrow.parquet as pq
 
         ledger = cls()
-        for row in pq.read_table(file).to_pylist():
-            ledger._rows[row["id"]] = [row[name] for name in cls.COLUMNS]
+        for batch in pq.ParquetFile(file).iter_batches(100_000):
+            rows = zip(*(batch.column(name).to_pylist() for name in cls.COLUMNS[1:]), strict=True)
+            for at, (source, line, split, role, fate, by, reason, tokens, trained) in enumerate(rows, len(ledger)):
+                ledger.add(source, line, split, role)
+                ledger._fate[at] = ledger._fate_code((fate, by, reason))
+                if tokens is not None:
+                    ledger._tokens[at], ledger._trained[at] = tokens, trained
+        found = pq.read_table(_findings_file(file))
+        ledger._findings = list(zip(*(found.column(name).to_pylist() for name in cls.FINDINGS), strict=True))
         return ledger
+
+
+def _findings_file(file: Path) -> Path:
+    return file.with_name(f"{file.stem}-findings.parquet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +13,16 @@ import yaml
 
 from ftp import allocator, answers, data
 from ftp.components import Reporter
+from ftp.examples import read_examples, write_examples
 from ftp.fingerprints import equal_run, fingerprints, note_model
 from ftp.ledger import Ledger
 from ftp.plugins import Plugins
 from ftp.recipe import Recipe
-from ftp.rendering import encode, stop_ids
+from ftp.rendering import stop_ids
 from ftp.results import answers_file, finished, view_of
 from ftp.rundir import RunDirectory, digest
-from ftp.types import Answer, Corpus, Evaluation, FinishedRun, LoadedModel, TrainingJob
+from ftp.tokens import token_counter, tokenise
+from ftp.types import Answer, Corpus, Evaluation, FinishedRun, LoadedModel, LoadedTokenizer, TrainingJob
 
 
 class Progress:
@@ -84,6 +87,8 @@ class _Work:
         for evaluator in self.recipe.evaluate:
             for examples in corpus.evals.values():
                 evaluator.check(examples)
+        if not self.is_done("train"):
+            self.tokenise(corpus, ledger)
         if not self.is_done("tuned"):
             self.progress.stage("Loading the model")
             request = self.recipe.adapter.prepare(self.recipe.model.describe())
@@ -117,17 +122,26 @@ class _Work:
         evals = {name: place / f"eval-{name}.arrow" for name in self.recipe.data.evals}
         if not self.is_done("data"):
             advance = self.progress.stage("Reading rows")
-            corpus, ledger = data.build_corpus(self.recipe.data, place, home, self.recipe.seed, advance)
-            data.write_examples(train, corpus.train)
-            data.write_examples(validation, corpus.validation)
+            counter = token_counter(self.recipe.model)
+            corpus, ledger = data.build_corpus(self.recipe.data, place, home, self.recipe.seed, advance, counter)
+            write_examples(train, corpus.train)
+            write_examples(validation, corpus.validation)
             for name, examples in corpus.evals.items():
-                data.write_examples(evals[name], examples)
+                write_examples(evals[name], examples)
             ledger.write(place / "ledger.parquet")
             self.finish("data")
-        sets = {name: data.read_examples(path) for name, path in evals.items()}
-        corpus = Corpus(data.read_examples(train), data.read_examples(validation), sets)
+        sets = {name: read_examples(path) for name, path in evals.items()}
+        corpus = Corpus(read_examples(train), read_examples(validation), sets)
         # As it was before training: the trainer adds its own entries, once more when it has to begin again.
         return corpus, Ledger.read(place / "ledger.parquet")
+
+    def tokenise(self, corpus: Corpus, ledger: Ledger) -> None:
+        """Settle before any weight is loaded which rows can be trained on; training finds the tokens in the cache."""
+        tokenizer = self.recipe.model.load_tokenizer()
+        if tokenizer is not None:
+            advance = self.progress.stage("Tokenising", len(corpus.train) + len(corpus.validation))
+            # The trainer writes its own entries when it trains.
+            self.recipe.train.tokenise(corpus, tokenizer, copy.deepcopy(ledger), advance)
 
     def evidence(self, who: str, loaded: LoadedModel, corpus: Corpus) -> None:
         """What a model says to every eval set and how well it predicts the references, once, on disk."""
@@ -135,7 +149,8 @@ class _Work:
             return
         reads_answers = any(evaluator.reads_answers for evaluator in self.recipe.evaluate)
         for name, examples in corpus.evals.items():
-            rows = encode(loaded.tokenizer, examples, stop_ids(loaded.tokenizer, loaded.model))
+            stops = stop_ids(loaded.tokenizer, loaded.model.generation_config.eos_token_id)
+            rows = tokenise(LoadedTokenizer(loaded.tokenizer, stops), examples)
             advance = self.progress.stage(f"Loss of the {who} model on {name}", len(rows))
             losses = answers.token_losses(loaded, rows, advance)
             said: list[Answer] = []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
@@ -12,6 +13,7 @@ from pydantic import (
     BaseModel,
     Discriminator,
     Field,
+    PrivateAttr,
     Tag,
     ValidationError,
     WithJsonSchema,
@@ -24,19 +26,27 @@ from ftp.components import (
     KINDS,
     Adapter,
     Component,
+    Curator,
     Evaluator,
+    Formatter,
     Loader,
     Options,
     Reporter,
     Share,
     Trainer,
 )
-from ftp.data import Data, Source, shown
+from ftp.crosscheck import components_of, cross_check, kind_of
+from ftp.data import Data, Source
 from ftp.document import PLAIN_NAME, Path_, dotted, override, parse
 from ftp.errors import DataError, PluginError, RecipeError
 from ftp.explain import explain
 from ftp.plugins import Offer, Plugin, Plugins, missing_packages
-from ftp.rows import files_of
+from ftp.rows import files_of, rows_of
+
+VALIDATION = 0.1
+"""Share of the domain rows to watch the loss on, where a recipe says nothing of it."""
+LOOKED_AT = 200
+"""Rows of a source that a formatter which chooses by the data is shown."""
 
 
 class Recipe(Options):
@@ -61,13 +71,20 @@ class Recipe(Options):
     report: list[Reporter] = Field(default_factory=list)
     """Reporters. Default: every report that needs no options."""
 
+    _findings: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What formatters that choose by the data found, a sentence for each source."""
+        return self._findings
+
     def resolved(self) -> dict[str, Any]:
         """The recipe with every default written out, ready for YAML. Read again, it is the same recipe."""
-        unread = () if _reads_answers(self) else ("answers",)  # given though nothing reads it, it would be an error
+        unread = () if reads_answers(self) else ("answers",)  # given though nothing reads it, it would be an error
         return {name: _dump(getattr(self, name)) for name in type(self).model_fields if name not in unread}
 
 
-def _reads_answers(recipe: Recipe) -> bool:
+def reads_answers(recipe: Recipe) -> bool:
     return any(evaluator.reads_answers for evaluator in recipe.evaluate)
 
 
@@ -115,7 +132,8 @@ def recipe_model(plugins: Plugins) -> type[Recipe]:
             Annotated[
                 Annotated[Share, Tag("share")] | Annotated[source, Tag("source")],
                 Discriminator(lambda value: "source" if isinstance(value, dict) else "share"),
-            ],
+            ]
+            | None,
         ),
         evals=_like(Data, "evals", dict[Annotated[str, Field(pattern=PLAIN_NAME)], source]),
         curate=_like(Data, "curate", list[curator]),  # type: ignore[valid-type]
@@ -225,125 +243,76 @@ def read(file: Path, plugins: Plugins, settings: Sequence[str] = ()) -> Recipe:
         )
     except ValidationError as error:
         raise RecipeError(document.problems + list(explain(error, model, document, plugins))) from None
-    recipe: Recipe = _rebuild(Recipe)(checked)
-    problems = [f"{document.place(path)}: {dotted(path)}: {what}" for path, what in _cross_check(recipe, plugins)]
-    if document.problems or problems:
-        raise RecipeError(document.problems + problems)
+    recipe, problems = _with_formats(_rebuild(Recipe)(checked), plugins)
+    problems += cross_check(recipe, plugins)
+    recipe, more = _with_defaults(recipe, plugins)
+    found = [f"{document.place(path)}: {dotted(path)}: {what}" for path, what in problems + more]
+    if document.problems or found:
+        raise RecipeError(document.problems + found)
     return recipe
 
 
-def _cross_check(recipe: Recipe, plugins: Plugins) -> Iterator[tuple[Path_, str]]:
-    """What no single block can tell: pairs that don't fit, and keys that nothing would read."""
-    sources: list[tuple[Path_, Source]] = [(("data", "train", i), s) for i, s in enumerate(recipe.data.train)]
-    if isinstance(recipe.data.validation, Source):
-        sources.append((("data", "validation"), recipe.data.validation))
-    held_out: list[tuple[Path_, Source]] = [(("data", "evals", name), s) for name, s in recipe.data.evals.items()]
+def _with_formats(recipe: Recipe, plugins: Plugins) -> tuple[Recipe, list[tuple[Path_, str]]]:
+    """Have formatters that choose by the data look at the first rows, so that the recipe holds what they chose."""
+    names = {offer.component: name for name, offer in plugins.offers("formatters").items()}
+    problems: list[tuple[Path_, str]] = []
+    findings: list[str] = []
 
-    for path, source in sources + held_out:
-        if (source.path is None) == (source.hub is None):
-            yield path, "needs `path:` or `hub:`, one of them"
-        for key in ("split", "revision"):
-            if source.hub is None and getattr(source, key) is not None:
-                yield (*path, key), "is read for a `hub:` source only; take it out"
-    for path, source in sources:
-        if source.format.makes not in recipe.train.takes:
-            yield (
-                (*path, "format"),
-                f"'{source.format.used_as}' makes {source.format.makes} examples and the trainer "
-                f"'{recipe.train.used_as}' takes {', '.join(recipe.train.takes)}",
-            )
-    for path, source in held_out:
-        if source.role == "replay":
-            yield (*path, "role"), "an eval set has no role; take it out"
-        for index, evaluator in enumerate(recipe.evaluate):
-            if source.format.makes not in evaluator.takes:
-                yield (
-                    ("evaluate", index),
-                    f"'{evaluator.used_as}' takes {', '.join(evaluator.takes)} examples and {dotted(path)} holds "
-                    f"{source.format.makes}",
-                )
-    yield from _read_twice(sources, held_out)
+    def settled(path: Path_, source: Source) -> Source:
+        if type(source.format).settle is Formatter.settle:
+            return source
+        if source.path is None:
+            problems.append(((*path, "format"), "can't look at a hub data set before the run; name its format"))
+            return source
+        try:
+            rows = (row.values for file in files_of(source.path) for row in rows_of(file) if row.values is not None)
+            chosen, evidence = source.format.settle(list(islice(rows, LOOKED_AT)))
+        except DataError as error:
+            problems.append(((*path, "format"), str(error)))
+            return source
+        chosen._used_as = names[type(chosen)]
+        findings.append(f"{dotted(path)}: {evidence}")
+        return source.model_copy(update={"format": chosen})
 
-    if recipe.evaluate and not recipe.data.evals:
-        yield ("evaluate",), "there is nothing to evaluate on; name an eval set under data.evals"
-    if recipe.data.evals and not recipe.evaluate:
-        yield ("data", "evals"), "no evaluator reads these; add one under `evaluate:`"
-    if "answers" in recipe.model_fields_set and not _reads_answers(recipe):
-        yield ("answers",), "no evaluator of this recipe reads answers; take it out"
-    replay = [path for path, source in sources if source.role == "replay"]
-    mixers = [index for index, curator in enumerate(recipe.data.curate) if "replay" in curator.handles]
-    if replay and not mixers:
-        yield (
-            (*replay[0], "role"),
-            "nothing says how much replay to mix in; add `- {use: mix, replay: 5%}` to curate",
-        )
-    if mixers and not replay:
-        yield ("data", "curate", mixers[0]), "mixes replay rows and no source has `role: replay`"
-    if all(source.role == "replay" for _, source in sources[: len(recipe.data.train)]):
-        yield ("data", "train"), "has replay rows only; a run needs domain rows"
-
-    for path, component in components_of(recipe):
-        offer = plugins.offers(_kind_of(component))[component.used_as]
-        for missing in missing_packages(offer):
-            yield path, missing
-        for problem in component.problems():
-            option, colon, what = problem.partition(": ")
-            yield ((*path, option), what) if colon and option in type(component).model_fields else (path, problem)
+    data = recipe.data
+    validation = data.validation
+    if isinstance(validation, Source):
+        validation = settled(("data", "validation"), validation)
+    sources = {
+        "train": [settled(("data", "train", at), source) for at, source in enumerate(data.train)],
+        "validation": validation,
+        "evals": {name: settled(("data", "evals", name), source) for name, source in data.evals.items()},
+    }
+    if findings:
+        # Only then: a copy counts what it is given as set by the recipe.
+        recipe = recipe.model_copy(update={"data": data.model_copy(update=sources)})
+        recipe._findings = tuple(findings)
+    return recipe, problems
 
 
-def _read_twice(
-    sources: Sequence[tuple[Path_, Source]], held_out: Sequence[tuple[Path_, Source]]
-) -> Iterator[tuple[Path_, str]]:
-    """Each file, or split of a hub data set, is read once: rows that are watched or evaluated are never trained on."""
-    readers: dict[str, Path_] = {}
-    for path, source in [*sources, *held_out]:
-        shared: dict[Path_, list[str]] = {}
-        for place in _places_of(source):
-            other = readers.setdefault(place, path)
-            if other != path:
-                shared.setdefault(other, []).append(place)
-        for other, places in shared.items():
-            key = "path" if source.path else "hub"
-            leak = other[1] != path[1] and "train" in (other[1], path[1])
-            and_more = f" and {len(places) - 1} more" if len(places) > 1 else ""
-            first = shown(Path(places[0]), Path.cwd()) if source.path else places[0]
-            why = "a leak: these rows would be trained on" if leak else "read each file once"
-            yield (*path, key), f"{dotted(other)} reads {first}{and_more} too; {why}"
-
-
-def _places_of(source: Source) -> list[str]:
-    if source.hub is not None:
-        return [f"{source.hub}/{source.split or 'train'}"]
-    if source.path is None:
-        return []
-    try:
-        return [str(file.resolve()) for file in files_of(source.path)]
-    except (DataError, ValueError, OSError):  # nothing there: reading the rows will say so
-        return [source.path]
+def _with_defaults(recipe: Recipe, plugins: Plugins) -> tuple[Recipe, list[tuple[Path_, str]]]:
+    """Write out what depends on several blocks: the share for validation, and the curators that guard eval sets."""
+    data = recipe.data
+    update: dict[str, Any] = {}
+    if data.validation is None and not any(curator.splits for curator in data.curate):
+        update["validation"] = VALIDATION
+    guards: list[Curator] = []
+    problems: list[tuple[Path_, str]] = []
+    for name, offer in plugins.offers("curators").items():
+        guard = offer.component
+        assert issubclass(guard, Curator)
+        if guard.guards_evals and data.evals and not any(isinstance(curator, guard) for curator in data.curate):
+            problems += [(("data", "evals"), missing) for missing in missing_packages(offer)]
+            guards.append(guard())
+            guards[-1]._used_as = name
+    if guards:
+        update["curate"] = [*guards, *data.curate]
+    if not update:
+        return recipe, problems
+    return recipe.model_copy(update={"data": data.model_copy(update=update)}), problems
 
 
 def plugins_of(recipe: Recipe, plugins: Plugins) -> list[Plugin]:
     """The plugins whose components the recipe uses."""
-    used = {
-        plugins.offers(_kind_of(component))[component.used_as].plugin.name for _, component in components_of(recipe)
-    }
+    used = {plugins.offers(kind_of(component))[component.used_as].plugin.name for _, component in components_of(recipe)}
     return [plugin for plugin in plugins.plugins if plugin.name in used]
-
-
-def _kind_of(component: Component) -> str:
-    return next(kind for kind, base in KINDS.items() if isinstance(component, base))
-
-
-def components_of(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Component]]:
-    """Every component of a recipe with its path."""
-    if isinstance(value, Component):
-        yield path, value
-    if isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from components_of(getattr(value, name), (*path, name))
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from components_of(item, (*path, name))
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from components_of(item, (*path, index))

@@ -7,8 +7,9 @@ from typing import Any
 
 import yaml
 
-from ftp import answers, data
+from ftp import answers
 from ftp.errors import RunError
+from ftp.examples import read_examples
 from ftp.ledger import Ledger
 from ftp.rundir import RunDirectory
 from ftp.stats import Interval
@@ -26,10 +27,8 @@ def finished(directory: RunDirectory) -> FinishedRun:
         what = "the run is not finished" if (directory.path / "run.lock.json").is_file() else "not a run directory"
         raise RunError(f"{directory.path}: {what}")
     recipe = yaml.safe_load((directory.path / "resolved.yaml").read_text(encoding="utf-8"))
-    sets = {
-        name: data.read_examples(directory.path / "data" / f"eval-{name}.arrow") for name in recipe["data"]["evals"]
-    }
-    nothing = data.read_examples(directory.path / "data" / "validation.arrow")
+    sets = {name: read_examples(directory.path / "data" / f"eval-{name}.arrow") for name in recipe["data"]["evals"]}
+    nothing = read_examples(directory.path / "data" / "validation.arrow")
     corpus = Corpus(nothing, nothing, sets)
     return FinishedRun(
         directory=directory.path,

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from ftp.data import Examples
+    from ftp.examples import Examples
     from ftp.ledger import Ledger
     from ftp.stats import Interval
 
-Role = Literal["system", "user", "assistant"]
-Kind = Literal["conversation", "text"]
-"""What an example is: turns with an answer to learn, or running text."""
+Role = Literal["system", "user", "assistant", "tool"]
+Kind = Literal["conversation", "preference", "feedback", "text"]
+"""What an example is: turns with an answer to learn, the same with an answer that lost to it, the same with a verdict
+on the answer, or running text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +24,23 @@ class Message:
 
     role: Role
     content: str
+    train: bool = True
+    """Whether an assistant's turn carries loss; the last one always should."""
+    tool_calls: str = ""
+    """The assistant's calls as JSON text, `[{"type": "function", "function": {"name": …, "arguments": {…}}}]`."""
+    name: str = ""
+    """Of a tool's turn: which tool answered."""
+    tool_call_id: str = ""
+    """Of a tool's turn: the id of the call it answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
     """One row, as every later stage sees it.
 
-    A formatter fills `messages` (a conversation, which ends with the assistant's answer) or `text`. The other
-    fields say where the row came from and are filled by the data stage.
+    A formatter fills `messages` (a conversation, which ends with the assistant's answer) or `text`, and `rejected`,
+    `label`, `tools` where a row has them. The other fields say where the row came from and are filled by the data
+    stage.
     """
 
     messages: tuple[Message, ...] = ()
@@ -41,10 +51,22 @@ class Example:
     """The file or hub id."""
     role: str = "domain"
     """`domain`, or `replay` for general data mixed in against forgetting."""
+    rejected: tuple[Message, ...] = ()
+    """Preference: the turns that lost, in place of the last turn."""
+    label: bool | None = None
+    """Feedback: whether the last turn was a good answer."""
+    tools: str = ""
+    """JSON text of the list of tools that the assistant may call, as chat templates take it."""
+    origin: str = ""
+    """The name of the source in the recipe."""
+    group: str = ""
+    """Rows of one group are never on both sides of a split; empty: a group of its own."""
 
     @property
     def kind(self) -> Kind:
-        return "conversation" if self.messages else "text"
+        if not self.messages:
+            return "text"
+        return "preference" if self.rejected else "conversation" if self.label is None else "feedback"
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -64,6 +86,8 @@ class Corpus:
     train: Examples
     validation: Examples
     evals: Mapping[str, Examples]
+    count_tokens: Callable[[Sequence[str]], list[int]] | None = None
+    """Tokens in each text by the model's tokenizer, special ones not counted; None when the loader can't tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +116,18 @@ class ModelRequest:
     """The name of the method when the stored weights are quantised and stay so."""
     linear_modules: frozenset[str] | None = None
     """Last path parts of the linear layers, without the output head; None when the loader can't tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedTokenizer:
+    """How a model's text becomes tokens, known without its weights."""
+
+    tokenizer: Any
+    """A fast tokenizer whose `chat_template` is set and whose `pad_token_id` is not None."""
+    stops: tuple[int, ...]
+    """The tokens that end an answer, in rising order."""
+    notes: tuple[str, ...] = ()
+    """What the user should know: a default template, say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ftp import data
 from ftp.errors import DataError
+from ftp.examples import read_examples, write_examples
 from ftp.ledger import Ledger
 from ftp.rows import files_of, rows_of
 from ftp.types import Example, Message
@@ -127,7 +128,7 @@ def conversation(index):
 def examples(tmp_path_factory):
     """More than two batches of them."""
     file = tmp_path_factory.mktemp("examples") / "e.arrow"
-    return data.write_examples(file, map(conversation, range(2500)))
+    return write_examples(file, map(conversation, range(2500)))
 
 
 def test_examples_are_a_sequence(examples):
@@ -165,16 +166,16 @@ def test_a_shuffle_reads_every_example_once(examples):
 
 
 def test_no_examples(tmp_path):
-    nothing = data.write_examples(tmp_path / "e.arrow", [])
+    nothing = write_examples(tmp_path / "e.arrow", [])
     assert len(nothing) == 0
     assert list(nothing) == []
     assert nothing.column("id") == []
 
 
 def test_examples_stay_on_disk(tmp_path):
-    data.write_examples(tmp_path / "e.arrow", (Example(text="x" * 10_000, id=str(i)) for i in range(2000)))
+    write_examples(tmp_path / "e.arrow", (Example(text="x" * 10_000, id=str(i)) for i in range(2000)))
     before = pa.total_allocated_bytes()
-    examples = data.read_examples(tmp_path / "e.arrow")
+    examples = read_examples(tmp_path / "e.arrow")
     assert pa.total_allocated_bytes() - before < 100_000  # of 20 million
     assert examples[1999].text == "x" * 10_000
 
@@ -185,7 +186,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        data.write_examples(tmp_path / "e.arrow", breaks_off())
+        write_examples(tmp_path / "e.arrow", breaks_off())
     assert not (tmp_path / "e.arrow").exists()
 
 
@@ -200,7 +201,7 @@ def test_any_text_survives_json_lines_and_arrow(tmp_path, texts, ascii):
     source = data.Source(path=str(tmp_path / "a.jsonl"), format=Text())
     found = [example for _, _, example in data.examples_of(source)]
     assert [example.text for example in found] == texts
-    assert [example.text for example in data.write_examples(tmp_path / "a.arrow", found)] == texts
+    assert [example.text for example in write_examples(tmp_path / "a.arrow", found)] == texts
 
 
 # --- the ledger ----------------------------------------------------------------------------------------------------
@@ -209,7 +210,7 @@ def test_any_text_survives_json_lines_and_arrow(tmp_path, texts, ascii):
 def test_the_ledger_adds_up_and_reads_back(tmp_path):
     ledger = Ledger()
     for line in range(1, 7):
-        ledger.add(f"a:{line}", "a", line, "train", "domain")
+        ledger.add("a", line, "train", "domain")
     ledger.drop("a:1", by="dedupe", reason="same as another row")
     ledger.drop("a:2", by="dedupe", reason="same as another row")
     ledger.truncate("a:3", by="sft", reason="cut to 8 tokens")
@@ -243,9 +244,9 @@ def test_an_empty_ledger_reads_back(tmp_path):
 
 def test_a_row_is_entered_once_and_dropped_once():
     ledger = Ledger()
-    ledger.add("a:1", "a", 1, "train", "domain")
+    ledger.add("a", 1, "train", "domain")
     with pytest.raises(DataError, match="a:1: this row is read twice; name each file once"):
-        ledger.add("a:1", "a", 1, "eval:held", "domain")
+        ledger.add("a", 1, "eval:held", "domain")
     ledger.drop("a:1", by="dedupe", reason="twin")
     with pytest.raises(ValueError, match="a:1 was dropped already, by dedupe: twin"):
         ledger.truncate("a:1", by="sft", reason="long")

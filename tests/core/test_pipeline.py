@@ -12,7 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from ftp import answers, data
+from ftp import answers
 from ftp.cli import cli
 from ftp.errors import FtpError
 from ftp.types import LoadedModel
@@ -91,13 +91,15 @@ def test_a_run_leaves_everything_that_tells_its_story(recipe, tmp_path, adapter)
 def test_the_base_that_answered_is_the_model_with_the_adapter_off(recipe, ftp_tiny_model, tmp_path):
     import peft
 
+    from ftp.examples import read_examples
+
     ftp("run", recipe(train={"learning_rate": 1e-2, "epochs": 3}), "--runs", tmp_path / "runs")
     run = only_run(tmp_path / "runs")
     loader = HuggingFace(id=str(ftp_tiny_model), device="cpu")
     loaded = loader.load(loader.describe())
     model = peft.PeftModel.from_pretrained(loaded.model, run / "model")
     tuned = LoadedModel(model, loaded.tokenizer, "tuned", "", loaded.request)
-    examples = data.read_examples(run / "data" / "eval-heldout.arrow")
+    examples = read_examples(run / "data" / "eval-heldout.arrow")
     options = answers.AnswerOptions(max_new_tokens=8)
     assert answers.generate(tuned, examples, options) == answers.load(run / "answers" / "tuned-heldout.parquet")[0]
     with model.disable_adapter():
@@ -315,7 +317,7 @@ def ftp_curators() -> dict[str, type[ftp.Curator]]:
 """
     )
     result = ftp("run", recipe(data={"curate": [{"use": "half"}]}), "-p", plugin, "--runs", tmp_path / "runs")
-    assert "half: took 5 rows out and told the ledger nothing, train.jsonl:" in str(result.exception)
+    assert "half: took 5 rows out of train and told the ledger nothing, train.jsonl:" in str(result.exception)
 
 
 def test_an_eval_set_that_cant_be_scored_is_refused_before_the_model_is_loaded(recipe, tmp_path):

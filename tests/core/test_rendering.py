@@ -135,12 +135,9 @@ def test_a_template_whose_prompt_is_no_prefix_is_refused(tokenizer):
 
 
 def test_stop_ids_join_tokenizer_and_generation_config(tokenizer):
-    class Model:
-        class generation_config:  # noqa: N801
-            eos_token_id = (7, 8)
-
-    Model.generation_config.eos_token_id = [7, tokenizer.eos_token_id]
-    assert stop_ids(tokenizer, Model) == sorted({7, tokenizer.eos_token_id})
+    assert stop_ids(tokenizer, [7, tokenizer.eos_token_id]) == tuple(sorted({7, tokenizer.eos_token_id}))
+    assert stop_ids(tokenizer, 7) == tuple(sorted({7, tokenizer.eos_token_id}))
+    assert stop_ids(tokenizer, None) == (tokenizer.eos_token_id,)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

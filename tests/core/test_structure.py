@@ -7,8 +7,9 @@ import ftp
 
 CORE = Path(ftp.__file__).parent
 ORDER = [
-    *("errors", "stats", "allocator", "types", "rundir", "ledger", "rows", "components", "hookspecs", "rendering"),
-    *("data", "answers", "plugins", "document", "explain", "recipe", "conformance", "testing"),
+    *("errors", "stats", "allocator", "types", "rundir", "ledger", "rows", "document"),
+    *("components", "hookspecs", "examples", "splitting", "rendering", "tokens"),
+    *("data", "answers", "plugins", "explain", "crosscheck", "recipe", "conformance", "testing"),
     *("fingerprints", "results", "pipeline", "cli"),
 ]
 

@@ -519,7 +519,7 @@ class Bad(ftp.Formatter):
 class Bad(ftp.Formatter):
     """Bad."""
 ''',
-    "makes is 'chat'; it has to be one of conversation, text": '''
+    "makes is 'chat'; it has to be one of conversation, preference, feedback, text": '''
 class Bad(ftp.Formatter):
     """Bad."""
     makes = "chat"

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ftp import data
 from ftp.errors import DataError
+from ftp.examples import write_examples
 from ftp.ledger import Ledger
 from ftp.types import Corpus, Example
 from ftp_plugins.curators.mix import Mix, draws, largest_share
@@ -23,9 +23,9 @@ def mix(tmp_path):
         examples = [Example(text="x", id=f"f:{n}", source="f", role=role) for n, role in enumerate(roles)]
         ledger = Ledger()
         for n, example in enumerate(examples):
-            ledger.add(example.id, "f", n, "train", example.role)
-        train = data.write_examples(tmp_path / "train.arrow", examples)
-        nothing = data.write_examples(tmp_path / "nothing.arrow", [])
+            ledger.add("f", n, "train", example.role)
+        train = write_examples(tmp_path / "train.arrow", examples)
+        nothing = write_examples(tmp_path / "nothing.arrow", [])
         mixed = curator.curate(Corpus(train, nothing, {}), ledger)
         return [(example.id, example.role) for example in mixed.train], ledger.totals()
 

@@ -75,6 +75,9 @@ class Gguf(ftp.Loader):
         found = weights.describe(str(self._dequantized()))
         return ftp.ModelRequest(self.file, self.dtype, None, None, found.linear_modules)
 
+    def load_tokenizer(self) -> ftp.LoadedTokenizer:
+        return weights.load_tokenizer(str(self._dequantized()), self.chat_template)
+
     def load(self, request: ftp.ModelRequest) -> ftp.LoadedModel:
         path = self.path()
         return weights.load(

@@ -53,6 +53,9 @@ class HuggingFace(ftp.Loader):
         found = weights.describe(self.id, self.revision, self.trust_remote_code)
         return ftp.ModelRequest(self.id, self.dtype, None, found.already_quantized, found.linear_modules)
 
+    def load_tokenizer(self) -> ftp.LoadedTokenizer:
+        return weights.load_tokenizer(self.id, self.chat_template, self.revision, self.trust_remote_code)
+
     def load(self, request: ftp.ModelRequest) -> ftp.LoadedModel:
         directory = Path(self.id)
         return weights.load(

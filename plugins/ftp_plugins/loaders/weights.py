@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ValidationInfo
 
 import ftp
-from ftp.rendering import DEFAULT_CHAT_TEMPLATE
+from ftp.rendering import DEFAULT_CHAT_TEMPLATE, stop_ids
 from ftp.rundir import file_digest
 
 
@@ -110,7 +110,9 @@ def load(
             # on the packed layout has no backward, and training after that would get no gradient through it.
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 module.support_avx512bf16_for_cpu = False
-    notes += finish_tokenizer(tokenizer, model, chat_template)
+    notes += finish_tokenizer(tokenizer, chat_template)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
     # Sampling settings that a chat model ships with would only warn: answers are greedy.
     for sampling in ("temperature", "top_p", "top_k", "min_p", "typical_p"):
         setattr(model.generation_config, sampling, None)
@@ -126,7 +128,26 @@ def load(
     )
 
 
-def finish_tokenizer(tokenizer: Any, model: Any, chat_template: str | None) -> list[str]:
+def load_tokenizer(
+    where: str, chat_template: str | None, revision: str | None = None, trust_remote_code: bool = False
+) -> ftp.LoadedTokenizer:
+    """The tokenizer and the tokens that end an answer, from the configuration files alone."""
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+        try:
+            generation = GenerationConfig.from_pretrained(where, revision=revision)
+        except OSError:  # as a model does that comes without one
+            generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(where, **options))
+    except Exception as error:  # the libraries raise many kinds; the user needs the model and the reason
+        raise ftp.ModelError(f"{where}: the tokenizer can't be loaded: {first_line(error)}") from None
+    notes = finish_tokenizer(tokenizer, chat_template)
+    return ftp.LoadedTokenizer(tokenizer, stop_ids(tokenizer, generation.eos_token_id), tuple(notes))
+
+
+def finish_tokenizer(tokenizer: Any, chat_template: str | None) -> list[str]:
     """See to a chat template, an end of sequence and a pad token; say what had to be chosen."""
     notes = []
     if not tokenizer.is_fast:
@@ -143,8 +164,6 @@ def finish_tokenizer(tokenizer: Any, model: Any, chat_template: str | None) -> l
     if tokenizer.pad_token_id is None:
         # Labels are masked by position, never by token, so a pad token that is also EOS hides no EOS.
         tokenizer.pad_token = tokenizer.eos_token
-    model.config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
     return notes
 
 

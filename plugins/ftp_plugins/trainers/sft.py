@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 import ftp
-from ftp.answers import token_losses
-from ftp.rendering import Tokens, encode, stop_ids
+from ftp.answers import padded, token_losses
+from ftp.examples import Examples
+from ftp.rendering import Tokens, stop_ids
+from ftp.tokens import TokenRows, tokenise
 from ftp.types import Kind
-
-ENCODE_BATCH = 500
 
 
 class SFT(ftp.Trainer):
@@ -51,6 +52,12 @@ class SFT(ftp.Trainer):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
+    def tokenise(
+        self, corpus: ftp.Corpus, tokenizer: ftp.LoadedTokenizer, ledger: ftp.Ledger, progress: Callable[[int], None]
+    ) -> None:
+        for examples in (corpus.train, corpus.validation):
+            self._rows(examples, tokenizer, ledger, progress)
+
     def train(self, job: ftp.TrainingJob) -> ftp.TrainResult:
         import torch
         import trl
@@ -58,9 +65,9 @@ class SFT(ftp.Trainer):
         from transformers import PrinterCallback
 
         model, tokenizer = job.model.model, job.model.tokenizer
-        stops = stop_ids(tokenizer, model)
-        rows = self._encode(job, job.corpus.train, stops)
-        watched = self._encode(job, job.corpus.validation, stops)
+        loaded = ftp.LoadedTokenizer(tokenizer, stop_ids(tokenizer, model.generation_config.eos_token_id))
+        rows = self._rows(job.corpus.train, loaded, job.ledger)
+        watched = self._rows(job.corpus.validation, loaded, job.ledger)
         if not rows:
             raise ftp.DataError(["train: no row is left to train on; the ledger says why"])
 
@@ -87,6 +94,7 @@ class SFT(ftp.Trainer):
             use_cpu=on_cpu,
             max_length=None,  # lengths were settled above, row by row
             dataset_kwargs={"skip_prepare_dataset": True},
+            remove_unused_columns=False,
             train_sampling_strategy="group_by_length",
             eval_strategy="steps" if watched else "no",
             eval_on_start=bool(watched),
@@ -109,21 +117,20 @@ class SFT(ftp.Trainer):
         trainer = _trainer_class()(
             model=model,
             args=args,
-            train_dataset=Dataset.from_list([{"input_ids": r.input_ids, "labels": r.labels} for r in rows]),
-            eval_dataset=Dataset.from_list([{"input_ids": r.input_ids, "labels": r.labels} for r in watched[:1]])
-            if watched
-            else None,
+            train_dataset=Dataset(rows.table.append_column("length", [rows.lengths()])),
+            eval_dataset=Dataset(watched[:1].table) if watched else None,
+            data_collator=functools.partial(_batch, pad=tokenizer.pad_token_id),
             processing_class=tokenizer,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.watch(job, watched)
-        trained = sum(sum(row.trained) for row in rows)
+        trained = int(rows.trained_counts().sum())
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         job.emit(
             "plan",
             steps=steps,
             rows=len(rows),
-            tokens_per_epoch=sum(len(row.input_ids) for row in rows),
+            tokens_per_epoch=int(rows.lengths().sum()),
             trained_tokens_per_epoch=trained,
             trainable_parameters=trainable,
             total_parameters=model.num_parameters(),
@@ -155,30 +162,35 @@ class SFT(ftp.Trainer):
             total_parameters=model.num_parameters(),
         )
 
-    def _encode(self, job: ftp.TrainingJob, examples: Sequence[ftp.Example], stops: Sequence[int]) -> list[Tokens]:
+    def _rows(
+        self,
+        examples: Examples,
+        tokenizer: ftp.LoadedTokenizer,
+        ledger: ftp.Ledger,
+        progress: Callable[[int], None] = lambda rows: None,
+    ) -> TokenRows:
         """Tokenise; settle overlong rows and rows without a trained token; tell the ledger."""
-        tokenizer, name = job.model.tokenizer, self.used_as
-        rows: list[Tokens] = []
+        name = self.used_as
+        tokens = tokenise(tokenizer, examples, self.loss_on, progress)
+        lengths = tokens.lengths()
+        cut = tokens.cut(self.max_length) if self.overlong == "truncate" else tokens
+        # A loss is taken on predicting a token from those before it, so the first one never counts.
+        learns = cut.trained_counts(skip=1) > 0
+        kept: list[int] = []
         overlong: list[str] = []
-        for start in range(0, len(examples), ENCODE_BATCH):
-            batch = list(examples[start : start + ENCODE_BATCH])
-            for example, row in zip(batch, encode(tokenizer, batch, stops, self.loss_on), strict=True):
-                length = len(row.input_ids)
-                if length > self.max_length:
-                    if self.overlong == "error":
-                        overlong.append(f"{example.id}: {length} tokens, max_length is {self.max_length}")
-                        continue
-                    if self.overlong == "drop":
-                        job.ledger.drop(example.id, by=name, reason=f"longer than {self.max_length} tokens")
-                        continue
-                    row = Tokens(row.input_ids[: self.max_length], row.trained[: self.max_length])
-                    if any(row.trained[1:]):
-                        job.ledger.truncate(example.id, by=name, reason=f"cut to {self.max_length} tokens")
-                if not any(row.trained[1:]):
-                    job.ledger.drop(example.id, by=name, reason="no trained token")
-                    continue
-                job.ledger.count_tokens(example.id, len(row.input_ids), sum(row.trained))
-                rows.append(row)
+        counts = zip(examples.column("id"), lengths, cut.lengths(), cut.trained_counts(), learns, strict=True)
+        for at, (id, whole, length, trained, learnt) in enumerate(counts):
+            if length > self.max_length and self.overlong == "error":
+                overlong.append(f"{id}: {length} tokens, max_length is {self.max_length}")
+            elif length > self.max_length:
+                ledger.drop(id, by=name, reason=f"longer than {self.max_length} tokens")
+            elif not learnt:
+                ledger.drop(id, by=name, reason="no trained token")
+            else:
+                if length < whole:
+                    ledger.truncate(id, by=name, reason=f"cut to {self.max_length} tokens")
+                ledger.count_tokens(id, int(length), int(trained))
+                kept.append(at)
         if overlong:
             more = len(overlong) - 10
             raise ftp.DataError(
@@ -188,7 +200,14 @@ class SFT(ftp.Trainer):
                     "Raise train.max_length, or say train.overlong: drop or truncate.",
                 ]
             )
-        return rows
+        return cut if len(kept) == len(cut) else cut.take(kept)
+
+
+def _batch(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
+    """Rows of like length as one batch: int64 tensors [rows, longest], padded on the right."""
+    ids, mask = padded([row["input_ids"] for row in rows], pad, side="right")
+    labels, _ = padded([Tokens(row["input_ids"], row["trained"]).labels for row in rows], -100, side="right")
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
 def _multiplies_bfloat16(device: str) -> bool:
@@ -202,7 +221,7 @@ def _trainer_class() -> Any:
     import trl
 
     class Trainer(trl.SFTTrainer):  # type: ignore[misc]
-        def watch(self, job: ftp.TrainingJob, watched: Sequence[Tokens]) -> None:
+        def watch(self, job: ftp.TrainingJob, watched: TokenRows) -> None:
             self.job, self.watched = job, watched
             self.first_loss = math.inf
 
