@@ -157,11 +157,12 @@ def build_corpus(
 
     def collect_one(source: Source, split: str) -> Iterator[Example]:
         number = 0
+        names: dict[Path | str, str] = {}
         origin = source.name or shown(Path(source.path) if source.path else str(source.hub), home)
         for number, (place, line, found) in enumerate(examples_of(source), 1):
             if number % BATCH == 0:
                 progress(BATCH)
-            name = shown(place, home)
+            name = names.get(place) or names.setdefault(place, shown(place, home))
             if isinstance(found, Example):
                 id = ledger.add(name, line, split, source.role)
                 yield replace(found, id=id, source=name, role=source.role, origin=origin)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ftp.bytelevel import answer_tokens
 from ftp.errors import ModelError
 from ftp.types import Example, Message
 
@@ -176,9 +177,13 @@ def encode(tokenizer: Any, examples: Sequence[Example], stops: Sequence[int], lo
 
 
 def encode_texts(
-    tokenizer: Any, texts: Sequence[Rendered], stops: Sequence[int]
+    tokenizer: Any, texts: Sequence[Rendered], stops: Sequence[int], sizes: Any = None
 ) -> list[tuple[list[int], list[tuple[int, int]]]]:
-    """Tokenise rendered examples: for each the token ids, and the ranges of tokens that carry loss."""
+    """Tokenise rendered examples: for each the token ids, and the ranges of tokens that carry loss.
+
+    Args:
+        sizes: from `bytelevel.token_bytes`; with it the answers are found without the tokenizer's offsets.
+    """
     backend = tokenizer.backend_tokenizer
     # A tokenizer file may come with these switched on, and rows would be cut or padded in silence.
     backend.no_truncation()
@@ -187,21 +192,40 @@ def encode_texts(
     # A chat template writes the special tokens itself; the tokenizer would add a second BOS.
     for is_chat in (True, False):
         rows = [row for row, text in enumerate(texts) if text.is_chat is is_chat]
-        if rows:
-            batch = backend.encode_batch([texts[row].text for row in rows], add_special_tokens=not is_chat)
-            for row, encoding in zip(rows, batch, strict=True):
-                encoded[row] = _spans(encoding, texts[row], stops, tokenizer.eos_token_id)
+        found: list[Any] = [None] * len(rows)
+        if is_chat and sizes is not None:
+            for at, encoding in enumerate(backend.encode_batch_fast([texts[row].text for row in rows], False)):
+                ids = encoding.ids
+                ranges = answer_tokens(ids, texts[rows[at]].text, texts[rows[at]].answers, sizes)
+                if ranges is not None:
+                    found[at] = ids, ranges
+        slow = [at for at in range(len(rows)) if found[at] is None]
+        if slow:
+            batch = backend.encode_batch([texts[rows[at]].text for at in slow], add_special_tokens=not is_chat)
+            for at, encoding in zip(slow, batch, strict=True):
+                found[at] = encoding.ids, _answer_tokens(encoding, texts[rows[at]])
+        for row, (ids, ranges) in zip(rows, found, strict=True):
+            encoded[row] = _spans(ids, ranges, texts[row], stops, tokenizer.eos_token_id)
     return encoded
 
 
-def _spans(encoding: Any, row: Rendered, stops: Sequence[int], eos: int) -> tuple[list[int], list[tuple[int, int]]]:
-    ids: list[int] = encoding.ids
-    spans: list[tuple[int, int]] = []
-    ended = False
+def _answer_tokens(encoding: Any, row: Rendered) -> list[tuple[int, int]]:
+    """The ranges of tokens that touch the answers, by the tokenizer's offsets."""
+    ranges = []
     for start, end in row.answers:
         first, after = _first_token(encoding, start, len(row.text)), _first_token(encoding, end, len(row.text))
-        while after < len(ids) and encoding.token_to_chars(after) and encoding.token_to_chars(after)[0] < end:
+        while after < len(encoding) and encoding.token_to_chars(after) and encoding.token_to_chars(after)[0] < end:
             after += 1  # a token that reaches over the end of the answer belongs to it
+        ranges.append((first, after))
+    return ranges
+
+
+def _spans(
+    ids: list[int], ranges: Sequence[tuple[int, int]], row: Rendered, stops: Sequence[int], eos: int
+) -> tuple[list[int], list[tuple[int, int]]]:
+    spans: list[tuple[int, int]] = []
+    ended = False
+    for first, after in ranges:
         # A turn ends with its last stop token; the line break that a template puts behind it is no part of the answer.
         stop = next((at for at in range(after - 1, first - 1, -1) if ids[at] in stops), None) if row.is_chat else None
         spans.append((first, after if stop is None else stop + 1))

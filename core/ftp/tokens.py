@@ -6,11 +6,13 @@ import functools
 import hashlib
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, overload
 
+from ftp.bytelevel import token_bytes
 from ftp.components import Loader
 from ftp.examples import Examples, decode
 from ftp.rendering import Tokens, encode_texts, rendered
@@ -121,23 +123,24 @@ def tokenise(
 
 
 def _batches(loaded: LoadedTokenizer, examples: Examples, loss_on: str) -> Iterator[Any]:
-    with ThreadPoolExecutor(1) as encoder:
-        waiting = None
+    sizes = token_bytes(loaded.tokenizer)
+    with ThreadPoolExecutor(2) as encoder:
+        waiting: deque[Future[Any]] = deque()
         for table in examples.batches(("id", *CONTENT)):
             texts = rendered(loaded.tokenizer, decode(table), loss_on)
-            job = encoder.submit(_encoded, loaded, texts)  # leaves Python while the next batch is rendered
-            if waiting is not None:
-                yield waiting.result()
-            waiting = job
-        if waiting is not None:
-            yield waiting.result()
+            # Encoding leaves Python to the next batches: one is rendered while two are encoded.
+            waiting.append(encoder.submit(_encoded, loaded, texts, sizes))
+            if len(waiting) > 2:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
-def _encoded(loaded: LoadedTokenizer, texts: Sequence[Any]) -> Any:
+def _encoded(loaded: LoadedTokenizer, texts: Sequence[Any], sizes: Any) -> Any:
     import numpy as np
     import pyarrow as pa
 
-    rows = encode_texts(loaded.tokenizer, texts, loaded.stops)
+    rows = encode_texts(loaded.tokenizer, texts, loaded.stops, sizes)
     offsets = np.zeros(len(rows) + 1, np.int32)
     np.cumsum([len(ids) for ids, _ in rows], out=offsets[1:])
     flat = np.empty(offsets[-1], np.int32)
