@@ -326,7 +326,7 @@ def _check_curator(curator: Curator) -> None:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
             before, ledger = _corpus(Path(directory), curator.handles)
             after = _attempt(cls, curator.curate, before, ledger)
-            fault = _curated_wrongly(before, after) or _ledger_fault(before, after, ledger, Path(directory))
+            fault = _curated_wrongly(before, after, ledger) or _ledger_fault(before, after, ledger, Path(directory))
             if fault:
                 _fail(cls, f"curate {fault}.")
             orders.append([example.id for example in after.train])
@@ -361,22 +361,26 @@ def _corpus(directory: Path, roles: Sequence[str]) -> tuple[Corpus, Ledger]:
     return Corpus(written("train", train), watched, {"heldout": heldout}), ledger
 
 
-def _curated_wrongly(before: Corpus, after: Any) -> str | None:
+def _curated_wrongly(before: Corpus, after: Any, ledger: Ledger) -> str | None:
     from ftp.types import Corpus
 
     if not isinstance(after, Corpus):
         return f"returned {type(after).__name__}, not an ftp.Corpus"
     if {name: list(rows) for name, rows in after.evals.items()} != {n: list(rows) for n, rows in before.evals.items()}:
         return "changed the eval sets; they are what the result is measured on"
+    known = {"train": {example.id: example for example in before.train}, "validation": {}}
+    known["validation"] = {example.id: example for example in before.validation}
+    for id, example in known["train"].items():
+        if ledger.row(id)["split"] == "validation":
+            known["validation"][id] = example
     for name in ("train", "validation"):
-        known = {example.id: example for example in getattr(before, name)}
         rows = list(getattr(after, name))
         if len({row.id for row in rows}) < len(rows):
             return f"put a row into {name} twice"
-        if any(row.id not in known for row in rows):
+        if any(row.id not in known[name] for row in rows):
             return f"put a row into {name} that was not there"
-        if any(row != known[row.id] for row in rows):
-            return f"changed a row of {name}; a curator chooses, drops or reorders"
+        if any(row != known[name][row.id] and ledger.row(row.id)["fate"] != "masked" for row in rows):
+            return f"changed a row of {name} and didn't tell the ledger: ledger.mask(id, by=…, reason=…)"
     return None
 
 
@@ -385,14 +389,16 @@ def _ledger_fault(before: Corpus, after: Corpus, ledger: Ledger, directory: Path
 
     ledger.write(directory / "ledger.parquet")
     entries = {entry["id"]: entry for entry in pyarrow.parquet.read_table(directory / "ledger.parquet").to_pylist()}
-    for name in ("train", "validation"):
-        kept = {example.id for example in getattr(after, name)}
+    kept = {name: {example.id for example in getattr(after, name)} for name in ("train", "validation")}
+    for name in kept:
         for example in getattr(before, name):
             entry = entries[example.id]
-            dropped = entry["fate"] == "dropped"
-            if example.id not in kept and not dropped:
+            split, dropped = entry["split"], entry["fate"] == "dropped"
+            if split != name and example.id in kept[name]:
+                return f"told the ledger that {example.id} is moved to {split} and left it in {name}"
+            if example.id not in kept.get(split, ()) and not dropped:
                 return f"took {example.id} out of {name} and didn't tell the ledger: ledger.drop(id, by=…, reason=…)"
-            if example.id in kept and dropped:
+            if example.id in kept[name] and dropped:
                 return f"told the ledger that {example.id} is dropped and left it in {name}"
             if dropped and not (entry["by"] and entry["reason"]):
                 return f"told the ledger that {example.id} is dropped, but not by whom and why"

@@ -64,8 +64,10 @@ def cross_check(recipe: Recipe, plugins: Plugins) -> Iterator[tuple[Path_, str]]
             (*replay[0], "role"),
             "nothing says how much replay to mix in; add `- {use: mix, replay: 5%}` to curate",
         )
-    if mixers and not replay:
-        yield ("data", "curate", mixers[0]), "mixes replay rows and no source has `role: replay`"
+    # A curator whose option `replay` is left out mixes by something else and needs no such rows.
+    asking = [index for index in mixers if getattr(recipe.data.curate[index], "replay", True) is not None]
+    if asking and not replay:
+        yield ("data", "curate", asking[0]), "mixes replay rows and no source has `role: replay`"
     splitters = [index for index, curator in enumerate(recipe.data.curate) if curator.splits]
     if splitters and recipe.data.validation is not None:
         use = recipe.data.curate[splitters[0]].used_as

@@ -188,9 +188,11 @@ def build_corpus(
         assert not isinstance(data.validation, Source)
         rows, watched = carve(rows, data.validation or 0, seed, ledger)
     corpus = Corpus(rows, watched, evals, count_tokens)
+    ledger.step("reading")
     for curator in data.curate:
         corpus = curator.curate(corpus, ledger)
         _check_told(curator, corpus, ledger)
+        ledger.step(curator.used_as)
     if not len(corpus.train):
         raise DataError(["data.train: no row is left to train on"])
     return corpus, ledger

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from bisect import bisect_left
 from pathlib import Path
@@ -29,6 +30,8 @@ class Ledger:
         self._split, self._role, self._fate = array("H"), array("H"), array("I")
         self._tokens, self._trained = array("i"), array("i")
         self._findings: list[tuple[str, str, str, str, float | None, str]] = []
+        self.steps: list[dict[str, Any]] = []
+        """The rows after each step of the data stage; see `step`."""
         self._fate_code(("kept", "", ""))
 
     def add(self, source: str, line: int, split: str, role: str) -> str:
@@ -133,8 +136,20 @@ class Ledger:
     def _dropped(self) -> set[int]:
         return {code for fate, code in self._fates.items() if fate[0] == "dropped"}
 
+    def step(self, by: str) -> None:
+        """Note how many rows are where, now that a step is done: the parts always add up to the rows read."""
+        counts = {"train": 0, "validation": 0, "evals": 0, "dropped": 0}
+        for total in self.totals():
+            part = "dropped" if total["fate"] == "dropped" else total["split"].partition(":")[0]
+            counts["evals" if part == "eval" else part] += total["rows"]
+        self.steps.append({"after": by, "read": len(self), **counts})
+
     def __len__(self) -> int:
         return len(self._line)
+
+    def sources(self) -> list[str]:
+        """The sources of the rows, in the order of reading."""
+        return list(self._rows)
 
     def row(self, id: str) -> dict[str, Any]:
         """Everything about one row: a value for each of COLUMNS.
@@ -197,7 +212,7 @@ class Ledger:
             *(ids, source, lines, spelt(self._split, self._spelt), spelt(self._role, self._spelt)),
             *(*by_fate, counts(self._tokens), counts(self._trained)),
         ]
-        return pa.table(columns, names=list(self.COLUMNS))
+        return pa.table(columns, names=list(self.COLUMNS)).replace_schema_metadata({"steps": json.dumps(self.steps)})
 
     def write(self, file: Path) -> None:
         """Write the ledger as Parquet, whole or not at all, and the findings beside it as FILE-findings.parquet."""
@@ -227,6 +242,7 @@ class Ledger:
                 ledger._fate[at] = ledger._fate_code((fate, by, reason))
                 if tokens is not None:
                     ledger._tokens[at], ledger._trained[at] = tokens, trained
+        ledger.steps = json.loads((pq.read_schema(file).metadata or {}).get(b"steps", b"[]"))
         found = pq.read_table(_findings_file(file))
         ledger._findings = list(zip(*(found.column(name).to_pylist() for name in cls.FINDINGS), strict=True))
         return ledger

@@ -50,15 +50,17 @@ def render(tokenizer: Any, messages: Sequence[Message], answer_next: bool, tools
 
 
 def _render_all(tokenizer: Any, rows: Sequence[tuple[Sequence[Message], str]], answer_next: bool) -> list[str]:
-    """The chat template's text of many rows; rows with tools are rendered one by one."""
+    """The chat template's text of many rows; those with the same tools are rendered together."""
     import jinja2
 
     texts: list[Any] = [None] * len(rows)
-    batches = [[at for at, (_, tools) in enumerate(rows) if not tools]]
-    batches += [[at] for at, (_, tools) in enumerate(rows) if tools]
-    for batch in filter(None, batches):
+    batches: dict[str, list[int]] = {}
+    for at, (_, tools_text) in enumerate(rows):
+        batches.setdefault(tools_text, []).append(at)
+    for tools_text, batch in batches.items():
+        tools = json.loads(tools_text) if tools_text else None
         turns = [[_turn(message) for message in rows[at][0]] for at in batch]
-        tools = json.loads(rows[batch[0]][1]) if rows[batch[0]][1] else None
+        _check_writes(tokenizer, tools, any("tool_calls" in turn for row in turns for turn in row))
         try:
             found = tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=answer_next)
         except (jinja2.TemplateError, TypeError) as error:  # a template may stumble over what it doesn't know
@@ -70,6 +72,23 @@ def _render_all(tokenizer: Any, rows: Sequence[tuple[Sequence[Message], str]], a
         for at, text in zip(batch, found, strict=True):
             texts[at] = text
     return texts
+
+
+def _check_writes(tokenizer: Any, tools: Any, has_calls: bool) -> None:
+    """Many chat templates know no tools and leave them and the calls out without a word."""
+    if not tools and not has_calls:
+        return
+    template = tokenizer.get_chat_template(tools=tools)
+    if has_calls and "tool_calls" not in template:
+        raise ModelError(
+            "the rows have tool calls and the chat template leaves them out; set `chat_template:` on the model to one "
+            "that writes `tool_calls`"
+        )
+    if tools and "tools" not in template:
+        raise ModelError(
+            "the rows have tools and the chat template leaves them out; set `chat_template:` on the model to one that "
+            "writes `tools`, or leave the column out: `tools: null` on the format"
+        )
 
 
 def _turn(message: Message) -> dict[str, Any]:

@@ -10,7 +10,7 @@ ORDER = [
     *("errors", "stats", "allocator", "types", "rundir", "ledger", "rows", "document"),
     *("components", "hookspecs", "examples", "splitting", "bytelevel", "rendering", "tokens"),
     *("data", "answers", "plugins", "explain", "crosscheck", "recipe", "conformance", "testing"),
-    *("fingerprints", "results", "pipeline", "cli"),
+    *("fingerprints", "results", "desk", "pipeline", "cli"),
 ]
 
 

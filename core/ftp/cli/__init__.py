@@ -36,10 +36,11 @@ class Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, importlib.import_module(f"ftp.cli.{name}").command.get_short_help_str(90)) for name in COMMANDS]
-        rows += [
-            (name, f"From {entry.dist.name if entry.dist else entry.value}.")
-            for name, entry in sorted(_theirs().items())
-        ]
+        for name, entry in sorted(_theirs().items()):
+            dist = entry.dist.name if entry.dist else entry.value
+            # Our own are as light as the others; what a third party's command would import, nobody knows.
+            about = entry.load().get_short_help_str(90) if dist == "ftp-finetune" else f"From {dist}."
+            rows.append((name, about))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 

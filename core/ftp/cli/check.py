@@ -24,6 +24,8 @@ def command(
 
     checked = load_recipe(recipe, load_plugins(files, without), settings)
     click.echo(f"{recipe}: the recipe is valid")
+    for finding in checked.findings:
+        click.echo(finding)
     if no_data:
         return
     sources = [("train", source) for source in checked.data.train]

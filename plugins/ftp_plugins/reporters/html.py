@@ -13,7 +13,7 @@ from pydantic import Field
 
 import ftp
 from ftp.rundir import RunDirectory
-from ftp_plugins.reporters.curves import loss_curves
+from ftp_plugins.reporters.charts import loss_curves
 
 
 class Html(ftp.Reporter):
@@ -25,13 +25,10 @@ class Html(ftp.Reporter):
     """Examples shown of each eval set; the page says how many it leaves out."""
 
     def report(self, run: ftp.FinishedRun) -> Path:
-        import jinja2
         from markupsafe import Markup
 
-        environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-        environment.filters["figure"] = figure
-        template = environment.from_string((files("ftp_plugins.reporters") / "report.html.j2").read_text("utf-8"))
-        text = template.render(
+        text = render_page(
+            "report.html.j2",
             run=run,
             rows=[row(evaluation, metric) for evaluation in run.evaluations for metric in evaluation.metrics],
             notes=[(e.evals, e.evaluator, note) for e in run.evaluations for note in e.notes],
@@ -72,6 +69,18 @@ class Html(ftp.Reporter):
                 }
             )
         return shown
+
+
+def render_page(template: str, **values: Any) -> str:
+    """Render one of our pages; every value is escaped unless it is marked as safe."""
+    import jinja2
+    from markupsafe import Markup
+
+    here = files("ftp_plugins.reporters")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["figure"] = figure
+    style = Markup((here / "style.css").read_text("utf-8"))
+    return environment.from_string((here / template).read_text("utf-8")).render(style=style, **values)
 
 
 def _answer(reference: str, answers: Any, index: int) -> dict[str, Any] | None:

@@ -196,7 +196,7 @@ class SFT(ftp.Trainer):
             raise ftp.DataError(
                 [
                     *overlong[:10],
-                    *([f"… and {more} more rows"] if more > 0 else []),
+                    *([f"… and {more} more rows; the longest has {lengths.max()} tokens"] if more > 0 else []),
                     "Raise train.max_length, or say train.overlong: drop or truncate.",
                 ]
             )

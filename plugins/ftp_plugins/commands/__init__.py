@@ -1,0 +1,1 @@
+"""Commands beyond those of the core."""

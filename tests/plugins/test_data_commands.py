@@ -1,0 +1,125 @@
+"""`ftp data check`, `show` and `why` on a real recipe with a tiny model's tokenizer."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def recipe(ftp_recipe, ftp_tiny_model, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def write(**overrides):
+        return ftp_recipe(**{"model": {"id": str(ftp_tiny_model)}, **overrides})
+
+    return write
+
+
+def test_the_rows_add_up_after_every_step(ftp, recipe):
+    file = recipe(data={"curate": [{"use": "dedupe"}, {"use": "quality"}]})
+    result = ftp("data", "check", str(file), "--json")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert found["rows"] == 16
+    assert [step["after"] for step in found["steps"]] == ["reading", "decontaminate", "dedupe", "quality", "sft"]
+    for step in found["steps"]:
+        assert step["train"] + step["validation"] + step["evals"] + step["dropped"] == step["read"] == 16
+    assert sum(total["rows"] for total in found["totals"]) == 16
+    tokens = found["tokens"]
+    assert tokens["min"] <= tokens["median"] <= tokens["p95"] <= tokens["max"]
+    assert sum(bin["rows"] for bin in tokens["histogram"]) == tokens["rows"]
+    assert 0 < tokens["trained_share"] < 1
+
+
+def test_what_was_dropped_is_shown_with_examples(ftp, recipe, tmp_path):
+    file = recipe(data={"curate": [{"use": "dedupe"}], "validation": None})
+    rows = (tmp_path / "train.jsonl").read_text()
+    (tmp_path / "train.jsonl").write_text(rows + rows.splitlines()[0] + "\n")
+    result = ftp("data", "check", str(file), "--html", "page.html", "--set", "data.validation=0")
+    assert result.code == 0, result.err
+    assert "dedupe: dropped, exact duplicate (train)" in result.out
+    assert "train.jsonl:13" in result.out
+    page = (tmp_path / "page.html").read_text()
+    assert (
+        "exact duplicate" in page
+        and "<svg" in page
+        and "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
+    )
+    why = ftp("data", "why", str(file), "train.jsonl:13", "--set", "data.validation=0")
+    assert "dropped by dedupe: exact duplicate; split train" in why.out
+    assert "exact duplicate with train.jsonl:1, 1.000" in why.out
+    other = ftp("data", "why", str(file), "train.jsonl:1", "--set", "data.validation=0")
+    assert "is what another row is found with: exact duplicate with train.jsonl:13" in other.out
+
+
+def test_a_row_token_by_token(ftp, recipe, ftp_tiny_model):
+    from transformers import AutoTokenizer
+
+    found = json.loads(ftp("data", "show", str(recipe()), "1", "--json").out)
+    assert "".join(token["text"] for token in found["tokens"]) == found["text"]
+    assert (
+        AutoTokenizer.from_pretrained(ftp_tiny_model).decode([token["id"] for token in found["tokens"]])
+        == found["text"]
+    )
+    trained = "".join(token["text"] for token in found["tokens"] if token["state"] == "trained")
+    assert trained.endswith("<|im_end|>") and "doubled is" in trained and "Double" not in trained
+    assert found["trained_length"] == sum(token["state"] == "trained" for token in found["tokens"])
+    plain = ftp("data", "show", str(recipe()), found["id"])
+    assert (
+        plain.out.splitlines()[0] == f"{found['id']}: kept; {found['length']} tokens, {found['trained_length']} trained"
+    )
+    assert [line.split()[0] for line in plain.out.splitlines()[1:]] == ["masked", "trained", "masked"]
+
+
+def test_what_is_cut_is_shown_as_cut(ftp, recipe, tmp_path):
+    file = recipe(train={"max_length": 30, "overlong": "truncate"})
+    found = json.loads(ftp("data", "show", str(file), "1", "--json").out)
+    assert found["fate"] == "truncated"
+    assert [token["state"] for token in found["tokens"]].index("cut") == 30
+    assert ftp("data", "show", str(file), "1", "--html", "row.html").code == 0
+    assert 'class="cut"' in (tmp_path / "row.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "row", "what"),
+    [
+        (
+            "why",
+            "trian.jsonl:3",
+            "no such row; a row is called FILE:LINE, and the files are train.jsonl, heldout.jsonl",
+        ),
+        ("why", "train.jsonl:99", "train.jsonl has no row that begins at this line"),
+        ("show", "99", "99: there are 9 rows to train on, numbered from 1"),
+        ("show", "train.jsonl", "no such row"),
+    ],
+)
+def test_a_row_that_is_not_there(ftp, recipe, command, row, what):
+    result = ftp("data", command, str(recipe()), row)
+    assert result.code == 2
+    assert what in result.err
+
+
+def test_the_second_look_reads_the_cache_and_a_changed_file_does_not(ftp, recipe, tmp_path):
+    file = recipe()
+    first = ftp("data", "check", str(file))
+    again = ftp("data", "check", str(file))
+    assert "Reading" in first.err and "Reading" not in again.err
+    assert first.out == again.out
+    text = (tmp_path / "train.jsonl").read_text()
+    (tmp_path / "train.jsonl").write_text(text.replace("Double 2.", "Double two."))
+    assert "Reading" in ftp("data", "check", str(file)).err
+
+
+def test_rows_that_are_too_long_are_named(ftp, recipe):
+    result = ftp("data", "check", str(recipe(train={"max_length": 20})))
+    assert result.code == 2
+    assert "tokens, max_length is 20" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_an_index_holds_no_text(ftp, recipe, tmp_path):
+    recipe()
+    result = ftp("data", "index", "heldout.jsonl", "-o", "held.ftpindex")
+    assert result.code == 0, result.err
+    assert "held.ftpindex: 4 rows" in result.out
+    assert b"doubled" not in (tmp_path / "held.ftpindex").read_bytes()
