@@ -61,7 +61,8 @@ def _entry(desk: Desk, row: str) -> dict[str, Any]:
         return desk.ledger.row(row)
     except KeyError:
         sources = desk.ledger.sources()
-        if row.rpartition(":")[0] in sources:
+        source = row.rpartition(":")[0]
+        if source in sources:
             raise DataError([f"{row}: {source} has no row that begins at this line"]) from None
         files = f"{', '.join(sources[:10])}{' …' if len(sources) > 10 else ''}"
         raise DataError([f"{row}: no such row; a row is called FILE:LINE, and the files are {files}"]) from None
