@@ -9,15 +9,56 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ftp.asciibpe import AsciiBPE
 
-def token_bytes(tokenizer: Any) -> Any | None:
-    """Bytes in each token of the vocabulary, int32 [tokens]; None when the tokenizer is not byte-level."""
+
+class ByteLevel:
+    """Encodes chat texts of a byte-level tokenizer without its offsets: ASCII ones by looking words up."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._backend = tokenizer.backend_tokenizer
+        self._ascii = AsciiBPE.of(tokenizer)
+        self._sizes = token_bytes(tokenizer)
+        self._any_text = self._backend.normalizer is None
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> ByteLevel | None:
+        """For a byte-level tokenizer; None for any other."""
+        from tokenizers import decoders, normalizers
+
+        backend = tokenizer.backend_tokenizer
+        usual = backend.normalizer is None or isinstance(backend.normalizer, normalizers.NFC)
+        return cls(tokenizer) if usual and isinstance(backend.decoder, decoders.ByteLevel) else None
+
+    def encode(
+        self, texts: Sequence[str], answers: Sequence[Sequence[tuple[int, int]]]
+    ) -> list[tuple[list[int], list[tuple[int, int]]] | None]:
+        """The token ids of each text, and for each range of characters in `answers` the range of tokens that touch it.
+
+        No special token is added. None for a text that only the tokenizer's offsets can tell of.
+        """
+        found: list[list[int] | None] = [None] * len(texts)
+        rest: list[int] = []
+        for at, text in enumerate(texts):
+            found[at] = self._ascii.encode(text) if self._ascii else None
+            # A normalizer may write other bytes than the text has, so that they can't be counted.
+            if found[at] is None and (self._any_text or text.isascii()):
+                rest.append(at)
+        batch = self._backend.encode_batch_fast([texts[at] for at in rest], add_special_tokens=False)
+        for at, encoding in zip(rest, batch, strict=True):
+            found[at] = encoding.ids
+        encoded: list[tuple[list[int], list[tuple[int, int]]] | None] = []
+        for ids, text, of in zip(found, texts, answers, strict=True):
+            ranges = answer_tokens(ids, text, of, self._sizes) if ids else None
+            encoded.append((ids, ranges) if ids and ranges is not None else None)
+        return encoded
+
+
+def token_bytes(tokenizer: Any) -> Any:
+    """Bytes in each token of a byte-level vocabulary, int32 [tokens]."""
     import numpy as np
-    from tokenizers import decoders
 
     backend = tokenizer.backend_tokenizer
-    if not isinstance(backend.decoder, decoders.ByteLevel) or backend.normalizer is not None:
-        return None
     added = backend.get_added_tokens_decoder()
     vocabulary = backend.get_vocab(with_added_tokens=True)
     sizes = np.zeros(max(vocabulary.values()) + 1, np.int32)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ftp.bytelevel import answer_tokens
+from ftp.bytelevel import ByteLevel
 from ftp.errors import ModelError
 from ftp.types import Example, Message
 
@@ -196,12 +196,12 @@ def encode(tokenizer: Any, examples: Sequence[Example], stops: Sequence[int], lo
 
 
 def encode_texts(
-    tokenizer: Any, texts: Sequence[Rendered], stops: Sequence[int], sizes: Any = None
+    tokenizer: Any, texts: Sequence[Rendered], stops: Sequence[int], fast: ByteLevel | None = None
 ) -> list[tuple[list[int], list[tuple[int, int]]]]:
     """Tokenise rendered examples: for each the token ids, and the ranges of tokens that carry loss.
 
     Args:
-        sizes: from `bytelevel.token_bytes`; with it the answers are found without the tokenizer's offsets.
+        fast: encodes chat texts where it can, the tokenizer the others.
     """
     backend = tokenizer.backend_tokenizer
     # A tokenizer file may come with these switched on, and rows would be cut or padded in silence.
@@ -212,12 +212,8 @@ def encode_texts(
     for is_chat in (True, False):
         rows = [row for row, text in enumerate(texts) if text.is_chat is is_chat]
         found: list[Any] = [None] * len(rows)
-        if is_chat and sizes is not None:
-            for at, encoding in enumerate(backend.encode_batch_fast([texts[row].text for row in rows], False)):
-                ids = encoding.ids
-                ranges = answer_tokens(ids, texts[rows[at]].text, texts[rows[at]].answers, sizes)
-                if ranges is not None:
-                    found[at] = ids, ranges
+        if is_chat and fast is not None:
+            found = list(fast.encode([texts[row].text for row in rows], [texts[row].answers for row in rows]))
         slow = [at for at in range(len(rows)) if found[at] is None]
         if slow:
             batch = backend.encode_batch([texts[rows[at]].text for at in slow], add_special_tokens=not is_chat)

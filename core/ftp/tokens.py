@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -9,10 +10,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, overload
 
-from ftp.bytelevel import token_bytes
+from ftp.bytelevel import ByteLevel
 from ftp.components import Loader
 from ftp.examples import Examples, decode
 from ftp.rendering import Tokens, encode_texts, rendered
@@ -51,9 +53,11 @@ class TokenRows(Sequence[Tokens]):
 
     def take(self, indices: Sequence[int]) -> TokenRows:
         """The rows at these positions, in this order."""
+        import pyarrow as pa
+
         if isinstance(indices, range) and indices.step == 1:
             return TokenRows(self.table.slice(indices.start, len(indices)))
-        return TokenRows(self.table.take(list(indices)))
+        return TokenRows(self.table.take(pa.array(list(indices), pa.int64())))
 
     def cut(self, length: int) -> TokenRows:
         """The rows, none longer than `length` tokens; what is behind is left out."""
@@ -123,24 +127,24 @@ def tokenise(
 
 
 def _batches(loaded: LoadedTokenizer, examples: Examples, loss_on: str) -> Iterator[Any]:
-    sizes = token_bytes(loaded.tokenizer)
+    fast = ByteLevel.of(loaded.tokenizer)
     with ThreadPoolExecutor(2) as encoder:
         waiting: deque[Future[Any]] = deque()
         for table in examples.batches(("id", *CONTENT)):
             texts = rendered(loaded.tokenizer, decode(table), loss_on)
             # Encoding leaves Python to the next batches: one is rendered while two are encoded.
-            waiting.append(encoder.submit(_encoded, loaded, texts, sizes))
+            waiting.append(encoder.submit(_encoded, loaded, texts, fast))
             if len(waiting) > 2:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _encoded(loaded: LoadedTokenizer, texts: Sequence[Any], sizes: Any) -> Any:
+def _encoded(loaded: LoadedTokenizer, texts: Sequence[Any], fast: ByteLevel | None) -> Any:
     import numpy as np
     import pyarrow as pa
 
-    rows = encode_texts(loaded.tokenizer, texts, loaded.stops, sizes)
+    rows = encode_texts(loaded.tokenizer, texts, loaded.stops, fast)
     offsets = np.zeros(len(rows) + 1, np.int32)
     np.cumsum([len(ids) for ids, _ in rows], out=offsets[1:])
     flat = np.empty(offsets[-1], np.int32)
@@ -162,25 +166,32 @@ def _read(file: Path) -> TokenRows:
 
 def _key(loaded: LoadedTokenizer, examples: Examples, loss_on: str) -> str:
     """SHA-256 over everything that the tokens follow from."""
+    import pyarrow as pa
+
     tokenizer, backend = loaded.tokenizer, loaded.tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
     found = hashlib.sha256(
         digest(
-            [LAYOUT, loss_on, loaded.stops, tokenizer.chat_template, tokenizer.special_tokens_map, backend.to_str()]
+            [
+                *(LAYOUT, loss_on, loaded.stops, tokenizer.chat_template, tokenizer.special_tokens_map),
+                *(backend.to_str(), version("tokenizers"), version("transformers")),
+            ]
         ).encode()
     )
     for table in examples.batches(CONTENT):
-        for batch in table.combine_chunks().to_batches():
-            # Written out, a batch holds its own rows alone, wherever in which file they came from.
+        # Copied, the rows are the same bytes wherever in which file they came from; a slice keeps bits of its
+        # neighbours.
+        for batch in table.take(pa.array(range(table.num_rows), pa.int64())).combine_chunks().to_batches():
             found.update(batch.serialize())
     return found.hexdigest()
 
 
 def _forget_unused(cache: Path) -> None:
     for file in cache.glob("*.arrow"):
-        if time.time() - file.stat().st_mtime > UNUSED_DAYS * 86400:
-            file.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another run may be at it
+            if time.time() - file.stat().st_mtime > UNUSED_DAYS * 86400:
+                file.unlink()
 
 
 def token_counter(loader: Loader) -> Callable[[Sequence[str]], list[int]] | None:

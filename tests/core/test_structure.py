@@ -8,7 +8,7 @@ import ftp
 CORE = Path(ftp.__file__).parent
 ORDER = [
     *("errors", "stats", "allocator", "types", "rundir", "ledger", "rows", "document"),
-    *("components", "hookspecs", "examples", "splitting", "bytelevel", "rendering", "tokens"),
+    *("components", "hookspecs", "examples", "splitting", "asciibpe", "bytelevel", "rendering", "tokens"),
     *("data", "answers", "plugins", "explain", "crosscheck", "recipe", "conformance", "testing"),
     *("fingerprints", "results", "desk", "pipeline", "cli"),
 ]
