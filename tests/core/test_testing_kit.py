@@ -238,6 +238,28 @@ def test_every_kind_was_among_them() -> None:
     assert {offer.values[0].kind for offer in BUILT_IN} == set(KINDS)
 
 
+def test_a_curator_may_mask_rows_and_move_them_to_validation(ftp_install: Install) -> None:
+    source = '''
+import dataclasses
+import ftp
+
+class Mask(ftp.Curator):
+    """Masks a row of each part, and moves one."""
+
+    def curate(self, corpus, ledger):
+        moved, *train = corpus.train
+        ledger.move(moved.id, "validation")
+        parts = [train, [*corpus.validation, moved]]
+        for rows in parts:
+            ledger.mask(rows[-1].id, by=self.used_as, reason="masked: sums")
+            masked = tuple(dataclasses.replace(turn, content="[SUM]") for turn in rows[-1].messages)
+            rows[-1] = dataclasses.replace(rows[-1], messages=masked)
+        return dataclasses.replace(corpus, train=parts[0], validation=parts[1])
+'''
+    ftp_install("acme-mask", source)
+    assert_component_ok(importlib.import_module("acme_mask").Mask)
+
+
 def test_options_that_are_read_from_elsewhere_in_the_module_count(ftp_install: Install) -> None:
     source = '''
 import ftp
@@ -561,12 +583,33 @@ class Bad(ftp.Curator):
     def curate(self, corpus, ledger):
         return dataclasses.replace(corpus, train=corpus.evals["heldout"])
 ''',
-    "curate changed a row of train; a curator chooses, drops or reorders.": '''
+    "curate changed a row of train and didn't tell the ledger: ledger.mask(id, by=…, reason=…).": '''
 class Bad(ftp.Curator):
     """Bad."""
     def curate(self, corpus, ledger):
         rows = [dataclasses.replace(row, role="replay") for row in corpus.train]
         return dataclasses.replace(corpus, train=rows)
+''',
+    "curate told the ledger that train-domain.jsonl:1 is moved to validation and left it in train.": '''
+class Bad(ftp.Curator):
+    """Bad."""
+    def curate(self, corpus, ledger):
+        ledger.move(corpus.train[0].id, "validation")
+        return corpus
+''',
+    "curate took train-domain.jsonl:1 out of train and didn't tell the ledger: ledger.drop": '''
+class Bad(ftp.Curator):
+    """Bad."""
+    def curate(self, corpus, ledger):
+        ledger.move(corpus.train[0].id, "validation")
+        return dataclasses.replace(corpus, train=corpus.train[1:])
+''',
+    "curate put a row into validation that was not there.": '''
+class Bad(ftp.Curator):
+    """Bad."""
+    def curate(self, corpus, ledger):
+        rows = [*corpus.validation, corpus.train[0]]
+        return dataclasses.replace(corpus, train=corpus.train[1:], validation=rows)
 ''',
     "curate changed the eval sets; they are what the result is measured on.": '''
 class Bad(ftp.Curator):
