@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import importlib.metadata
 import inspect
 import os
 import sys
@@ -276,8 +277,13 @@ def cli_page() -> str:
         "A mistake in a recipe, in data, in a plugin or on the command line ends with exit code 2 and says where it "
         "is. An interrupted `ftp run` ends with 130. Results go to stdout; progress and warnings go to stderr.",
     ]
-    for name in cli.COMMANDS:
-        command = importlib.import_module(f"ftp.cli.{name}").command
+    core = {name: importlib.import_module(f"ftp.cli.{name}").command for name in cli.COMMANDS}
+    ours = importlib.metadata.distribution("ftp-finetune").entry_points.select(group=cli.GROUP)
+    commands = {**core, **{entry.name: entry.load() for entry in ours}}
+    for name, group in list(commands.items()):
+        if isinstance(group, click.Group):
+            commands |= {f"{name} {inner}": command for inner, command in group.commands.items()}
+    for name, command in commands.items():
         usage = " ".join(command.collect_usage_pieces(click.Context(command)))
         parts += [f"## ftp {name}", f"```text\nftp {name} {usage}\n```", text_of(command.help)]
         rows = [option_row(option) for option in command.params if isinstance(option, click.Option)]

@@ -255,6 +255,10 @@ def missing_packages(offer: Offer) -> Iterable[str]:
             yield f"{offer.name} needs {package}: pip install '{_how_to_get(package, offer.plugin.distribution)}'"
 
 
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "stdnum": "python-stdnum", "yaml": "pyyaml", "PIL": "pillow"}
+"""Packages whose import name says little of the name to install them by."""
+
+
 def _is_installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
@@ -267,10 +271,10 @@ def _how_to_get(package: str, distribution: str) -> str:
         requirements = importlib.metadata.requires(distribution) or []
     except importlib.metadata.PackageNotFoundError:
         return package
-    wanted = package.replace("_", "-").lower()
+    wanted = DISTRIBUTIONS.get(package, package).replace("_", "-").lower()
     for requirement in requirements:
         name = re.match(r"[A-Za-z0-9._-]+", requirement)
         extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", requirement)
         if name and extra and canonical(name.group()) == canonical(wanted):
             return f"{distribution}[{extra.group(1)}]"
-    return package
+    return DISTRIBUTIONS.get(package, package)
