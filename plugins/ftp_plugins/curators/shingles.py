@@ -14,6 +14,8 @@ _UNSPACED = (
     "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Japanese, Chinese
 )
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+# The same for ASCII, four times as fast: letters in lower case, digits, and a space for all else.
+_ASCII = {code: chr(code).lower() if chr(code).isalnum() else " " for code in range(128)}
 _MULTIPLIER = 0x9E3779B97F4A7C15
 REMEMBERED_WORDS = 2_000_000
 
@@ -34,9 +36,9 @@ _hashes = _WordHashes()
 
 def words(text: str) -> list[str]:
     """The words of a text: NFKC, case folded, without punctuation."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    return _WORD.findall(text.casefold())
+    if text.isascii():
+        return text.translate(_ASCII).split()
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def hash_words(texts: Sequence[str]) -> tuple[Any, Any]:

@@ -1,0 +1,96 @@
+"""Rows that say what another row says already."""
+
+from __future__ import annotations
+
+import dataclasses
+from array import array
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+import ftp
+from ftp.examples import decode
+from ftp_plugins.curators import near
+
+
+class Dedupe(ftp.Curator):
+    """Takes out duplicates among the training rows, within a source and across sources.
+
+    Exact: the same words, whatever the case, the spaces and the punctuation. Near: the Jaccard similarity of the sets
+    of word n-grams is at least `threshold`; MinHash finds the candidates, the exact similarity decides (Broder 1997;
+    Lee et al. 2022, arXiv:2107.06499). System turns are not compared: many rows share one.
+
+    Of two duplicates a domain row stays before a replay row, then the one that `keep` says, then the earlier. Rows
+    are taken in that order, and one goes only when it is itself a duplicate of a row that stays. The ledger
+    names that row and the similarity.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("numpy", "scipy", "rensa")
+
+    on: near.Part = "whole"
+    """What is compared: the whole row, the prompt (all turns before the answer) or the answer. Text has no parts."""
+    threshold: float = Field(default=0.8, ge=0.5, le=1)
+    """Similarity from which rows are near duplicates. 1: exact ones only."""
+    ngram: int = Field(default=near.NGRAM, ge=1, le=20)
+    """Words in an n-gram. More is stricter: one changed word changes so many n-grams."""
+    keep: Literal["longest", "first"] = "longest"
+    """Which row stays: the one with the most characters, or the first in the order of the sources."""
+
+    def curate(self, corpus: ftp.Corpus, ledger: ftp.Ledger) -> ftp.Corpus:
+        import numpy as np
+
+        rows = corpus.train
+        replay, length = array("b"), array("q")
+
+        def texts() -> Iterator[list[str]]:
+            for table in rows.batches(["role", "text", "messages"]):
+                examples = decode(table)
+                replay.extend(example.role != "domain" for example in examples)
+                length.extend(len(e.text) + sum(len(turn.content) for turn in e.messages) for e in examples)
+                yield [near.text_of(example, self.on) for example in examples]
+
+        text, sets = near.distinct_sets(texts(), self.ngram)
+        longest_first = -np.array(length) if self.keep == "longest" else np.zeros(len(rows))
+        order = np.lexsort((longest_first, np.array(replay)))  # stable: the earlier row comes first
+        _, at = np.unique(text[order], return_index=True)
+        best = order[at]  # of the rows of each distinct text, the one to keep
+        stands_for, score = nearest_kept(sets, at, near.components(sets, self.threshold), self.threshold)
+
+        kept_row, exact = best[stands_for[text]], stands_for[text] == text
+        stays = kept_row == np.arange(len(rows))
+        dropped = np.flatnonzero(~stays).tolist()
+        ids, others = rows.take(dropped).column("id"), rows.take(kept_row[dropped].tolist()).column("id")
+        for id, other, row in zip(ids, others, dropped, strict=True):
+            what = "exact duplicate" if exact[row] else "near duplicate"
+            ledger.drop(id, by=self.used_as, reason=what)
+            ledger.find(id, self.used_as, what, other, float(score[text[row]]))
+        return dataclasses.replace(corpus, train=rows.take(np.flatnonzero(stays).tolist()))
+
+
+def nearest_kept(sets: Any, rank: Any, labels: Any, threshold: float) -> tuple[Any, Any]:
+    """Choose greedily which sets stay: in the order of rank, each that is not near one that stays already.
+
+    Args:
+        sets: from `near.distinct_sets`.
+        rank: the place of each set in the order, int64 [sets].
+        labels: from `near.components`; sets of different labels are not near.
+
+    Returns:
+        For each set the one that stays in its place, or itself, int64 [sets]; how similar the two are, float64 [sets].
+    """
+    import numpy as np
+
+    stands_for, score = np.arange(len(rank)), np.ones(len(rank))
+    # In each round the first of those left of every component stays, and takes out those near it.
+    rest = np.flatnonzero(np.bincount(labels, minlength=len(rank))[labels] > 1)
+    rest = rest[np.lexsort((rank[rest], labels[rest]))]
+    while len(rest):
+        first = np.append(True, labels[rest[1:]] != labels[rest[:-1]])
+        leader = rest[first][np.cumsum(first) - 1]
+        leader, rest = leader[~first], rest[~first]
+        similarity = near.jaccard(sets, leader, rest)
+        close = similarity >= threshold
+        stands_for[rest[close]], score[rest[close]] = leader[close], similarity[close]
+        rest = rest[~close]
+    return stands_for, score

@@ -1,0 +1,70 @@
+"""Validation rows that no training row gives away."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+import ftp
+from ftp.examples import Examples, decode
+from ftp.splitting import carve, groups_of
+from ftp_plugins.curators import near
+
+
+class Split(ftp.Curator):
+    """Carves the validation rows out of the training rows: the same share of every source, drawn with `seed`.
+
+    Rows of one group (the source's `group:` column), near duplicates, and whatever hangs together through either, go
+    to the same side; with a replay row among them they stay for training.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("numpy", "pyarrow", "scipy", "rensa")
+    splits: ClassVar[bool] = True
+
+    share: ftp.Share = Field(default=0.1, gt=0)
+    """Share of the domain rows that become validation, for example 10%."""
+    seed: int = Field(default=0, ge=0)
+    """Which rows are drawn."""
+    near_duplicates: float | None = Field(default=0.8, ge=0.5, le=1)
+    """Rows at least this similar (Jaccard of word 3-grams) stay together. 1: exact duplicates only. null: off."""
+
+    def curate(self, corpus: ftp.Corpus, ledger: ftp.Ledger) -> ftp.Corpus:
+        rows = corpus.train
+        groups = groups_of(rows)
+        if self.near_duplicates is not None:
+            groups = together(groups, alike(rows, self.near_duplicates))
+        train, validation = carve(rows, self.share, self.seed, ledger, groups)
+        if len(corpus.validation):
+            import pyarrow as pa
+
+            validation = Examples(pa.concat_tables([*corpus.validation.batches(), *validation.batches()]))
+        return dataclasses.replace(corpus, train=train, validation=validation)
+
+
+def alike(rows: Examples, threshold: float) -> Any:
+    """For each row the number of the near duplicates it hangs together with, int64 [rows]."""
+    texts = (
+        [near.text_of(example, "whole") for example in decode(table)] for table in rows.batches(["text", "messages"])
+    )
+    text, sets = near.distinct_sets(texts, near.NGRAM)
+    return near.components(sets, threshold)[text]
+
+
+def together(*groupings: Any) -> Any:
+    """Groups of rows that hang together through any of several groupings, int [rows]."""
+    import numpy as np
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(groupings[0])
+    row, first = [], []
+    for groups in groupings:
+        _, of_group, number = np.unique(groups, return_index=True, return_inverse=True)
+        row.append(np.arange(count))
+        first.append(of_group[number])
+    links = coo_array(
+        (np.ones(count * len(row), np.int8), (np.concatenate(row), np.concatenate(first))), (count, count)
+    )
+    return connected_components(links, directed=False)[1]
