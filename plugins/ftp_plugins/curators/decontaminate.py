@@ -1,0 +1,296 @@
+"""Rows that are also in the eval sets, in whole, in part or in other words, taken out of training."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
+
+import ftp
+from ftp.examples import BATCH, Examples, decode
+from ftp.rows import files_of
+from ftp_plugins.curators import ngram_index
+from ftp_plugins.curators.ngram_index import Batch, Index, Match, Matcher
+from ftp_plugins.curators.paraphrases import Judge, Retriever
+from ftp_plugins.curators.shingles import words
+
+SHOWN = 20
+USUAL_IN_TRAIN = 0.01
+"""Share of the training rows beyond which n-grams don't count; at least five rows."""
+USUAL_IN_EVALS = 10
+"""Rows of an eval set beyond which n-grams don't count; in a small set 5%, and at least three rows."""
+NEAREST = 20
+"""Training rows noted as paraphrases of one eval row."""
+WHOLE = {"prompt": "the same prompt", "row": "the same prompt and answer"}
+
+
+def _place(value: str, info: ValidationInfo) -> str:
+    base = (info.context or {}).get("directory")
+    return str(Path(base, Path(value).expanduser())) if base and not value.startswith("package:") else value
+
+
+class Decontaminate(ftp.Curator):
+    """Keeps eval rows out of training: a model is not to be trained on what it is measured on.
+
+    Training rows are compared with the validation and eval sets and with any `against` files, validation rows with the
+    eval sets; eval sets stay as they are. The prompt and the reference of an eval row are compared with each training
+    row by the 4-word n-grams that they share: the row is a leak when these cover enough of the words of one of them
+    (`coverage`) with 8 words in a row among them, or enough words in a row (`run`). One shared 8-gram, the usual rule
+    (after Brown et al. 2020, arXiv:2005.14165), flags 6% of GSM8K's clean test rows. This one, on the 1,319 test rows
+    of GSM8K against its 7,473 training rows with `run: 20` (edited: case, punctuation, one word in ten replaced):
+
+        coverage   clean flagged   verbatim caught   edited caught   edited, another answer
+        0.4        1.44%           100%              99.92%          99.01%
+        0.5        0.53%           100%              99.92%          98.94%
+        0.6        0.38%           100%              99.85%          98.79%
+        0.7        0.15%           100%              99.39%          96.29%
+        0.8        0.08%           100%              97.35%          84.00%
+
+    With `run: 15` at 0.6, 0.61% of the clean rows are flagged; with 25 as many as with 20.
+
+    What does not count: n-grams that more than 10 rows of an eval set have (in a small set more than 5%, and at least
+    4 rows) or more than 1% of the training rows (at least 6), such as an instruction that every prompt has. A prompt or
+    reference with fewer than 8 other words is compared as a whole only: a prompt of 3 words or more is a leak when a
+    training prompt or one of the user's turns is equal to it, a shorter one only together with its answer, and an
+    answer alone never. A whole prompt that many rows have counts only together with its answer, too.
+
+    Paraphrases are found by the words of the prompts, and by numbers above all: on GSM8K's test set reworded by a
+    language model, 77% are found at 1% false positives (with the n-grams alone 0.4%). Prompts of fewer than 8 words
+    are left out, and so are `against` files.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("numpy", "pyarrow", "scipy", "sklearn")
+    guards_evals: ClassVar[bool] = True
+
+    policy: Literal["drop", "fail", "report"] = "drop"
+    """What to do with a leak: drop the row, stop the run and name the rows, or only note it."""
+    coverage: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """Share of the words of an eval prompt or reference that a training row must share with it to be a leak."""
+    run: Annotated[int, Field(ge=ngram_index.MIN_WORDS)] = 20
+    """Words in a row that a training row must share with an eval row to be a leak, however little of it that is."""
+    against: list[Annotated[str, Field(min_length=1), AfterValidator(_place)]] = Field(default_factory=list)
+    """More rows to keep out: data files, directories or globs, of which every text is compared whatever its column
+    (no format is needed), and index files made by `ftp data index`: FILE.ftpindex, or `package:MODULE/FILE.ftpindex`
+    in an installed package."""
+    paraphrases: Literal["ignore", "report", "drop"] = "report"
+    """What to do with training prompts that are much like an eval prompt in other words: nothing, note them, or drop
+    the rows. With a judge, the rows that it confirms follow `policy` instead."""
+    similarity: Annotated[float, Field(gt=0, le=1)] = 0.61
+    """Cosine of the weighted words of two prompts from which they are paraphrases. Without a judge."""
+    judge: Judge | None = None
+    """A chat model that confirms paraphrases. It is sent the prompts of both rows."""
+
+    @model_validator(mode="after")
+    def _judge_is_used(self) -> Decontaminate:
+        if self.judge and self.paraphrases == "ignore":
+            raise ValueError("with `paraphrases: ignore` the judge is never asked; leave one of them out")
+        return self
+
+    def problems(self) -> list[str]:
+        found = self.judge.problems() if self.judge else []
+        for path in self.against:
+            try:
+                self._files(path)
+            except ftp.DataError as error:
+                found += [f"against: {problem}" for problem in error.problems]
+        return found
+
+    def _files(self, path: str) -> list[Path]:
+        """The files behind one item of `against`."""
+        if path.startswith("package:"):
+            module, _, name = path.removeprefix("package:").partition("/")
+            # find_spec imports nothing of a top-level package.
+            spec = importlib.util.find_spec(module) if module.isidentifier() else None
+            if spec is None or not spec.submodule_search_locations:
+                name = module.replace("_", "-")
+                raise ftp.DataError([f"{path}: the package '{module}' is not installed: pip install {name}"])
+            path = str(Path(next(iter(spec.submodule_search_locations)), name))
+        if not path.endswith(ngram_index.SUFFIX):
+            return files_of(path)
+        if not Path(path).is_file():
+            raise ftp.DataError([f"{path}: no such index file"])
+        return [Path(path)]
+
+    def curate(self, corpus: ftp.Corpus, ledger: ftp.Ledger) -> ftp.Corpus:
+        evals = [ngram_index.build(name, ngram_index.entries_of(rows)) for name, rows in corpus.evals.items()]
+        others = [index for path in self.against for file in self._files(path) for index in [_index_of(file)]]
+        leaks: list[str] = []
+        validation = self._checked(corpus.validation, evals, ledger, leaks)
+        watched = ngram_index.build("validation", ngram_index.entries_of(validation))
+        train = self._checked(corpus.train, [*evals, *others, watched], ledger, leaks)
+        self._fail_on(leaks)
+        if self.paraphrases != "ignore":
+            for name, examples in corpus.evals.items():
+                train = self._without_paraphrases(train, name, examples, ledger, leaks)
+            self._fail_on(leaks)
+        return dataclasses.replace(corpus, train=train, validation=validation)
+
+    def _fail_on(self, leaks: Sequence[str]) -> None:
+        if leaks:
+            more = [f"… and {len(leaks) - SHOWN} more"] if len(leaks) > SHOWN else []
+            advice = "Take these rows out, or set `policy: drop` to have it done, or `policy: report` to train on them."
+            rows = "row is" if len(leaks) == 1 else "rows are"
+            raise ftp.DataError(
+                [f"{self.used_as}: {len(leaks)} {rows} in the eval sets too", *leaks[:SHOWN], *more, advice]
+            )
+
+    def _checked(self, rows: Examples, indexes: Sequence[Index], ledger: ftp.Ledger, leaks: list[str]) -> Examples:
+        """The rows that are in none of the indexes; the others are told to the ledger, and to `leaks` if they fail."""
+        usual = _usual(rows)
+        matchers = [Matcher(index, _with_usual(index, usual)) for index in indexes if len(index)]
+        out: list[int] = []
+        if not matchers:
+            return rows
+        for number, table in enumerate(rows.batches(Batch.COLUMNS)):
+            batch = Batch(table)
+            reasons: dict[int, str] = {}
+            for matcher in matchers:
+                index = matcher.index
+                for match in matcher.matches(batch, self.coverage, self.run):
+                    id, other = batch.ids[match.row], index.id(match.other)
+                    detail = _detail(match, batch)
+                    ledger.find(id, self.used_as, "leak", other, round(match.coverage, 3), detail)
+                    if match.row not in reasons:
+                        reasons[match.row] = f"leak: {index.name}"
+                        if self.policy == "fail":
+                            leaks.append(f"{id} ~ {other} ({index.name}): {match.coverage:.0%}, {detail}")
+            if self.policy == "drop":
+                for row, reason in sorted(reasons.items()):
+                    ledger.drop(batch.ids[row], by=self.used_as, reason=reason)
+                out += [number * BATCH + row for row in reasons]
+        return _without(rows, out)
+
+    def _without_paraphrases(
+        self, train: Examples, name: str, examples: Examples, ledger: ftp.Ledger, leaks: list[str]
+    ) -> Examples:
+        if not len(train) or not len(examples):
+            return train
+        prompts = [_question(example) for example in examples]
+        asked = [prompt if len(words(prompt)) >= ngram_index.MIN_WORDS else "" for prompt in prompts]
+        rows, others, scores = _nearest(train, asked, self.judge.threshold if self.judge else self.similarity)
+        known = set()
+        if self.policy == "report":  # the leaks are still among the rows
+            known = {(found["id"], found["other"]) for found in ledger.findings() if found["what"] == "leak"}
+        out: dict[int, None] = {}
+        for call, at in enumerate((-scores).argsort(kind="stable").tolist()):
+            row, example = train[int(rows[at])], examples[int(others[at])]
+            if (row.id, example.id) in known:
+                continue
+            what, verdict = self._judged(prompts[int(others[at])], _question(row), call)
+            detail = f"{verdict}{_shortened(_question(row))} ~ {_shortened(prompts[int(others[at])])}"
+            ledger.find(row.id, self.used_as, what, example.id, round(float(scores[at]), 3), detail)
+            if what == "paraphrase" and (self.policy if self.judge else self.paraphrases) != "report":
+                out[int(rows[at])] = None
+                if self.judge and self.policy == "fail":
+                    leaks.append(f"{row.id} ~ {example.id} ({name}): reworded, {detail}")
+        if leaks:
+            return train
+        for position in sorted(out):
+            ledger.drop(train[position].id, by=self.used_as, reason=f"paraphrase: {name}")
+        return _without(train, list(out))
+
+    def _judged(self, prompt: str, question: str, call: int) -> tuple[str, str]:
+        """What a pair is called in the ledger, and the judge's part of the evidence."""
+        if self.judge is None:
+            return "paraphrase", ""
+        if call >= self.judge.calls:
+            return "paraphrase unconfirmed", f"judge: not asked after {self.judge.calls} calls; "
+        same, answer = self.judge.same(prompt, question)
+        if same is None:
+            return "paraphrase unconfirmed", f"judge: neither yes nor no, {answer[:40]!r}; "
+        return ("paraphrase", "judge: yes; ") if same else ("paraphrase denied", "judge: no; ")
+
+
+def _index_of(file: Path) -> Index:
+    if file.suffix == ngram_index.SUFFIX:
+        return ngram_index.read(file)
+    return ngram_index.build(file.name, ngram_index.entries_of_file(file, str(file)))
+
+
+def _sample(rows: Examples) -> Examples:
+    """One batch of rows from all over."""
+    return rows[:: max(1, -(-len(rows) // BATCH))]
+
+
+def _usual(rows: Examples) -> Any:
+    """The n-grams and prompts that many of the rows have, seen on up to a thousand of them."""
+    import numpy as np
+
+    if not len(rows):
+        return np.empty(0, np.uint64)
+    batch = Batch(next(_sample(rows).batches(Batch.COLUMNS)))
+    limit = max(5, USUAL_IN_TRAIN * len(batch.ids))
+    return np.concatenate(
+        [
+            ngram_index.common(batch.grams, batch.gram_row, limit),
+            ngram_index.common(batch.questions, batch.question_row, limit),
+        ]
+    )
+
+
+def _with_usual(index: Index, usual: Any) -> Any:
+    """What does not count: the usual, and what many rows of this index have.
+
+    In a large set it is a number of rows and not a share: what eleven rows have tells none of them apart, and every row
+    that has it would have to be looked at.
+    """
+    import numpy as np
+
+    limit = min(max(3, 0.05 * len(index)), USUAL_IN_EVALS)
+    return np.concatenate(
+        [
+            usual,
+            ngram_index.common(index.grams, index.field_row[index.gram_field], limit),
+            ngram_index.common(index.questions, index.question_row, limit),
+        ]
+    )
+
+
+def _detail(match: Match, batch: Batch) -> str:
+    if match.gram is None:
+        return f"{WHOLE[match.kind]}, {batch.quote(match.row)}"
+    return f"{match.kind}: {match.run} words in a row, {batch.quote(match.row, match.gram, match.length)}"
+
+
+def _question(example: ftp.Example) -> str:
+    """What the user says, or the running text."""
+    return "\n".join(message.content for message in example.prompt if message.role == "user") or example.text
+
+
+def _shortened(text: str) -> str:
+    found = text.split()
+    return f'"{" ".join(found[:12])}{" …" if len(found) > 12 else ""}"'
+
+
+def _nearest(train: Examples, prompts: Sequence[str], threshold: float) -> tuple[Any, Any, Any]:
+    """The training rows most like each prompt, at most NEAREST of each: rows, prompts and cosines."""
+    import numpy as np
+
+    retriever = Retriever(prompts, next(_questions(_sample(train))))
+    rows, others, scores = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
+    for number, texts in enumerate(_questions(train)):
+        row, other, score = retriever.similar(texts, threshold)
+        if not len(row):
+            continue
+        rows, others = np.append(rows, row + number * BATCH), np.append(others, other)
+        scores = np.append(scores, score)
+        order = np.lexsort((rows, -scores, others))
+        rows, others, scores = rows[order], others[order], scores[order]
+        first = np.searchsorted(others, others, "left")
+        keep = np.arange(len(others)) - first < NEAREST
+        rows, others, scores = rows[keep], others[keep], scores[keep]
+    return rows, others, scores
+
+
+def _questions(rows: Examples) -> Iterator[list[str]]:
+    for table in rows.batches(("text", "messages")):
+        yield [_question(example) for example in decode(table)]
+
+
+def _without(rows: Examples, out: Sequence[int]) -> Examples:
+    gone = set(out)
+    return rows.take([index for index in range(len(rows)) if index not in gone]) if gone else rows

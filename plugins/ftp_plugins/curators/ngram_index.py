@@ -1,0 +1,514 @@
+"""Texts to keep out of training as hashed word n-grams: built, written, read, and matched against training rows.
+
+One way for the eval sets of a recipe, for `against:` files, and for the index files that an organisation ships: a file
+holds hashes, names of files and line numbers, and no text.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ftp
+from ftp.rows import files_of, rows_of
+from ftp_plugins.curators.shingles import hash_words, ngrams, words
+
+FORMAT = 1
+"""Of index files; raised when an older reader would misread them."""
+SUFFIX = ".ftpindex"
+N = 4
+"""Words in an n-gram."""
+MIN_WORDS = 8
+"""A field with fewer words that count is compared as a whole only."""
+MIN_QUESTION = 3
+"""Equal prompts of fewer words than this say nothing."""
+KINDS = ("prompt", "reference", "text")
+QUOTED = 20
+
+_ARRAYS = {
+    "row_source": "int32",
+    "row_line": "int64",
+    "question_row": "int32",
+    "questions": "uint64",
+    "whole_row": "int32",
+    "wholes": "uint64",
+    "field_row": "int32",
+    "field_kind": "uint8",
+    "field_words": "int32",
+    "grams": "uint64",
+}
+
+
+class Entry(NamedTuple):
+    """A row to keep out of training."""
+
+    id: str
+    """`name:line`."""
+    fields: Sequence[tuple[str, str]]
+    """Kind (one of KINDS) and text; each is compared by itself, by its n-grams."""
+    questions: Sequence[str] = ()
+    """Texts that a training row must not have as its prompt."""
+    wholes: Sequence[tuple[str, str]] = ()
+    """Prompt and answer that a training row must not have both."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """Rows as hashes. One set: an eval set, a file."""
+
+    name: str
+    sources: tuple[str, ...]
+    row_source: Any
+    """int32 [rows], into sources."""
+    row_line: Any
+    """int64 [rows]"""
+    question_row: Any
+    """int32 [questions]"""
+    questions: Any
+    """uint64 [questions], hashes of whole prompts of at least MIN_QUESTION words."""
+    whole_row: Any
+    """int32 [wholes]"""
+    wholes: Any
+    """uint64 [wholes], hashes of a prompt together with its answer."""
+    field_row: Any
+    """int32 [fields]; fields of fewer than MIN_WORDS words are not among them."""
+    field_kind: Any
+    """uint8 [fields], into KINDS."""
+    field_words: Any
+    """int32 [fields]"""
+    grams: Any
+    """uint64, the n-grams of every field in order: field_words - N + 1 of each."""
+
+    def __len__(self) -> int:
+        return len(self.row_line)
+
+    def id(self, row: int) -> str:
+        return f"{self.sources[self.row_source[row]]}:{self.row_line[row]}"
+
+    @cached_property
+    def gram_field(self) -> Any:
+        import numpy as np
+
+        return np.repeat(np.arange(len(self.field_words)), self.field_words - (N - 1))
+
+
+def entries_of(examples: Iterable[ftp.Example]) -> Iterator[Entry]:
+    """Eval examples: the prompt (user's and system's turns before the answer) and the reference."""
+    for example in examples:
+        asked = "\n".join(message.content for message in example.prompt if message.role in ("user", "system"))
+        question = "\n".join(message.content for message in example.prompt if message.role == "user")
+        yield Entry(
+            example.id,
+            (("prompt", asked), ("reference", example.reference)),
+            (question,),
+            ((question, example.reference),),
+        )
+
+
+def entries_of_file(file: Path, name: str) -> Iterator[Entry]:
+    """The rows of a data file of any format: every text in a row is a field.
+
+    Raises:
+        DataError: the file or a row of it can't be read.
+    """
+    for row in rows_of(file):
+        if row.values is None:
+            raise ftp.DataError([f"{file}:{row.line}: {row.problem}"])
+        texts = list(_texts(row.values))
+        yield Entry(f"{name}:{row.line}", [("text", text) for text in texts], texts, [("", text) for text in texts])
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+
+
+# --- build, write, read ---------------------------------------------------------------------------------------------
+
+
+def build(name: str, entries: Iterable[Entry]) -> Index:
+    """Hash rows; every text is read once and not kept."""
+    import itertools
+
+    import numpy as np
+
+    sources: dict[str, int] = {}
+    parts: dict[str, list[Any]] = {array: [np.empty(0, of)] for array, of in _ARRAYS.items()}
+    rows = iter(entries)
+    first = 0
+    while batch := list(itertools.islice(rows, 1000)):
+        named = [entry.id.rpartition(":") for entry in batch]
+        parts["row_source"].append([sources.setdefault(source, len(sources)) for source, _, _ in named])
+        parts["row_line"].append([int(line) for _, _, line in named])
+        _add_fields(parts, batch, first)
+        _add_keys(parts, batch, first)
+        first += len(batch)
+    arrays = {array: np.concatenate(parts[array]).astype(of) for array, of in _ARRAYS.items()}
+    return Index(name, tuple(sources), **arrays)
+
+
+def _add_fields(parts: dict[str, list[Any]], batch: Sequence[Entry], first: int) -> None:
+    import numpy as np
+
+    fields = [(row, KINDS.index(kind), text) for row, entry in enumerate(batch, first) for kind, text in entry.fields]
+    hashes, offsets = hash_words([text for _, _, text in fields])
+    lengths = np.diff(offsets)
+    long = lengths >= MIN_WORDS
+    of_long = np.repeat(long, lengths)
+    starts = np.concatenate([[0], np.cumsum(lengths[long])])
+    parts["grams"].append(ngrams(hashes[of_long], starts, N)[0])
+    parts["field_words"].append(lengths[long])
+    parts["field_row"].append(np.array([row for row, _, _ in fields], np.int32)[long])
+    parts["field_kind"].append(np.array([kind for _, kind, _ in fields], np.uint8)[long])
+
+
+def _add_keys(parts: dict[str, list[Any]], batch: Sequence[Entry], first: int) -> None:
+    import numpy as np
+
+    questions = [(row, text) for row, entry in enumerate(batch, first) for text in entry.questions]
+    hashes, offsets = hash_words([text for _, text in questions])
+    enough = np.diff(offsets) >= MIN_QUESTION
+    parts["questions"].append(question_keys(sequence_hashes(hashes, offsets))[enough])
+    parts["question_row"].append(np.array([row for row, _ in questions], np.int32)[enough])
+
+    wholes = [(row, *pair) for row, entry in enumerate(batch, first) for pair in entry.wholes]
+    hashes, offsets = hash_words([text for _, *pair in wholes for text in pair])
+    sequences = sequence_hashes(hashes, offsets)
+    some = np.diff(offsets)[1::2] > 0
+    parts["wholes"].append(whole_keys(sequences[::2], sequences[1::2])[some])
+    parts["whole_row"].append(np.array([row for row, _, _ in wholes], np.int32)[some])
+
+
+def sequence_hashes(hashes: Any, offsets: Any) -> Any:
+    """One hash of all the words of every text, in order: uint64 [texts]; 0 for a text without words."""
+    import numpy as np
+
+    lengths = np.diff(offsets)
+    with np.errstate(over="ignore"):
+        powers = np.cumprod(np.full(max(lengths.max(initial=0), 1), 0x9E3779B97F4A7C15, np.uint64))
+        sums = np.concatenate([[np.uint64(0)], np.cumsum(hashes * powers[_within(offsets)], dtype=np.uint64)])
+        return sums[offsets[1:]] - sums[offsets[:-1]]
+
+
+def _within(offsets: Any) -> Any:
+    """The position of every word in its own text."""
+    import numpy as np
+
+    return np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
+
+
+def question_keys(questions: Any) -> Any:
+    """What is looked up for a prompt; apart from what is looked up for a whole row."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        return (questions ^ np.uint64(0x5851F42D4C957F2D)) * np.uint64(0xBF58476D1CE4E5B9)
+
+
+def whole_keys(questions: Any, answers: Any) -> Any:
+    """What is looked up for a prompt together with its answer."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        return (questions * np.uint64(0x94D049BB133111EB) + answers) * np.uint64(0xD6E8FEB86659FD93)
+
+
+def write(index: Index, file: Path) -> None:
+    """Write an index file, whole or not at all: a compressed NumPy archive with a JSON header."""
+    import numpy as np
+
+    header = {"format": FORMAT, "n": N, "name": index.name, "sources": index.sources}
+    aside = file.with_name(f"{file.name}.part")
+    with aside.open("wb") as stream:
+        np.savez_compressed(
+            stream,
+            allow_pickle=False,
+            header=np.frombuffer(json.dumps(header).encode(), np.uint8),
+            **{array: getattr(index, array) for array in _ARRAYS},
+        )
+    aside.replace(file)
+
+
+def read(file: Path) -> Index:
+    """Read an index file.
+
+    Raises:
+        DataError: it is not there, not an index, damaged, or of another format.
+    """
+    import numpy as np
+
+    again = "make it again: ftp data index FILE… -o " + file.name
+    try:
+        # Opened here: NumPy leaves a file open that it can't read.
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            header = json.loads(bytes(archive["header"]))
+            if (header["format"], header["n"]) != (FORMAT, N):
+                of = f"format {header['format']} with {header['n']}-grams"
+                raise ftp.DataError([f"{file}: an index of {of}, and this version reads {FORMAT} with {N}; {again}"])
+            arrays = {array: archive[array] for array in _ARRAYS}
+        index = Index(str(header["name"]), tuple(map(str, header["sources"])), **arrays)
+        _check(index)
+    except FileNotFoundError:
+        raise ftp.DataError([f"{file}: no such index file"]) from None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ftp.DataError([f"{file}: not a readable index file ({what}); {again}"]) from None
+    return index
+
+
+def _check(index: Index) -> None:
+    """Raise ValueError where the arrays don't fit each other."""
+    for array, of in _ARRAYS.items():
+        found = getattr(index, array)
+        if str(found.dtype) != of or found.ndim != 1:
+            raise ValueError(f"'{array}' is not a list of {of}")
+    for part, whole in (
+        ((index.row_source,), len(index.sources)),
+        ((index.question_row, index.whole_row, index.field_row), len(index)),
+        ((index.field_kind,), len(KINDS)),
+    ):
+        if any(len(of) and not 0 <= of.min() <= of.max() < whole for of in part):
+            raise ValueError("it points outside itself")
+    if len(index.field_words) and index.field_words.min() < MIN_WORDS:
+        raise ValueError("a field is too short")
+    fields = {len(index.field_row), len(index.field_kind), len(index.field_words)}
+    grams = int((index.field_words.astype("int64") - (N - 1)).sum())
+    if (
+        len(fields) > 1
+        or grams != len(index.grams)
+        or len(index.row_source) != len(index)
+        or len(index.questions) != len(index.question_row)
+        or len(index.wholes) != len(index.whole_row)
+    ):
+        raise ValueError("its parts don't fit each other")
+
+
+def index_files(paths: Sequence[str], out: Path) -> Index:
+    """Index data files, directories or globs into one index file; files are known there by their name alone.
+
+    Raises:
+        DataError: a file or a row that can't be read, two files of one name, or `out` without the suffix.
+    """
+    if out.suffix != SUFFIX:
+        raise ftp.DataError([f"{out}: an index file is called {out.stem}{SUFFIX}"])
+    files = [file for path in paths for file in files_of(path)]
+    twins = sorted({str(file) for file in files if sum(other.name == file.name for other in files) > 1})
+    if twins:
+        raise ftp.DataError([f"{file}: another file has the same name; rows are known by it" for file in twins])
+    index = build(out.stem, (entry for file in files for entry in entries_of_file(file, file.name)))
+    write(index, out)
+    return index
+
+
+# --- training rows and what they match ------------------------------------------------------------------------------
+
+
+class Batch:
+    """The rows of an Arrow table of examples as hashes; needs the columns id, text, messages and rejected."""
+
+    COLUMNS = ("id", "text", "messages", "rejected")
+
+    def __init__(self, table: Any) -> None:
+        import numpy as np
+
+        self.ids: list[str] = table.column("id").to_pylist()
+        rows = len(self.ids)
+        turns, roles, texts = _turns(table.column("messages"))
+        rejected, _, lost = _turns(table.column("rejected"))
+        running = [text or "" for text in table.column("text").to_pylist()]
+        self._texts = [*texts, *running, *lost]
+        # A unit is a run of texts of one row: its turns, its running text, its rejected turns.
+        lengths = np.concatenate([turns, np.ones(rows, np.int64), rejected])
+        self._units = np.concatenate([[0], np.cumsum(lengths)])
+        hashes, offsets = hash_words(self._texts)
+        unit_offsets = offsets[self._units]
+        self.grams, self._starts = ngrams(hashes, unit_offsets, N)
+        self.gram_row = np.repeat(np.tile(np.arange(rows), 3), np.diff(self._starts))
+        self._hash_keys(hashes, offsets, turns, np.array([role == "user" for role in roles], bool), len(texts))
+
+    def _hash_keys(self, hashes: Any, offsets: Any, turns: Any, of_user: Any, texts: int) -> None:
+        import numpy as np
+
+        rows = len(turns)
+        each = sequence_hashes(hashes, offsets)
+        turn_row = np.repeat(np.arange(rows), turns)
+        # All the user's turns in one, too.
+        lengths = np.diff(offsets)[:texts] * of_user
+        joined_offsets = np.concatenate([[0], np.cumsum(lengths)])[np.concatenate([[0], np.cumsum(turns)])]
+        joined = sequence_hashes(hashes[: offsets[texts]][np.repeat(of_user, np.diff(offsets)[:texts])], joined_offsets)
+        talks = np.flatnonzero(turns)
+        last = each[self._units[talks + 1] - 1]
+        running = each[texts : texts + rows]
+        self.questions = question_keys(np.concatenate([each[:texts][of_user], joined[talks]]))
+        self.question_row = np.concatenate([turn_row[of_user], talks])
+        self.keys = np.concatenate(
+            [self.questions, whole_keys(joined[talks], last), whole_keys(np.zeros_like(running), running)]
+        )
+        self.key_row = np.concatenate([self.question_row, talks, np.arange(rows)])
+
+    def quote(self, row: int, gram: int | None = None, length: int = QUOTED) -> str:
+        """Words of a row, from an n-gram on or from the start, shortened."""
+        import numpy as np
+
+        unit, start = row, 0
+        if gram is None:
+            unit = row if self._units[row + 1] > self._units[row] else row + len(self.ids)
+        else:
+            at = int(np.flatnonzero((self.gram_row == row) & (self.grams == gram))[0])
+            unit = int(np.searchsorted(self._starts, at, "right")) - 1
+            start = at - int(self._starts[unit])
+        found = words(" ".join(self._texts[self._units[unit] : self._units[unit + 1]]))[start : start + length]
+        more = " …" if len(found) > QUOTED else ""
+        return f'"{" ".join(found[:QUOTED])}{more}"'
+
+
+def _turns(column: Any) -> tuple[Any, list[str], list[str]]:
+    """The number of turns of each row, and the roles and the texts of all turns."""
+    import numpy as np
+
+    array = column.combine_chunks()
+    lengths = np.array(array.value_lengths().fill_null(0), np.int64)
+    if not lengths.any():
+        return lengths, [], []
+    flat = array.flatten()
+    return lengths, flat.field("role").to_pylist(), flat.field("content").to_pylist()
+
+
+def common(hashes: Any, rows: Any, limit: float) -> Any:
+    """The hashes that more than `limit` rows have, sorted.
+
+    Args:
+        hashes, rows: uint64 and the row of each.
+    """
+    import numpy as np
+
+    order = np.lexsort((rows, hashes))
+    hashes, rows = hashes[order], rows[order]
+    new_hash = np.append(True, hashes[1:] != hashes[:-1])
+    new_pair = new_hash | np.append(True, rows[1:] != rows[:-1])
+    starts = np.flatnonzero(new_hash[: len(hashes)])
+    if not len(starts):
+        return np.empty(0, np.uint64)
+    return hashes[starts][np.add.reduceat(new_pair[: len(hashes)].astype(np.int64), starts) > limit]
+
+
+class Match(NamedTuple):
+    """A training row and the row of an index that it shares text with."""
+
+    row: int
+    """In the batch."""
+    other: int
+    """In the index."""
+    coverage: float
+    """Share of the words of the other's field that count, which lie in n-grams that both have."""
+    run: int
+    """The most such words in a row."""
+    kind: str
+    """Which field."""
+    gram: int | None
+    """The first n-gram of the longest run; None when the whole prompt or row is equal."""
+    length: int
+
+
+class Matcher:
+    """Looks training rows up in an index. Words in n-grams of `boilerplate` count on neither side."""
+
+    def __init__(self, index: Index, boilerplate: Any) -> None:
+        import numpy as np
+
+        self.index = index
+        starts = np.concatenate([[0], np.cumsum(index.field_words, dtype=np.int64)])
+        self._field_starts = starts
+        # Where the words of every n-gram begin, counted over all fields.
+        at = np.arange(len(index.grams)) + index.gram_field * (N - 1)
+        usual = np.isin(index.grams, boilerplate)
+        covered = np.zeros(starts[-1] + 1, np.int64)
+        np.add.at(covered, at[usual], 1)
+        np.add.at(covered, at[usual] + N, -1)
+        self._counting = np.concatenate([[0], np.cumsum(np.cumsum(covered[:-1]) == 0)])
+        self._left = self._counting[starts[1:]] - self._counting[starts[:-1]]
+        used = np.flatnonzero(~usual & (self._left[index.gram_field] >= MIN_WORDS))
+        used = used[np.argsort(index.grams[used], kind="stable")]
+        self._unique, first = np.unique(index.grams[used], return_index=True)
+        self._postings, self._bounds = at[used], np.append(first, len(used))
+
+        telling = ~np.isin(index.questions, boilerplate)
+        keys = np.concatenate([index.questions[telling], index.wholes])
+        order = np.argsort(keys, kind="stable")
+        self._keys = keys[order]
+        self._key_row = np.concatenate([index.question_row[telling], index.whole_row])[order]
+
+    def matches(self, batch: Batch, coverage: float, run: int) -> list[Match]:
+        """The best match of every pair of rows that share at least so much, in the order of the batch."""
+        best: dict[tuple[int, int], Match] = {}
+        for match in (*self._equal(batch), *self._overlapping(batch, coverage, run)):
+            pair = match.row, match.other
+            if pair not in best or (match.coverage, match.run) > (best[pair].coverage, best[pair].run):
+                best[pair] = match
+        return [best[pair] for pair in sorted(best)]
+
+    def _equal(self, batch: Batch) -> Iterator[Match]:
+        import numpy as np
+
+        left = np.searchsorted(self._keys, batch.keys, "left")
+        counts = np.searchsorted(self._keys, batch.keys, "right") - left
+        which = np.repeat(np.arange(len(left)), counts)
+        others = self._key_row[np.repeat(left, counts) + _within(np.append(0, np.cumsum(counts)))]
+        for key, other in zip(which.tolist(), others.tolist(), strict=True):
+            kind = "prompt" if key < len(batch.questions) else "row"
+            yield Match(int(batch.key_row[key]), other, 1.0, 0, kind, None, 0)
+
+    def _overlapping(self, batch: Batch, coverage: float, run: int) -> Iterator[Match]:
+        import numpy as np
+
+        if not len(self._unique) or not len(batch.grams):
+            return
+        at = np.minimum(np.searchsorted(self._unique, batch.grams), len(self._unique) - 1)
+        hit = np.flatnonzero(self._unique[at] == batch.grams)
+        if not len(hit):
+            return
+        at, rows = at[hit], batch.gram_row[hit].astype(np.int64)
+        counts = self._bounds[at + 1] - self._bounds[at]
+        total = int(self._field_starts[-1])
+        position = self._postings[np.repeat(self._bounds[at], counts) + _within(np.append(0, np.cumsum(counts)))]
+        # Every (row, position in the index) once, sorted: a field's positions follow one another.
+        row, position = np.divmod(np.unique(np.repeat(rows, counts) * total + position), total)
+        field = np.searchsorted(self._field_starts, position, "right") - 1
+        new_pair = np.append(True, (row[1:] != row[:-1]) | (field[1:] != field[:-1]))
+        starts = np.flatnonzero(new_pair)
+        counting = self._counting
+        before = np.append(0, position[:-1] + N)
+        gained = counting[position + N] - counting[np.where(new_pair, position, np.maximum(position, before))]
+        covered = np.add.reduceat(gained, starts) / self._left[field[starts]]
+
+        runs = np.flatnonzero(new_pair | np.append(True, position[1:] != position[:-1] + 1))
+        ends = position[np.append(runs[1:], len(position)) - 1] + N
+        run_words = counting[ends] - counting[position[runs]]
+        first_run = np.searchsorted(runs, starts)
+        longest = np.maximum.reduceat(run_words, first_run)
+        # Covered by short pieces alone, such as a name that comes up again and again, is not copied.
+        copied = (covered >= coverage) & (longest >= MIN_WORDS) | (longest >= run)
+        for pair in np.flatnonzero(copied).tolist():
+            mine = slice(first_run[pair], first_run[pair + 1] if pair + 1 < len(first_run) else None)
+            chosen = first_run[pair] + int(np.argmax(run_words[mine]))
+            begin, of = int(position[runs[chosen]]), int(field[starts[pair]])
+            yield Match(
+                int(row[starts[pair]]),
+                int(self.index.field_row[of]),
+                float(covered[pair]),
+                int(longest[pair]),
+                KINDS[self.index.field_kind[of]],
+                int(self.index.grams[begin - of * (N - 1)]),
+                int(ends[chosen]) - begin,
+            )

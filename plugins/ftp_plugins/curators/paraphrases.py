@@ -1,0 +1,174 @@
+"""Eval questions in other words: the nearest training prompts by TF-IDF, and a judge that may confirm them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Annotated, Any
+
+from pydantic import Field
+
+import ftp
+from ftp.components import Options
+from ftp_plugins.curators.shingles import words
+
+COLUMNS = 2**20
+NUMBERS = 3
+"""How much more a number weighs than another word: a reworded question keeps its numbers, a new one has others."""
+USUAL = 0.8
+"""A word in more than this share of the prompts says nothing."""
+
+
+class _Columns(dict[str, int]):
+    """The column of each word seen so far: odd ones are numbers."""
+
+    def __missing__(self, word: str) -> int:
+        import zlib
+
+        if len(self) >= COLUMNS:
+            self.clear()
+        spread = zlib.crc32(word.encode("utf-8", "surrogatepass")) * 0x9E3779B1 >> 7
+        column = self[word] = (spread % (COLUMNS // 2)) * 2 + word.isdecimal()
+        return column
+
+
+_columns = _Columns()
+
+
+class Retriever:
+    """Finds texts that say the same as one of some eval prompts, by the cosine of their weighted words.
+
+    TF-IDF with sublinear counts (Salton & Buckley 1988). Retrieval first and a judge on what it finds is the method of
+    Yang et al. 2023, arXiv:2311.04850 (llm-decontaminator).
+    """
+
+    def __init__(self, prompts: Sequence[str], sample: Sequence[str]) -> None:
+        """
+        Args:
+            prompts: of the eval rows; an empty one is similar to nothing.
+            sample: some of the training prompts, to learn which words are usual.
+        """
+        import numpy as np
+        from scipy.sparse import vstack
+        from sklearn.feature_extraction.text import TfidfTransformer
+
+        counts, sampled = _counts(prompts), _counts(sample)
+        self._weights = TfidfTransformer(sublinear_tf=True, norm=None).fit(vstack([counts, sampled]))
+        self._saying = np.ones(COLUMNS, np.float32)
+        self._saying[1::2] = NUMBERS
+        for rows in (counts, sampled):
+            having = np.bincount(rows.indices, minlength=COLUMNS)
+            self._saying[having > max(3, USUAL * rows.shape[0])] = 0
+        self._prompts = self._vectors(counts).T.tocsr()
+
+    def _vectors(self, counts: Any) -> Any:
+        from sklearn.preprocessing import normalize
+
+        weighted = self._weights.transform(counts)
+        weighted.data *= self._saying[weighted.indices]
+        return normalize(weighted, copy=False)
+
+    def similar(self, texts: Sequence[str], threshold: float) -> tuple[Any, Any, Any]:
+        """Which text is how similar to which prompt.
+
+        Returns:
+            Texts int64, prompts int64 and cosines float32, of all pairs at `threshold` or above.
+        """
+        found = (self._vectors(_counts(texts)) @ self._prompts).tocoo()
+        near = found.data >= threshold
+        return found.row[near].astype("int64"), found.col[near].astype("int64"), found.data[near]
+
+
+def _counts(texts: Sequence[str]) -> Any:
+    """How often each word is in each text: a sparse matrix, float32 [texts, COLUMNS]."""
+    import numpy as np
+    from scipy.sparse import csr_matrix
+
+    flat: list[int] = []
+    ends = np.zeros(len(texts) + 1, np.int64)
+    for at, text in enumerate(texts, 1):
+        flat.extend(map(_columns.__getitem__, words(text)))
+        ends[at] = len(flat)
+    matrix = csr_matrix((np.ones(len(flat), np.float32), np.array(flat, np.int32), ends), (len(texts), COLUMNS))
+    matrix.sum_duplicates()
+    return matrix
+
+
+PROMPT = """\
+Is the second question the first one reworded, so that the same answer is right for both?
+Questions that only have the same subject, or other numbers, are not the same.
+
+First question:
+{first}
+
+Second question:
+{second}
+
+Answer yes or no."""
+
+
+class Judge(Options):
+    """A chat model behind an OpenAI-compatible server that says whether two questions are the same, reworded.
+
+    It has to be a capable one: SmolLM2-135M denies every one of 100 reworded questions of GSM8K. The most that any
+    judge can confirm at the default threshold is 1,247 of the 1,319.
+    """
+
+    model: str = Field(min_length=1)
+    """The name of the model, as its server knows it."""
+    base_url: str | None = None
+    """Address of the server, such as http://localhost:8000/v1. Default: OpenAI's own."""
+    key_env: str = Field(default="OPENAI_API_KEY", min_length=1)
+    """The environment variable with the key."""
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.45
+    """Similarity from which a pair is put to the judge."""
+    calls: Annotated[int, Field(ge=1)] = 1000
+    """The most pairs it is asked about, the most similar ones first. The others are noted as not confirmed."""
+    timeout: Annotated[float, Field(gt=0)] = 60
+    """Seconds to wait for an answer."""
+
+    def problems(self) -> list[str]:
+        """What is missing on this machine."""
+        import importlib.util
+
+        missing = [] if importlib.util.find_spec("openai") else ["judge: openai is not installed: pip install openai"]
+        return missing + ([] if os.environ.get(self.key_env) else [f"judge: ${self.key_env} is not set"])
+
+    @cached_property
+    def _client(self) -> Any:
+        import openai
+
+        key = os.environ.get(self.key_env)
+        if not key:
+            raise ftp.DataError([f"judge: the environment variable {self.key_env} with the key is not set"])
+        return openai.OpenAI(api_key=key, base_url=self.base_url, timeout=self.timeout, max_retries=3)
+
+    def same(self, first: str, second: str) -> tuple[bool | None, str]:
+        """Ask about one pair. Returns the verdict, None where the answer can't be read, and the answer.
+
+        Raises:
+            DataError: the judge can't be asked.
+        """
+        import openai
+
+        prompt = PROMPT.format(first=first.strip(), second=second.strip())
+        try:
+            reply = self._client.chat.completions.create(
+                model=self.model, messages=[{"role": "user", "content": prompt}], temperature=0, max_tokens=256
+            )
+            answer = (reply.choices[0].message.content or "") if reply.choices else ""
+        except openai.OpenAIError as error:
+            what = str(error).splitlines()[0] if str(error) else type(error).__name__
+            at = self.base_url or "OpenAI"
+            raise ftp.DataError(
+                [f"judge: {self.model} at {at} can't be asked: {what}; mend it or leave `judge` out"]
+            ) from None
+        return verdict(answer), answer
+
+
+def verdict(answer: str) -> bool | None:
+    """The last yes or no in an answer."""
+    found = re.findall(r"\b(yes|no)\b", answer.casefold())
+    return found[-1] == "yes" if found else None
