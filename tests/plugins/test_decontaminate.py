@@ -21,7 +21,8 @@ from ftp.testing import assert_component_ok
 from ftp.types import Corpus, Example, Message
 from ftp_plugins.curators import ngram_index
 from ftp_plugins.curators.decontaminate import Decontaminate
-from ftp_plugins.curators.ngram_index import MIN_WORDS, Batch, Entry, Matcher
+from ftp_plugins.curators.matching import Batch, Matcher
+from ftp_plugins.curators.ngram_index import MIN_WORDS, Entry
 from ftp_plugins.curators.paraphrases import Retriever, verdict
 from ftp_plugins.curators.shingles import words
 from ftp_plugins.formatters.pairs import Alpaca, Instruct

@@ -124,8 +124,8 @@ def index(files: tuple[Path, ...], output: Path) -> None:
     """
     from ftp_plugins.curators.ngram_index import index_files
 
-    rows = index_files([str(file) for file in files], output)
-    click.echo(f"{output}: {rows:,} rows, {output.stat().st_size:,} bytes")
+    made = index_files([str(file) for file in files], output)
+    click.echo(f"{output}: {len(made):,} rows, {output.stat().st_size:,} bytes")
 
 
 def _desk(

@@ -14,7 +14,8 @@ import ftp
 from ftp.examples import BATCH, Examples, decode
 from ftp.rows import files_of
 from ftp_plugins.curators import ngram_index
-from ftp_plugins.curators.ngram_index import Batch, Index, Match, Matcher
+from ftp_plugins.curators.matching import Batch, Match, Matcher, common
+from ftp_plugins.curators.ngram_index import Index
 from ftp_plugins.curators.paraphrases import Judge, Retriever
 from ftp_plugins.curators.shingles import words
 
@@ -226,8 +227,8 @@ def _usual(rows: Examples) -> Any:
     limit = max(5, USUAL_IN_TRAIN * len(batch.ids))
     return np.concatenate(
         [
-            ngram_index.common(batch.grams, batch.gram_row, limit),
-            ngram_index.common(batch.questions, batch.question_row, limit),
+            common(batch.grams, batch.gram_row, limit),
+            common(batch.questions, batch.question_row, limit),
         ]
     )
 
@@ -244,8 +245,8 @@ def _with_usual(index: Index, usual: Any) -> Any:
     return np.concatenate(
         [
             usual,
-            ngram_index.common(index.grams, index.field_row[index.gram_field], limit),
-            ngram_index.common(index.questions, index.question_row, limit),
+            common(index.grams, index.field_row[index.gram_field], limit),
+            common(index.questions, index.question_row, limit),
         ]
     )
 
