@@ -2,7 +2,7 @@
 
     python bench/data.py [--medquad FILE] [--rows 1000000] [--runs 3] [--json]
 
-Every measurement is a process of its own that reports its wall time and its peak memory; ours and the peer's take turns.
+Every measurement is a process of its own that reports its wall time and peak memory; ours and the peer's take turns.
 Medians over the runs. MedQuAD rows are tokenised with SmolLM2's tokenizer and chat template, loss on answers; TRL gets
 the same rows as prompt and completion (the form that masks the prompt, as we do) and as messages (the form that
 doesn't). Dedupe is pinned to one core on both sides. The million synthetic rows go through `ftp data check`: read,
@@ -33,7 +33,7 @@ DATATROVE = ["datatrove==0.10.1", "regex", "nltk", "spacy", "tokenizers", "numpy
 """What its MinHash needs; with xxhash 4 it fails."""
 
 
-# --- jobs: each runs in a process of its own, started by `measure` --------------------------------------------------------
+# --- jobs: each runs in a process of its own, started by `measure` ---
 
 
 def read_medquad(file: str, directory: str) -> Any:
@@ -61,9 +61,8 @@ def job_dedupe(file: str, directory: str) -> Iterator[int]:
 def job_decontaminate(file: str, directory: str) -> Iterator[int]:
     import dataclasses
 
-    from ftp_plugins.curators.decontaminate import Decontaminate
-
     from ftp.examples import write_examples
+    from ftp_plugins.curators.decontaminate import Decontaminate
 
     corpus, ledger = read_medquad(file, directory)
     held = corpus.train.take(range(0, len(corpus.train), 16))
@@ -146,7 +145,7 @@ def run_job(name: str, file: str) -> None:
     print(json.dumps({"seconds": seconds, "rows": rows, "peak_mb": peak}))
 
 
-# --- the driver ----------------------------------------------------------------------------------------------------------
+# --- the driver ---
 
 
 def measure(job: str, file: Path) -> dict[str, float]:

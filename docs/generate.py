@@ -175,7 +175,11 @@ def components_page(found: plugins.Plugins) -> str:
             parts += [f"### {name}", text_of(offer.component.__doc__), *facts(offer.component)]
             schema = offer.component.model_json_schema()
             if offer.component.model_fields:
-                parts.append(options(offer.component, schema, schema.get("$defs", {})))
+                defs = schema.get("$defs", {})
+                parts.append(options(offer.component, schema, defs))
+                for inner in dict.fromkeys(every_model(offer.component)):
+                    its = defs[inner.__name__]
+                    parts += [f"#### {inner.__name__}", text_of(inner.__doc__), options(inner, its, defs)]
             else:
                 parts.append("It has no options.")
     return "\n\n".join(parts) + "\n"

@@ -166,9 +166,9 @@ def test_a_run_killed_for_real_is_taken_up_again(recipe, tmp_path):
 
 def test_what_models_and_rows_say_is_escaped_in_the_reports(recipe, tmp_path):
     evil = "<script>alert(1)</script> | **bold** <img src=x onerror=alert(2)>"
-    file = recipe()
+    file = recipe(data={"curate": [{"use": "decontaminate", "policy": "report"}]})
     for name in ("train", "heldout"):
-        rows = [{"instruction": f"{evil} {n}", "response": evil} for n in range(6)]
+        rows = [{"instruction": f"{evil} {name} {n}", "response": evil} for n in range(6)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert ftp("run", file, "--runs", tmp_path / "runs").exit_code == 0
     run = only_run(tmp_path / "runs")

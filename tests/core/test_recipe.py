@@ -77,7 +77,7 @@ def test_blocks_are_the_plugins_own_objects(read, tmp_path):
     assert type(found.data.train[0].format) is Instruct
     assert found.data.evals["held"].format.context is None
     assert found.data.validation == pytest.approx(0.1)
-    assert found.data.curate[0].replay == pytest.approx(0.05)
+    assert found.data.curate[-1].replay == pytest.approx(0.05)
     assert found.train.learning_rate == 1e-4
     assert found.train.epochs == 2.0
     assert found.answers == AnswerOptions(max_new_tokens=32)
@@ -200,7 +200,7 @@ def test_aliases_stand_for_what_they_name(read):
         ("train.learning_rate=3e-5", lambda r: r.train.learning_rate, 3e-5),
         ("train.max_length=64", lambda r: r.train.max_length, 64),  # a key the recipe lacks
         ("data.train.1.path=other.jsonl", lambda r: Path(r.data.train[1].path).name, "other.jsonl"),
-        ("data.curate.0.replay=20%", lambda r: r.data.curate[0].replay, 0.2),
+        ("data.curate.0.replay=20%", lambda r: r.data.curate[-1].replay, 0.2),
         ("data.validation=25%", lambda r: r.data.validation, 0.25),
         ("adapter={use: qlora, r: 4}", lambda r: r.adapter.model_dump(), QLoRA(r=4).model_dump()),
         ("evaluate.1={use: rouge}", lambda r: r.evaluate[1].used_as, "rouge"),

@@ -177,14 +177,18 @@ def assert_recipe_holds(text: str, directory: Path, installed: plugins.Plugins) 
     file = directory / "recipe.yaml"
     file.write_text(text, encoding="utf-8")
     put_model(yaml.safe_load(text), directory)
+    for curator in yaml.safe_load(text)["data"].get("curate", []):
+        for place in curator.get("against", []):
+            write_rows(str(directory / place), {"text": "Some words."}, 0)
     checked = recipe.read(file, installed)
     sources = [*checked.data.train, *checked.data.evals.values()]
     if isinstance(checked.data.validation, data.Source):
         sources.append(checked.data.validation)
     for number, source in enumerate(sources):
         if source.path is not None:
+            row = good_row(source.format) | ({source.group: "one"} if source.group else {})
             assert Path(source.path).is_relative_to(directory)
-            write_rows(source.path, good_row(source.format), number)
+            write_rows(source.path, row, number)
             assert [found for _, _, found in data.examples_of(source) if isinstance(found, str)] == []
 
 
@@ -351,11 +355,14 @@ def command_lines(block: Block) -> Iterator[list[str]]:
 def test_command_lines_name_commands_and_options_that_exist(block: Block) -> None:
     for arguments in command_lines(block):
         if arguments and not arguments[0].startswith("-"):
-            assert arguments[0] in cli.COMMANDS, f"{block}: ftp {' '.join(arguments)}"
-            command = importlib.import_module(f"ftp.cli.{arguments[0]}").command
-            rest = [word for word in arguments[1:] if word not in ("-h", "--help")]
-            if len(rest) == len(arguments) - 1:
-                command.make_context(f"ftp {arguments[0]}", rest)
+            command: click.Command | None = cli.cli
+            while isinstance(command, click.Group) and arguments:
+                command = command.get_command(click.Context(command), arguments[0])
+                assert command is not None, f"{block}: {arguments[0]}"
+                arguments = arguments[1:]
+            assert command is not None
+            if not {"-h", "--help"} & set(arguments):
+                command.make_context(f"ftp {command.name}", arguments)
         else:
             assert set(arguments) <= {"-h", "--help", "--version"}, f"{block}: ftp {' '.join(arguments)}"
 
@@ -382,9 +389,12 @@ def test_every_hook_component_option_and_command_is_in_the_docs(generate: Module
                 for option in offer.component.model_fields
                 if part and f"| `{option}` |" not in part.group(1)
             ]
-    for name in cli.COMMANDS:
+    commands = {name: importlib.import_module(f"ftp.cli.{name}").command for name in cli.COMMANDS}
+    desk = importlib.import_module("ftp_plugins.commands.data").command
+    commands |= {f"data {name}": command for name, command in desk.commands.items()}
+    for name, command in commands.items():
         missing += [] if f"## ftp {name}\n" in text else [name]
-        for param in importlib.import_module(f"ftp.cli.{name}").command.params:
+        for param in command.params:
             missing += [flag for flag in param.opts if flag.startswith("-") and f"`{flag}`" not in text]
     for block in (recipe.Recipe, data.Data, data.Source, recipe.AnswerOptions):
         missing += [f"{block.__name__}.{key}" for key in block.model_fields if f"| `{key}` |" not in text]
