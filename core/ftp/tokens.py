@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
+import multiprocessing
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, overload
@@ -24,6 +26,8 @@ from ftp.types import LoadedTokenizer
 LAYOUT = 1
 """Part of the cache key; raised when what is written, or how a row is rendered or masked, changes."""
 UNUSED_DAYS = 30
+PARALLEL_ROWS = 100_000
+"""Rows from which several processes are worth the seconds that they take to start."""
 CONTENT = ("text", "messages", "rejected", "tools")
 """The columns of an example that decide its tokens."""
 
@@ -100,7 +104,7 @@ def tokenise(
     """Render and tokenise every example, or take the rows from the cache where the same ones were tokenised before.
 
     The cache knows rows by their content: texts, chat template, tokenizer, stop tokens and `loss_on`. Lengths are no
-    part of it, since nothing is cut here. Rendering and encoding go on side by side.
+    part of it, since nothing is cut here.
     """
     import platformdirs
     import pyarrow as pa
@@ -127,34 +131,69 @@ def tokenise(
 
 
 def _batches(loaded: LoadedTokenizer, examples: Examples, loss_on: str) -> Iterator[Any]:
-    fast = ByteLevel.of(loaded.tokenizer)
-    with ThreadPoolExecutor(2) as encoder:
+    """The tokenised rows batch by batch, in order; many rows are shared out among processes."""
+    tables = examples.batches(("id", *CONTENT))
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers == 1 or len(examples) < PARALLEL_ROWS:
+        yield from map(_Encoder(loaded, loss_on), tables)
+        return
+    # Spawned and not forked: libraries with threads of their own may hang in a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start_worker, (loaded, loss_on)) as pool:
         waiting: deque[Future[Any]] = deque()
-        for table in examples.batches(("id", *CONTENT)):
-            texts = rendered(loaded.tokenizer, decode(table), loss_on)
-            # Encoding leaves Python to the next batches: one is rendered while two are encoded.
-            waiting.append(encoder.submit(_encoded, loaded, texts, fast))
-            if len(waiting) > 2:
+        for table in tables:
+            waiting.append(pool.submit(_in_worker, _packed(table)))
+            if len(waiting) > 4 * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _encoded(loaded: LoadedTokenizer, texts: Sequence[Any], fast: ByteLevel | None) -> Any:
-    import numpy as np
+class _Encoder:
+    def __init__(self, loaded: LoadedTokenizer, loss_on: str) -> None:
+        self.loaded, self.loss_on = loaded, loss_on
+        self.fast = ByteLevel.of(loaded.tokenizer)
+
+    def __call__(self, table: Any) -> Any:
+        """A batch of examples, some columns of a `pyarrow.Table`, as a record batch of token ids and masks."""
+        import numpy as np
+        import pyarrow as pa
+
+        texts = rendered(self.loaded.tokenizer, decode(table), self.loss_on)
+        rows = encode_texts(self.loaded.tokenizer, texts, self.loaded.stops, self.fast)
+        offsets = np.zeros(len(rows) + 1, np.int32)
+        np.cumsum([len(ids) for ids, _ in rows], out=offsets[1:])
+        flat = np.fromiter(itertools.chain.from_iterable(ids for ids, _ in rows), np.int32, offsets[-1])
+        trained = np.zeros(offsets[-1], bool)
+        for at, (_, spans) in zip(offsets.tolist(), rows, strict=False):
+            for start, end in spans:
+                trained[at + start : at + end] = True
+        lists = [pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)) for values in (flat, trained)]
+        return pa.RecordBatch.from_arrays(lists, ["input_ids", "trained"])
+
+
+def _packed(table: Any) -> bytes:
+    """A table on its own: pickled, a slice would take the whole table along."""
     import pyarrow as pa
 
-    rows = encode_texts(loaded.tokenizer, texts, loaded.stops, fast)
-    offsets = np.zeros(len(rows) + 1, np.int32)
-    np.cumsum([len(ids) for ids, _ in rows], out=offsets[1:])
-    flat = np.empty(offsets[-1], np.int32)
-    trained = np.zeros(offsets[-1], bool)
-    for at, (ids, spans) in zip(offsets, rows, strict=False):
-        flat[at : at + len(ids)] = ids
-        for start, end in spans:
-            trained[at + start : at + end] = True
-    lists = [pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)) for values in (flat, trained)]
-    return pa.RecordBatch.from_arrays(lists, ["input_ids", "trained"])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+_workers_own: list[_Encoder] = []
+
+
+def _start_worker(loaded: LoadedTokenizer, loss_on: str) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes share the cores already
+    _workers_own.append(_Encoder(loaded, loss_on))
+
+
+def _in_worker(packed: bytes) -> Any:
+    import pyarrow as pa
+
+    return _workers_own[0](pa.ipc.open_stream(packed).read_all())
 
 
 def _read(file: Path) -> TokenRows:
