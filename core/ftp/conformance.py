@@ -286,7 +286,8 @@ def _fault(example: Any, formatter: Formatter) -> str | None:
         return f"made a {example.kind} example, and the class says makes = '{formatter.makes}'"
     if example.messages and example.messages[-1].role != "assistant":
         return f"made a conversation that ends with the {example.messages[-1].role}'s turn, not the assistant's"
-    return None if example.reference.strip() else "made an example with an empty answer"
+    calls = example.messages and example.messages[-1].tool_calls
+    return None if example.reference.strip() or calls else "made an example with an empty answer"
 
 
 def _column_names(formatter: Formatter) -> set[str]:

@@ -120,7 +120,8 @@ def _format(source: Source, row: Row) -> Example | str:
         return example if example.text.strip() else "empty text"
     if example.messages[-1].role != "assistant":
         return f"ends with the {example.messages[-1].role}'s turn; an answer by the assistant is needed"
-    return example if example.reference.strip() else "empty answer"
+    # An answer may be a call without a word.
+    return example if example.reference.strip() or example.messages[-1].tool_calls else "empty answer"
 
 
 # --- the whole data stage -------------------------------------------------------------------------------------------

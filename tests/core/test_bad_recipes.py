@@ -104,7 +104,7 @@ BAD = {
         "use: instruct}}\n  val",
         "use: zzz}}\n  val",
         ['r.yaml:6:36: data.train.0.format.use: nothing called "zzz" is installed; '
-         "known: alpaca, instruct, messages, prompt_completion, sharegpt, text"],
+         "known: alpaca, auto, feedback, instruct, messages, preference, prompt_completion, sharegpt, text"],
     ),
     "misspelt name of the only one": (
         "use: sft",
@@ -270,6 +270,12 @@ BAD = {
         "  curate: [{use: mix, replay: 5%}]\n  validation:",
         ["r.yaml:7:12: data.curate.0: mixes replay rows and no source has `role: replay`"],
     ),
+    "mix that says nothing": (
+        "  validation:",
+        "  curate: [{use: mix, cap: 5}, {use: mix}]\n  validation:",
+        ["r.yaml:7:32: data.curate.1: says nothing to do; give replay, shares, weights, temperature or cap; "
+         'got {"use": "mix"}'],
+    ),
     "replay alone": (
         "{path: train.jsonl, format: {use: instruct}}\n",
         "{path: train.jsonl, format: {use: instruct}, role: replay}\n  curate: [{use: mix, replay: 5%}]\n",
@@ -320,6 +326,12 @@ def test_the_good_recipe_is_good(ftp, tmp_path):
         "r.yaml: the recipe is valid\ntrain: train.jsonl: 1 rows\nevals.held: held.jsonl: 1 rows\n",
         "",
     )
+
+
+@pytest.mark.parametrize("options", ["cap: 5", "temperature: 2", "weights: {train.jsonl: 1}", "shares: {a: 5%}"])
+def test_a_mix_without_replay_needs_no_replay_rows(ftp, tmp_path, options):
+    write(tmp_path, GOOD.replace("  validation:", f"  curate: [{{use: mix, {options}}}]\n  validation:", 1))
+    assert ftp("check", "r.yaml").code == 0
 
 
 def test_no_file_of_text(ftp, tmp_path):

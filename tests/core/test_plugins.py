@@ -335,7 +335,7 @@ def test_a_broken_plugin_is_a_warning_until_it_is_named(ftp, ftp_install, tmp_pa
     assert outcome.err.splitlines() == [
         warning,
         'r.yaml:5:44: data.train.0.format.use: nothing called "tickets" is installed; '
-        "known: alpaca, instruct, messages, prompt_completion, sharegpt, text "
+        "known: alpaca, auto, feedback, instruct, messages, preference, prompt_completion, sharegpt, text "
         f"(plugin acme-broken:acme-broken is not in use: {reason})",
     ]
     assert ftp("check", "r.yaml", "--no-plugin", "acme-broken:acme-broken").err.count("\n") == 1

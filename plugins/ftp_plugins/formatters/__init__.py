@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ftp
+from ftp_plugins.formatters.auto import Auto
 from ftp_plugins.formatters.chat import Messages, ShareGPT
+from ftp_plugins.formatters.judged import Feedback, Preference
 from ftp_plugins.formatters.pairs import Alpaca, Instruct, PromptCompletion
 from ftp_plugins.formatters.text import Text
 
@@ -17,4 +19,7 @@ def ftp_formatters() -> dict[str, type[ftp.Formatter]]:
         "messages": Messages,
         "prompt_completion": PromptCompletion,
         "text": Text,
+        "preference": Preference,
+        "feedback": Feedback,
+        "auto": Auto,
     }

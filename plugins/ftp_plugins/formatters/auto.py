@@ -1,0 +1,67 @@
+"""The formatter that looks at the data to find out which of the others fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ftp
+
+
+class Auto(ftp.Formatter):
+    """Tries every built-in format, with its default columns, on the first 200 rows, and takes the one that fits all.
+
+    It refuses when two fit, when none fits every row, and for data sets on the hub. What it found is printed by
+    `ftp check` and written into the run's recipe, so that a run never changes its format.
+    """
+
+    def format(self, row: Mapping[str, Any]) -> ftp.Example:
+        raise ftp.RowError("", "`auto` chooses a format when a recipe is read, and formats no row by itself")
+
+    def settle(self, rows: Sequence[Mapping[str, Any]]) -> tuple[ftp.Formatter, str]:
+        from ftp_plugins.formatters import ftp_formatters
+
+        if not rows:
+            raise ftp.DataError(["there is no row to tell the format by; name the format"])
+        formats = {name: cls() for name, cls in ftp_formatters().items() if cls is not Auto}
+        faults = {name: _faults(formatter, rows) for name, formatter in formats.items()}
+        fits = {name: len(rows) - len(found) for name, found in faults.items()}
+        of = f"of the first {len(rows)} rows" if len(rows) > 1 else "of 1 row"
+        counts = ", ".join(f"{name} {n}" for name, n in fits.items() if n)
+        fitting = [name for name, n in fits.items() if n == len(rows)]
+        if len(fitting) == 1:
+            chosen = formats[fitting[0]]
+            return chosen, f"{fitting[0]}: {len(rows)} {of} fit; {_columns(chosen, rows)}"
+        if fitting:
+            blocks = " or ".join(f"`{{use: {name}}}`" for name in fitting)
+            raise ftp.DataError([f"more than one format fits; write {blocks} (fit {of}: {counts})"])
+        if not counts:
+            columns = ", ".join(_names(rows)) or "none"
+            raise ftp.DataError([f"no format fits any {of}; name one and its columns; the rows have: {columns}"])
+        best = max(fits, key=fits.__getitem__)
+        number, why = faults[best][0]
+        raise ftp.DataError(
+            [f"no format fits all rows; {best} fits best, but not row {number}: {why} (fit {of}: {counts})"]
+        )
+
+
+def _faults(formatter: ftp.Formatter, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
+    """The rows that a formatter can't use: their numbers from 1, and why."""
+    found = []
+    for number, row in enumerate(rows, 1):
+        try:
+            formatter.format(row)
+        except ftp.RowError as error:
+            found.append((number, str(error)))
+    return found
+
+
+def _columns(formatter: ftp.Formatter, rows: Sequence[Mapping[str, Any]]) -> str:
+    names = _names(rows)
+    read = [column for column in formatter.model_dump().values() if column in names]
+    unread = [name for name in names if name not in read]
+    return f"columns {', '.join(read)}" + (f"; not read: {', '.join(unread)}" if unread else "")
+
+
+def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(str(name) for row in rows for name in row))
