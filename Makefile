@@ -36,6 +36,7 @@ docs: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/data.py
 
 clean:
 	rm -rf $(VENV) quickstart site build dist
