@@ -267,12 +267,13 @@ class Evaluator(Component):
         """Raise `ftp.DataError` for an eval set that can't be scored. Called before any model is loaded."""
 
     def own_evals(self) -> Mapping[str, Sequence[Example]]:
-        """Eval sets that it brings, by name; a name is that of a file and of no other eval set.
+        """Eval sets that it brings, by name; a name is that of a file, and of no other eval set with other examples.
 
         Each example names its `source`; ids are given by the pipeline. Running text is taken for a piece of a longer
         one: its end is not scored. Curators see these sets like the recipe's own,
-        so what is in them is kept out of training, and both models are asked about them, but only this evaluator sees
-        what they say. An evaluator that defines this or `measure` is not evaluated on the eval sets of the recipe.
+        so what is in them is kept out of training, and both models are asked about them, but only the evaluators that
+        bring a set see what they say. An evaluator that defines this or `measure` is not evaluated on the eval sets of
+        the recipe; one that does so by its options overrides `on_its_own`.
         """
         return {}
 

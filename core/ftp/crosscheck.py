@@ -62,8 +62,12 @@ def cross_check(recipe: Recipe, plugins: Plugins) -> Iterator[tuple[Path_, str]]
     if recipe.data.evals and not on_evals:
         yield ("data", "evals"), "no evaluator reads these; add one under `evaluate:`"
     judged = getattr(recipe.train, "best_by", "loss").partition(".")[0]
-    if judged != "loss" and judged not in (names := [evaluator.used_as for evaluator in recipe.evaluate]):
-        yield ("train", "best_by"), f"no evaluator '{judged}' under `evaluate:`{did_you_mean(judged, ['loss', *names])}"
+    names = [evaluator.used_as for evaluator in on_evals]
+    if judged != "loss" and judged not in names:
+        what = f"no evaluator '{judged}' under `evaluate:`"
+        if judged in [evaluator.used_as for evaluator in recipe.evaluate]:
+            what = f"'{judged}' is evaluated on data of its own and can't score validation rows"
+        yield ("train", "best_by"), what + did_you_mean(judged, ["loss", *names])
     if "answers" in recipe.model_fields_set and not any(evaluator.reads_answers for evaluator in recipe.evaluate):
         yield ("answers",), "no evaluator of this recipe reads answers; take it out"
     replay = [path for path, source in sources if source.role == "replay"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ftp.data import build_corpus
+from ftp.evaluating import own_evals
 from ftp.examples import Examples, read_examples, write_examples
 from ftp.fingerprints import fingerprints
 from ftp.ledger import Ledger
@@ -21,7 +22,7 @@ from ftp.tokens import UNUSED_DAYS, token_counter
 from ftp.types import Corpus, Example
 
 READS = ("data", "train", "model", "seed")
-"""The parts of a recipe that the data stage depends on."""
+"""The parts of a recipe that the data stage depends on, beside the evaluators that bring eval sets."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,17 @@ def lay_out(recipe: Recipe, plugins: Plugins, file: Path, progress: Callable[[st
 
     lock = fingerprints(recipe, plugins)
     inputs = [{part: lock["recipe"][part] for part in READS}, lock["data"], lock["packages"], lock["plugins"]]
+    blocks = zip(recipe.evaluate, lock["recipe"]["evaluate"], strict=True)
+    inputs.append([block for evaluator, block in blocks if evaluator.on_its_own])
+    own = own_evals(recipe.evaluate)
     cache = Path(platformdirs.user_cache_dir("ftp")) / "desk"
     place = cache / digest([*inputs, str(file.absolute().parent)])
     if not (place / "ledger.parquet").is_file():
         _forget_unused(cache)
         shutil.rmtree(place, ignore_errors=True)
         counter = token_counter(recipe.model)
-        corpus, ledger = build_corpus(
-            recipe.data, place, file.absolute().parent, recipe.seed, progress("Reading and curating rows"), counter
-        )
+        home, advance = file.absolute().parent, progress("Reading and curating rows")
+        corpus, ledger = build_corpus(recipe.data, place, home, recipe.seed, advance, counter, own)
         for name, examples in _named(corpus):
             write_examples(place / f"{name}.arrow", examples)
         tokenizer = recipe.model.load_tokenizer()
@@ -79,7 +82,7 @@ def lay_out(recipe: Recipe, plugins: Plugins, file: Path, progress: Callable[[st
             ledger.step(recipe.train.used_as)
         ledger.write(place / "ledger.parquet")  # the last file: with it the others are there
     os.utime(place / "ledger.parquet")
-    evals = {name: read_examples(place / f"eval-{name}.arrow") for name in recipe.data.evals}
+    evals = {name: read_examples(place / f"eval-{name}.arrow") for name in (*recipe.data.evals, *own)}
     corpus = Corpus(read_examples(place / "train.arrow"), read_examples(place / "validation.arrow"), evals)
     return Desk(place, corpus, Ledger.read(place / "ledger.parquet"))
 

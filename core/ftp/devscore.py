@@ -27,7 +27,9 @@ class DevScore:
         loaded: LoadedModel,
         validation: Sequence[Example],
     ) -> None:
-        self.evaluators, self.options, self.loaded = {e.used_as: e for e in evaluators}, options, loaded
+        # One on its own has data of its own; another of the same name may score validation rows.
+        self.evaluators = {e.used_as: e for e in evaluators if not e.on_its_own}
+        self.options, self.loaded = options, loaded
         self.validation = validation
         self.base: tuple[list[Answer], list[TokenLoss]] | None = None
 

@@ -38,19 +38,8 @@ class Evaluating:
 
     @cached_property
     def own_evals(self) -> dict[str, Sequence[Example]]:
-        """The eval sets that evaluators bring.
-
-        Raises:
-            RecipeError: two of them have one name.
-        """
-        found: dict[str, Sequence[Example]] = {}
-        for evaluator, sets in self._own:
-            for name in sets:
-                if name in found:
-                    what = f"brings an eval set '{name}', and so does another evaluator; take one of them out"
-                    raise RecipeError([f"evaluate: '{evaluator.used_as}' {what}"])
-            found |= sets
-        return found
+        """The eval sets that evaluators bring; see `own_evals`."""
+        return _together(self._own)
 
     @cached_property
     def _own(self) -> list[tuple[Evaluator, Mapping[str, Sequence[Example]]]]:
@@ -173,6 +162,28 @@ class Evaluating:
         base, tuned = (self.directory.read_json(self._measured(who, number)) for who in ("base", "tuned"))
         views = views or [EvalView(evaluator.used_as, [], [], [], [], [], directory=self.directory.path)]
         return [dataclasses.replace(view, base_measured=base, tuned_measured=tuned) for view in views]
+
+
+def own_evals(evaluators: Sequence[Evaluator]) -> dict[str, Sequence[Example]]:
+    """The eval sets that evaluators bring. Where two bring the same examples under one name, it is one set.
+
+    Raises:
+        RecipeError: two of them bring other examples under one name.
+        DataError: an evaluator can't read its data.
+    """
+    return _together([(evaluator, evaluator.own_evals()) for evaluator in evaluators])
+
+
+def _together(own: Sequence[tuple[Evaluator, Mapping[str, Sequence[Example]]]]) -> dict[str, Sequence[Example]]:
+    found: dict[str, Sequence[Example]] = {}
+    for evaluator, sets in own:
+        for name, examples in sets.items():
+            if list(found.setdefault(name, examples)) != list(examples):
+                what = (
+                    f"brings an eval set '{name}', and another evaluator brings one with other examples under that name"
+                )
+                raise RecipeError([f"evaluate: '{evaluator.used_as}' {what}; give both the same data, or take one out"])
+    return found
 
 
 def _open(row: Tokens) -> Tokens:

@@ -130,13 +130,17 @@ def decode(table: Any) -> list[Example]:
 
 
 def _turns(column: Any) -> list[tuple[Message, ...]]:
+    import pyarrow as pa
+
     array = column.combine_chunks()
     lengths = array.value_lengths().to_pylist()
     if not any(lengths):
         return [()] * len(lengths)
     flat = array.flatten()
-    roles, contents, trains = (flat.field(name).to_pylist() for name in MESSAGE_FIELDS[:3])
-    rare = [flat.field(name) for name in MESSAGE_FIELDS[3:]]
+    known = {field.name for field in flat.type}
+    roles, contents = flat.field("role").to_pylist(), flat.field("content").to_pylist()
+    trains = flat.field("train").to_pylist() if "train" in known else [True] * len(flat)
+    rare = [flat.field(name) if name in known else pa.nulls(len(flat)) for name in MESSAGE_FIELDS[3:]]
     if all(field.null_count == len(field) for field in rare):
         messages = map(Message, roles, contents, trains)
     else:
@@ -164,8 +168,12 @@ def write_examples(file: Path, examples: Iterable[Example]) -> Examples:
 
 
 def read_examples(file: Path) -> Examples:
-    """Open an Arrow file of examples, mapped into memory."""
+    """Open an Arrow file of examples, mapped into memory. What a file of an older release lacks has its default."""
     import pyarrow as pa
 
     with pa.memory_map(str(file)) as source:
-        return Examples(pa.ipc.open_file(source).read_all())
+        table = pa.ipc.open_file(source).read_all()
+    if table.schema != schema():
+        batches = [encode_batch(decode(batch)) for batch in Examples(table).batches()]
+        table = pa.Table.from_batches(batches, schema())
+    return Examples(table)

@@ -6,7 +6,7 @@ import dataclasses
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,33 @@ def fingerprints(recipe: Recipe, plugins: Plugins) -> dict[str, Any]:
     }
 
 
-def equal_run(root: Path, name: str, lock: Mapping[str, Any]) -> RunDirectory | None:
-    """The newest run that was made from the same things, from its beginning to its end."""
-    for directory in reversed(runs_below(root, name)):
-        recorded = directory.read_json("run.lock.json")
+def equal_run(
+    root: Path, name: str, lock: Mapping[str, Any], note: Callable[[str], None] = lambda text: None
+) -> RunDirectory | None:
+    """The newest run that was made from the same things, from its beginning to its end.
+
+    Args:
+        note: told of every run that is passed over because its lock can't be read.
+    """
+    for directory, recorded in _readable(root, name, note):
         if not recorded.get("anyway") and inputs_of(recorded) == inputs_of(lock):
             return directory
     return None
+
+
+def _readable(
+    root: Path, name: str, note: Callable[[str], None] = lambda text: None
+) -> Iterator[tuple[RunDirectory, dict[str, Any]]]:
+    """The runs of this name with their locks, newest first, but for those whose lock can't be read."""
+    for directory in reversed(runs_below(root, name)):
+        try:
+            recorded = directory.read_json("run.lock.json")
+            if not isinstance(recorded, dict) or not recorded.keys() >= set(INPUTS):
+                raise RunError(f"{directory.path / 'run.lock.json'}: not the lock of a run")
+        except RunError as error:
+            note(f"An old run is passed over: {error}")
+        else:
+            yield directory, recorded
 
 
 def note_origin(directory: RunDirectory, file: Path, plugins: Plugins) -> None:
@@ -76,11 +96,18 @@ def origin_of(directory: RunDirectory) -> dict[str, Any]:
     return origin or {"recipe": str(directory.path / "recipe.yaml"), "plugins": [], "without": []}
 
 
-def unfinished_run(root: Path, name: str) -> RunDirectory | None:
-    """The newest run of this name that has not come to its end and that no process is at work on."""
-    for directory in reversed(runs_below(root, name)):
-        if "report" not in directory.stages() and not _is_held(directory):
-            return directory
+def unfinished_run(root: Path, name: str, note: Callable[[str], None] = lambda text: None) -> RunDirectory | None:
+    """The newest run of this name that has not come to its end and that no process is at work on.
+
+    Args:
+        note: told of every run that is passed over because its stages can't be read.
+    """
+    for directory, _ in _readable(root, name):
+        try:
+            if "report" not in directory.stages() and not _is_held(directory):
+                return directory
+        except RunError as error:
+            note(f"An old run is passed over: {error}")
     return None
 
 

@@ -81,9 +81,9 @@ def run(
     """
     allocator.keep_large_blocks()
     lock = fingerprints(recipe, plugins)
-    equal = None if new else equal_run(root, recipe.name, lock)
+    equal = None if new else equal_run(root, recipe.name, lock, progress.note)
     if equal is None and not new:
-        _note_unfinished(unfinished_run(root, recipe.name), lock, progress)
+        _note_unfinished(unfinished_run(root, recipe.name, progress.note), lock, progress)
     directory = equal or RunDirectory.create(root, recipe.name)
     with directory.lock():
         if directory.read_json("run.lock.json") is None:

@@ -304,11 +304,14 @@ def _with_defaults(recipe: Recipe, plugins: Plugins) -> tuple[Recipe, list[tuple
         update["validation"] = VALIDATION
     guards: list[Curator] = []
     problems: list[tuple[Path_, str]] = []
+    brought = any(e.on_its_own and type(e).own_evals is not Evaluator.own_evals for e in recipe.evaluate)
+    guarded = bool(data.evals) or brought
     for name, offer in plugins.offers("curators").items():
         guard = offer.component
         assert issubclass(guard, Curator)
-        if guard.guards_evals and data.evals and not any(isinstance(curator, guard) for curator in data.curate):
-            problems += [(("data", "evals"), missing) for missing in missing_packages(offer)]
+        if guard.guards_evals and guarded and not any(isinstance(curator, guard) for curator in data.curate):
+            place = ("data", "evals") if data.evals else ("evaluate",)
+            problems += [(place, missing) for missing in missing_packages(offer)]
             guards.append(guard())
             guards[-1]._used_as = name
     if guards:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,39 @@ def finished(directory: RunDirectory) -> FinishedRun:
     """Read a run back from its directory.
 
     Raises:
-        RunError: it is not a run, or it has not come to its evaluation.
+        RunError: it is not a run, it has not come to its evaluation, or a file of it is missing or damaged.
     """
-    evaluations = directory.read_json("evaluation.json")
+    evaluations = evaluations_of(directory)
     if evaluations is None:
         what = "the run is not finished" if (directory.path / "run.lock.json").is_file() else "not a run directory"
         raise RunError(f"{directory.path}: {what}")
+    try:
+        return _read(directory, evaluations)
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
+        what = " ".join(str(error).split())
+        raise RunError(f"{directory.path}: can't be read: a file is missing or damaged ({what})") from None
+
+
+def evaluations_of(directory: RunDirectory) -> list[Evaluation] | None:
+    """What the evaluators of a run found, or None where it has not come to that.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    records = directory.read_json("evaluation.json")
+    try:
+        return None if records is None else [_evaluation(record) for record in records]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{directory.path / 'evaluation.json'}: damaged ({type(error).__name__}: {error})") from None
+
+
+def _read(directory: RunDirectory, evaluations: Sequence[Evaluation]) -> FinishedRun:
     recipe = yaml.safe_load((directory.path / "resolved.yaml").read_text(encoding="utf-8"))
-    sets = {name: read_examples(directory.path / "data" / f"eval-{name}.arrow") for name in recipe["data"]["evals"]}
+    # Those of the recipe first, then those that evaluators brought; one that measures the model has none.
+    files = {name: directory.path / "data" / f"eval-{name}.arrow" for name in recipe["data"]["evals"]}
+    brought = {found.evals: directory.path / "data" / f"eval-{found.evals}.arrow" for found in evaluations}
+    files |= {name: file for name, file in brought.items() if file.is_file()}
+    sets = {name: read_examples(file) for name, file in files.items()}
     nothing = read_examples(directory.path / "data" / "validation.arrow")
     corpus = Corpus(nothing, nothing, sets)
     return FinishedRun(
@@ -37,7 +63,7 @@ def finished(directory: RunDirectory) -> FinishedRun:
         recipe=recipe,
         lock=directory.read_json("run.lock.json"),
         training=directory.read_json("training.json") or {},
-        evaluations=[_evaluation(record) for record in evaluations],
+        evaluations=evaluations,
         views=[view_of(directory, corpus, name) for name in sets],
         events=directory.events(),
         ledger_totals=Ledger.read(directory.path / "ledger.parquet").totals(),

@@ -59,7 +59,7 @@ class RunDirectory:
         """The parsed file, or None when it is not there.
 
         Raises:
-            RunError: it is not whole.
+            RunError: it is not whole, or can't be read.
         """
         file = self.path / name
         try:
@@ -69,6 +69,8 @@ class RunDirectory:
         except json.JSONDecodeError as error:
             what = "damaged; put it back from a copy, or begin a new run with --new"
             raise RunError(f"{file}:{error.lineno}: {what} ({error.msg})") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunError(f"{file}: can't be read: {error}") from None
 
     @contextlib.contextmanager
     def new_directory(self, name: str) -> Iterator[Path]:

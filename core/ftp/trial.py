@@ -10,6 +10,7 @@ from typing import Any
 
 from ftp import allocator
 from ftp.data import build_corpus
+from ftp.evaluating import own_evals
 from ftp.recipe import Recipe
 from ftp.tokens import token_counter
 from ftp.types import TrainingJob
@@ -44,7 +45,7 @@ def trial(
     with tempfile.TemporaryDirectory(prefix="ftp-") as name:
         place, home = Path(name), file.absolute().parent
         counter = token_counter(recipe.model)
-        own = {name: rows for evaluator in recipe.evaluate for name, rows in evaluator.own_evals().items()}
+        own = own_evals(recipe.evaluate)
         corpus, ledger = build_corpus(
             recipe.data, place / "data", home, recipe.seed, stage("Reading rows"), counter, own
         )

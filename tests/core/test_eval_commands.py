@@ -15,6 +15,8 @@ from ftp.cli import cli
 from ftp.errors import DataError, FtpError, RunError
 from ftp.evaluating import leaked_rows
 from ftp.ledger import Ledger
+from ftp.results import finished
+from ftp.rundir import RunDirectory
 from ftp.stats import holm
 from ftp_plugins.loaders.huggingface import HuggingFace
 
@@ -247,6 +249,64 @@ def test_answers_that_nobody_asks_for_are_forgotten(tmp_path, ftp_answers):
     os.utime(tmp_path / "cache" / "old.parquet", (long_ago, long_ago))
     answercache.keep("new", tmp_path / "a.parquet")
     assert [file.name for file in (tmp_path / "cache").iterdir()] == ["new.parquet"]
+
+
+# --- runs of other releases, and damaged ones ------------------------------------------------------------------------
+
+
+def test_a_run_whose_rows_lack_what_came_later_is_read_with_defaults(recipe, tmp_path):
+    import pyarrow as pa
+
+    place = run(recipe(), tmp_path / "runs")
+    whole = finished(RunDirectory(place))
+    for file in (place / "data").glob("*.arrow"):
+        with pa.memory_map(str(file)) as source:
+            rows = pa.ipc.open_file(source).read_all().to_pylist()
+        old = [
+            {
+                **{name: row[name] for name in ("id", "source", "role", "text")},
+                "messages": [{name: turn[name] for name in ("role", "content")} for turn in row["messages"]],
+            }
+            for row in rows
+        ]
+        turns = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+        names = [(name, pa.string()) for name in ("id", "source", "role", "text")]
+        table = pa.Table.from_pylist(old, pa.schema([*names, ("messages", turns)]))
+        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+    [view] = finished(RunDirectory(place)).views
+    assert [example.messages for example in view.examples] == [e.messages for e in whole.views[0].examples]
+    result = ftp("eval", place)
+    assert result.exit_code == 0, result.output
+    assert evaluations(only(place)) == evaluations(place)
+
+
+def test_a_run_with_a_damaged_file_is_told_in_one_line(recipe, tmp_path):
+    place = run(recipe(), tmp_path / "runs")
+    for name, content in (
+        ("data/eval-heldout.arrow", b"no table"),
+        ("data/eval-heldout.arrow", None),
+        ("answers/base-heldout.parquet", b"no table"),
+        ("resolved.yaml", b"a: [\n"),
+        ("resolved.yaml", b"name: small\n"),
+        ("ledger.parquet", None),
+    ):
+        before = (place / name).read_bytes()
+        (place / name).unlink() if content is None else (place / name).write_bytes(content)
+        with pytest.raises(RunError) as raised:
+            finished(RunDirectory(place))
+        (place / name).write_bytes(before)
+        assert str(raised.value).startswith(f"{place}: can't be read: a file is missing or damaged (")
+        assert "\n" not in str(raised.value)
+
+
+def test_a_damaged_old_run_does_not_stop_a_new_one(recipe, tmp_path):
+    old = tmp_path / "runs" / "small" / "20200101-000000-aaaa"
+    old.mkdir(parents=True)
+    (old / "run.lock.json").write_text('{"recipe":\n')
+    result = ftp("run", recipe(), "--runs", tmp_path / "runs")
+    assert result.exit_code == 0, result.output
+    assert f"An old run is passed over: {old / 'run.lock.json'}:2: damaged" in result.stderr
 
 
 # --- ftp eval --------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from ftp.errors import RunError
+from ftp.fingerprints import INPUTS, equal_run, unfinished_run
 from ftp.rundir import RunDirectory, digest, file_digest, finite, runs_below
 
 
@@ -231,3 +232,35 @@ def test_a_recipe_or_a_damaged_run_in_place_of_a_run(ftp, tmp_path, command):
         assert found.err.startswith(str(path)) and what in found.err and found.err.count("\n") == 1
     if command == "resume":
         assert f"`ftp run {recipe}` goes on with its run" in ftp(command, str(recipe)).err
+
+
+@pytest.mark.parametrize("content", [b'{"recipe":\n', b"\xff\x00", b"[]", b"{}"])
+def test_an_old_run_that_is_damaged_is_passed_over_and_named(tmp_path, content):
+    lock = {part: {} for part in INPUTS}
+    good, bad = (RunDirectory(tmp_path / "small" / id) for id in ("1", "2"))
+    for run in (good, bad):
+        run.path.mkdir(parents=True)
+        run.write_json("run.lock.json", lock)
+    (bad.path / "run.lock.json").write_bytes(content)
+    notes = []
+    assert equal_run(tmp_path, "small", lock, notes.append).path == good.path
+    [note] = notes
+    assert note.startswith(f"An old run is passed over: {bad.path}")
+    assert unfinished_run(tmp_path, "small", notes.append).path == good.path and len(notes) == 1
+    (good.path / "stages.json").write_bytes(b"{")
+    assert unfinished_run(tmp_path, "small", notes.append) is None
+    assert notes[1].startswith(f"An old run is passed over: {good.path / 'stages.json'}:1: damaged")
+
+
+def test_the_list_of_runs_leaves_out_a_damaged_one_and_names_it(ftp, tmp_path):
+    for name, content in (("a", None), ("b", "{"), ("c", '[{"metrics": 3}]'), ("d", '[{"evaluator": "loss"}]')):
+        run = tmp_path / "runs" / name / "1"
+        run.mkdir(parents=True)
+        (run / "run.lock.json").write_text("{")
+        if content:
+            (run / "evaluation.json").write_text(content)
+    found = ftp("runs", "--json")
+    assert found.code == 0 and [run["name"] for run in json.loads(found.out)] == ["a"]
+    lines = found.err.splitlines()
+    assert [line.split(" is left out: ")[0] for line in lines] == [f"runs/{name}/1" for name in "dcb"]
+    assert all("evaluation.json" in line and "damaged" in line for line in lines)

@@ -35,7 +35,16 @@ def near(chance, reference, share):
 
 
 def write_run(
-    root, *, n=24, length=220, name="medicine", id="20260101-120000-abcd", poison="", judged=True, subsets=True
+    root,
+    *,
+    n=24,
+    length=220,
+    name="medicine",
+    id="20260101-120000-abcd",
+    poison="",
+    judged=True,
+    subsets=True,
+    windows=False,
 ):
     """Write a finished run below `root` and return its `RunDirectory`.
 
@@ -45,6 +54,7 @@ def write_run(
         poison: put into every text that comes from data or models.
         judged: whether judge, pairwise and forgetting were used too.
         subsets: whether the ledger knew of leaks.
+        windows: whether the general text of forgetting is on file, as many windows as examples.
     """
     chance = random.Random(7)
     directory = RunDirectory(root / name / id)
@@ -68,6 +78,11 @@ def write_run(
     write_examples(directory.path / "data" / "validation.arrow", [])
     for who in ("base", "tuned"):
         answers.save(answers_file(directory, who, "heldout"), examples, said[who], losses[who])
+    if windows:
+        texts = [Example(text=poison + sentence(chance, length), id=f"general.txt:{at + 1}") for at in range(n)]
+        write_examples(directory.path / "data" / "eval-general-text.arrow", texts)
+        for who in ("base", "tuned"):
+            answers.save(answers_file(directory, who, "general-text"), texts, [], losses[who])
     evaluations = _evaluations(chance, n, poison, judged, subsets)
     directory.write_json("evaluation.json", [dataclasses.asdict(evaluation) for evaluation in evaluations])
     _write_rest(directory, chance, examples, poison)
@@ -128,7 +143,7 @@ def _evaluations(chance, n, poison, judged, subsets):
         general = paired_metric(
             "general_nll", base, [b + chance.gauss(0.004, 0.03) for b in base], higher_is_better=False
         )
-        found.append(Evaluation((general,), ("32 texts",), "forgetting", "heldout", n))
+        found.append(Evaluation((general,), ("32 texts",), "forgetting", "general-text", n))
     if subsets:
         leaked = [index % 5 == 0 for index in range(n)]
         metric = on_subsets(found[1].metrics[0], leaked)

@@ -122,3 +122,39 @@ def test_an_index_holds_no_text(ftp, recipe, tmp_path):
     assert result.code == 0, result.err
     assert "held.ftpindex: 4 rows" in result.out
     assert b"doubled" not in (tmp_path / "held.ftpindex").read_bytes()
+
+
+def test_eval_sets_that_evaluators_bring_are_guarded_as_in_the_run(ftp, recipe, tmp_path):
+    file = recipe(evaluate=[{"use": "exact_match"}, {"use": "forgetting", "instructions": "general.jsonl"}])
+    row = {"instruction": "Name every capital that you know of in the far north.", "response": "There are only two."}
+    (tmp_path / "general.jsonl").write_text(json.dumps(row) + "\n")
+    with (tmp_path / "train.jsonl").open("a") as stream:
+        stream.write(json.dumps(row) + "\n")
+    for _ in ("new", "from the cache"):
+        found = json.loads(ftp("data", "check", str(file), "--json").out)
+        assert found["steps"][-1]["evals"] == 5
+        assert [group["reason"] for group in found["not_kept"]] == ["leak: general-instructions"]
+    why = ftp("data", "why", str(file), "train.jsonl:13").out
+    assert "leak: general-instructions" in why and "general.jsonl:1" in why
+    checked = ftp("check", str(file))
+    assert checked.code == 0 and "evals.general-instructions: 1 rows that an evaluator brings" in checked.out
+
+    (tmp_path / "general.jsonl").write_text(json.dumps({**row, "instruction": "Count to ten."}) + "\n")
+    again = json.loads(ftp("data", "check", str(file), "--json").out)
+    assert not again["not_kept"] or "leak: general-instructions" not in str(again["not_kept"][0]["reason"])
+    (tmp_path / "general.jsonl").write_text('{"question": "?"}\n')
+    for command in (("check",), ("data", "check")):
+        bad = ftp(*command, str(file))
+        assert bad.code == 2 and "general.jsonl: no format fits" in bad.err
+
+
+def test_an_eval_set_by_the_name_of_one_that_an_evaluator_brings(ftp, recipe, tmp_path):
+    heldout = {"path": "heldout.jsonl", "format": {"use": "instruct"}}
+    file = recipe(
+        data={"evals": {"heldout": None, "general-instructions": heldout}},
+        evaluate=[{"use": "exact_match"}, {"use": "forgetting", "instructions": "general.jsonl"}],
+    )
+    (tmp_path / "general.jsonl").write_text('{"instruction": "Go.", "response": "Yes."}\n')
+    for command in (("check",), ("data", "check")):
+        bad = ftp(*command, str(file))
+        assert bad.code == 2 and "an evaluator brings an eval set of this name; call yours otherwise" in bad.err

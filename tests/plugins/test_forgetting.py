@@ -73,6 +73,11 @@ def test_a_line_that_is_longer_than_a_window_is_cut(tmp_path):
         ("instructions", b'{"instruction": "Go.", "output": "Yes."}\nnot json\n', "general.jsonl:2: "),
         ("instructions", b'{"question": "Go."}\n', "no format fits any of 1 row"),
         ("instructions", b"", "no row to tell the format by"),
+        (
+            "instructions",
+            b'{"prompt": "Go.", "chosen": "Yes.", "rejected": "No."}\n',
+            "a preference; instructions with",
+        ),
     ],
 )
 def test_what_cant_be_read_is_told(tmp_path, name, content, what):
@@ -94,7 +99,9 @@ def test_a_recipe_is_checked(ftp_recipe, text):
     alone = {"evaluate": [{"use": "forgetting", "text": "general.txt"}]}
     with pytest.raises(RecipeError, match="no evaluator reads these"):
         recipe.read(ftp_recipe(**alone), load())
-    assert recipe.read(ftp_recipe(**alone, data={"evals": None}), load()).evaluate[0].text == str(text)
+    found = recipe.read(ftp_recipe(**alone, data={"evals": None}), load())
+    assert found.evaluate[0].text == str(text)
+    assert [curator.used_as for curator in found.data.curate] == ["decontaminate"]  # what it brings is guarded too
 
 
 # --- what is told ----------------------------------------------------------------------------------------------------
@@ -211,9 +218,12 @@ def test_an_eval_set_of_the_same_name_is_refused(ftp_recipe, ftp_tiny_model, tex
     assert said == "data.evals.general-text: an evaluator brings an eval set of this name; call yours otherwise"
     twice = ftp_recipe(
         model={"use": "huggingface", "id": str(ftp_tiny_model), "device": "cpu"},
-        evaluate=[{"use": "loss"}, *[{"use": "forgetting", "text": "general.txt", "window": n} for n in (50, 60)]],
+        evaluate=[{"use": "loss"}, *[{"use": "forgetting", "text": "general.txt", "window": n} for n in (50, 90)]],
     )
-    assert "so does another evaluator" in str(ftp("run", twice, "--runs", tmp_path / "runs").exception)
+    said = str(ftp("run", twice, "--runs", tmp_path / "runs").exception)
+    assert (
+        "'forgetting' brings an eval set 'general-text', and another evaluator brings one with other examples" in said
+    )
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data")

@@ -1,11 +1,13 @@
 """The evaluator `pairwise`: both orders, ties, length, and a gold set."""
 
+import dataclasses
 import json
 
+import pyarrow.parquet as pq
 import pytest
 from judge_server import Say, between, longer, prompt_of, serving, winner
 
-from ftp import DataError
+from ftp import DataError, Ledger
 from ftp.testing import assert_component_ok
 from ftp_plugins.evaluators.pairwise import Pairwise
 from ftp_plugins.judging.client import JudgeError
@@ -150,3 +152,90 @@ def test_a_local_model_compares_in_both_orders(ftp_answers, ftp_tiny_model):
 def test_a_replay_of_what_was_never_asked(ftp_answers):
     with pytest.raises(JudgeError, match=r"call for heldout.jsonl:1 \(base first, eval set heldout\)"):
         Pairwise(model="m", replay=True).evaluate(ftp_answers(ROWS[:2]))
+
+
+# --- general instructions --------------------------------------------------------------------------------------------
+
+GENERAL = [{"instruction": f"Name the capital of country number {n}.", "output": f"City {n}."} for n in range(6)]
+
+
+@pytest.fixture
+def general(tmp_path):
+    file = tmp_path / "general.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in GENERAL))
+    return file
+
+
+def test_with_instructions_it_is_on_its_own(general):
+    with serving(fair) as server:
+        assert_component_ok(Pairwise, model="judge-1", base_url=server.url, instructions=str(general))
+        found = pairwise(server, instructions=str(general))
+        assert found.on_its_own and not pairwise(server).on_its_own and pairwise(server).own_evals() == {}
+        assert [example.reference for example in found.own_evals()["general-instructions"]] == [
+            row["output"] for row in GENERAL
+        ]
+        assert found.files() == [general] and found.problems() == []
+        assert pairwise(server, instructions="none.jsonl").problems() == ["instructions: none.jsonl: no such file"]
+    general.write_text('{"text": "No instruction at all."}\n')
+    with pytest.raises(DataError, match=r"general.jsonl:1: a text; instructions with answers are needed"):
+        Pairwise(model="m", instructions=str(general)).own_evals()
+
+
+def test_each_of_two_in_a_run_has_its_own_budget(ftp_answers, general, tmp_path):
+    directory = tmp_path / "run"
+    directory.mkdir()
+    prices = {"price_per_million_input": 0, "price_per_million_output": 1e4, "max_tokens": 20, "max_cost": 1.3}
+    with serving(fair) as server:
+        for options, rows in (({}, ROWS[:3]), ({"instructions": str(general)}, ROWS[3:6])):
+            view = dataclasses.replace(ftp_answers(rows), directory=directory)
+            found = pairwise(server, **prices, **options).evaluate(view)
+            assert found.panel["unscored"] == 0, found.notes
+    callers = [json.loads(line)["evaluator"] for line in (directory / "judgments.jsonl").read_text().splitlines()]
+    assert callers == ["Pairwise"] * 6 + ["Pairwise on its own"] * 6
+
+
+def test_answers_to_general_instructions_are_compared_in_a_run(ftp, ftp_recipe, ftp_tiny_model, general, tmp_path):
+    with serving(longer) as server:
+        judge = {"use": "pairwise", "model": "judge-1", "base_url": server.url}
+        evaluate = [judge, {**judge, "instructions": "general.jsonl"}]
+        file = ftp_recipe(
+            model={"id": str(ftp_tiny_model), "device": "cpu", "dtype": "float32"},
+            adapter={"use": "full"},
+            train={"learning_rate": 2e-2},
+            answers={"max_new_tokens": 6},
+            evaluate=[*evaluate, {"use": "forgetting", "instructions": "general.jsonl"}],
+        )
+        with (tmp_path / "train.jsonl").open("a") as stream:
+            row = {"instruction": "Name the capital of country number 3.", "context": "", "response": "City 3."}
+            stream.write(json.dumps(row) + "\n")
+        done = ftp("run", str(file))
+        assert done.code == 0, done.err
+        assert server.asked
+    [run] = (tmp_path / "runs").glob("small/2*")
+    found = json.loads((run / "evaluation.json").read_text())
+    assert [(e["evaluator"], e["evals"], e["n"]) for e in found] == [
+        ("pairwise", "heldout", 4), ("pairwise", "general-instructions", 6), ("forgetting", "general-instructions", 6),
+    ]  # fmt: skip
+    for who in ("base", "tuned"):
+        rows = pq.read_table(run / "answers" / f"{who}-general-instructions.parquet").to_pylist()
+        assert [row["reference"] for row in rows] == [row["output"] for row in GENERAL]
+        assert all(row["answer"] is not None for row in rows)
+    assert Ledger.read(run / "ledger.parquet").row("train.jsonl:13")["reason"] == "leak: general-instructions"
+    page = (run / "report.html").read_text()
+    special, general_part = (
+        page.split(f'<section id="{name}">')[1].split("</section>")[0] for name in ("metrics", "forgetting")
+    )
+    assert "pairwise win_rate" in special and "general-instructions" not in special
+    assert "pairwise win_rate" in general_part and "forgetting nll" in general_part and "heldout" not in general_part
+    assert "6 of 6 examples" in page and 'class="id">general.jsonl:6' in page
+    assert "General abilities: " in page
+
+
+def test_two_that_bring_other_instructions_are_refused(ftp, ftp_recipe, ftp_tiny_model, general, tmp_path):
+    (tmp_path / "other.jsonl").write_text(general.read_text().replace("City", "Town"))
+    judge = {"use": "pairwise", "provider": "local", "model": str(ftp_tiny_model)}
+    evaluate = [{"use": "loss"}, {**judge, "instructions": "general.jsonl"}, {**judge, "instructions": "other.jsonl"}]
+    file = ftp_recipe(model={"id": str(ftp_tiny_model), "device": "cpu"}, evaluate=evaluate)
+    for command in (("check",), ("data", "check"), ("run",)):
+        done = ftp(*command, str(file))
+        assert done.code == 2 and "'pairwise' brings an eval set 'general-instructions', and another" in done.err

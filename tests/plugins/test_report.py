@@ -177,7 +177,7 @@ def test_search_filters_keys_themes_and_widths(tmp_path):
     )
     found = json.loads(Page(shown).texts["pre"])
     ids = [example.id for example in run.views[0].examples]
-    metrics = [m for e in run.evaluations for m in e.metrics]
+    metrics = [m for e in run.evaluations if e.evals == "heldout" for m in e.metrics]
 
     def where(holds, some=metrics):
         return [id for i, id in enumerate(ids) if any(holds(m, m.base_scores[i], m.tuned_scores[i]) for m in some)]
@@ -200,6 +200,25 @@ def test_five_hundred_long_examples_fit_into_three_megabytes(tmp_path):
     text = page_of(read_run(tmp_path, n=500, length=1200))
     assert len(text.encode()) < 3_000_000 and "500 of 500 examples" in text
     assert text.count('<details class="ex"') == 500
+
+
+def test_examples_that_evaluators_brought_are_shown_after_the_recipes_own(tmp_path, monkeypatch):
+    run = read_run(tmp_path, windows=True)
+    assert [view.name for view in run.views] == ["heldout", "general-text"]
+    text = page_of(run)
+    assert text.count("24 of 24 examples") == 2 and text.index("general.txt:1<") > text.index("heldout.jsonl:24<")
+    assert '<optgroup label="general-text">' in text and run.views[1].examples[23].text in Page(text).texts["div"]
+    # Where there isn't room for all, the recipe's own come first.
+    monkeypatch.setattr(html, "PAGE_BYTES", len(text.encode()) - 8_000)
+    few = page_of(run)
+    shown = few.count('id">general.txt:')
+    assert "24 of 24 examples" in few and 0 < shown < 24 and f"{shown} of 24 examples; all of them" in few
+
+
+@pytest.mark.slow
+def test_five_hundred_examples_and_five_hundred_windows_fit_into_three_megabytes(tmp_path):
+    text = page_of(read_run(tmp_path, n=500, length=1200, windows=True))
+    assert len(text.encode()) < 3_000_000 and "500 of 500 examples" in text
 
 
 def test_what_does_not_fit_is_left_out_and_counted(tmp_path, monkeypatch):
@@ -238,7 +257,12 @@ def test_the_report_says_everything(tmp_path):
     assert len(page.all("svg")) == 7 and all(a["role"] == "img" and a["aria-label"] for a in page.all("svg"))
     assert "divergence went back to a checkpoint" in text and "rolled back to this step" in text
     assert "unscored: the reply is not the JSON" in text and "scored</dt>" in text
-    assert "General abilities: No evidence of a difference on heldout, forgetting general_nll" in text
+    assert "General abilities: No evidence of a difference on general-text, forgetting general_nll" in text
+    special, general = (
+        text.split(f'<section id="{part}">')[1].split("</section>")[0] for part in ("metrics", "forgetting")
+    )
+    assert "general_nll" in general and "32 texts" in general and "win_rate" not in general
+    assert "general_nll" not in special and "32 texts" not in special and "win_rate" in special
     for word in ("clean", "leaked", "may prefer longer answers", "81.0% (70.0% to 89.0%)", "15.3 min", "2.22 GB"):
         assert word in text, word
     assert run.evaluations[0].metrics[0].p_adjusted is not None and "adjusted for looking at several" in text
@@ -276,7 +300,9 @@ def test_odd_figures_and_odd_examples_are_shown(tmp_path):
     ]
     view = EvalView("odd", examples, [Answer("", 0, True), Answer("日本人", 2, False)], [], [], [])
     odd = Evaluation(metrics, (), "e", "odd", 2, {"x": math.inf}, {"clean": metrics[:1], "leaked": ()})
-    run = dataclasses.replace(read_run(tmp_path), evaluations=[odd], views=[view])
+    run = read_run(tmp_path)
+    recipe = {**run.recipe, "data": {"evals": {"odd": {}}}}
+    run = dataclasses.replace(run, recipe=recipe, evaluations=[odd], views=[view])
     text = page_of(run)
     assert (
         "<i>nothing</i>" in text and "<b>日本</b>人" in text and "&#34;look&#34;" in text and "cut at 2 tokens" in text
@@ -442,7 +468,7 @@ def test_figures_on_a_set_of_the_hub_are_where_the_hub_looks(tmp_path):
     text = ModelCard().report(dataclasses.replace(run, recipe=recipe)).read_text(encoding="utf-8")
     assert huggingface_hub.ModelCard(text).data.base_model is None  # a directory is no id
     files = sorted((run.directory / "model" / ".eval_results").iterdir())
-    assert len(files) == 7
+    assert len(files) == 6  # general text is no set of the hub
     [entry] = huggingface_hub.parse_eval_result_entries(yaml.safe_load(files[0].read_text()))
     assert entry.dataset_id == "org/bench" and entry.task_id == "exact_match_score" and "split test" in entry.notes
 

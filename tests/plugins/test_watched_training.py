@@ -187,6 +187,22 @@ def test_best_by_names_an_evaluator_of_the_recipe(ftp_recipe):
         recipe.read(file, plugins.load())
 
 
+def test_best_by_takes_no_evaluator_that_has_data_of_its_own(ftp_recipe, tmp_path):
+    (tmp_path / "general.jsonl").write_text('{"instruction": "Go.", "response": "Yes."}\n')
+    own = {"use": "forgetting", "instructions": "general.jsonl"}
+    file = ftp_recipe(train={"best_by": "forgetting.nll"}, evaluate=[{"use": "exact_match"}, own])
+    with pytest.raises(ftp.FtpError) as raised:
+        recipe.read(file, plugins.load())
+    said = "train.best_by: 'forgetting' is evaluated on data of its own and can't score validation rows; known: exact"
+    assert said in str(raised.value)
+
+    # One of a name on its own doesn't stand in the way of another that isn't.
+    judge = {"use": "pairwise", "provider": "local", "model": "m"}
+    file = ftp_recipe(train={"best_by": "pairwise"}, evaluate=[judge, {**judge, "instructions": "general.jsonl"}])
+    read = recipe.read(file, plugins.load())
+    assert DevScore(read.evaluate, read.answers, None, []).evaluators == {"pairwise": read.evaluate[0]}
+
+
 def test_several_sources_have_a_validation_loss_of_their_own(ftp_recipe, ftp_tiny_model, tmp_path):
     for name in ("a", "b"):
         # Some are too long, so that the rows left are not those of the corpus.

@@ -25,6 +25,7 @@ def command(
     """Check a recipe and its data; load no model. A warning is for a second look: the exit code stays 0."""
     from ftp import data
     from ftp.errors import DataError
+    from ftp.evaluating import own_evals
     from ftp.types import Example
 
     checked = load_recipe(recipe, load_plugins(files, without), settings)
@@ -58,8 +59,17 @@ def command(
             continue
         bad = f", {dropped} bad rows will be dropped" if dropped else ""
         click.echo(f"{split}: {data.shown(Path(str(source.path)), Path.cwd())}: {good} rows{bad}")
-    if problems:
-        raise DataError(data.summary(problems))
+    brought: list[str] = []
+    try:
+        for name, examples in own_evals(checked.evaluate).items():
+            click.echo(f"evals.{name}: {len(examples)} rows that an evaluator brings")
+            if name in checked.data.evals:
+                what = "an evaluator brings an eval set of this name; call yours otherwise"
+                brought.append(f"data.evals.{name}: {what}")
+    except DataError as error:
+        brought = error.problems
+    if problems or brought:
+        raise DataError([*(data.summary(problems) if problems else ()), *brought])
 
 
 def _warnings(file: Path, checked: Recipe, settings: tuple[str, ...]) -> Iterator[str]:

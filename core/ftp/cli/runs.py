@@ -63,9 +63,15 @@ def command(root: Path, as_json: bool, page: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ftp.errors import RunError
     from ftp.rundir import runs_below
 
-    records = [_record(run) for run in reversed(runs_below(root))]
+    records = []
+    for run in reversed(runs_below(root)):
+        try:
+            records.append(_record(run))
+        except RunError as error:
+            click.echo(f"{run.path} is left out: {error}", err=True)
     if page is not None:
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(_page(records, page.absolute().parent), encoding="utf-8")
@@ -84,11 +90,11 @@ def command(root: Path, as_json: bool, page: Path | None) -> None:
 
 
 def _record(run: RunDirectory) -> dict[str, Any]:
-    from ftp.results import _evaluation
+    from ftp.results import evaluations_of
     from ftp.stats import verdict_in_words
 
     stages = run.stages()
-    evaluations = [_evaluation(record) for record in run.read_json("evaluation.json") or ()]
+    evaluations = evaluations_of(run) or ()
     scores = {
         f"{evaluation.evals}: {evaluation.evaluator} {metric.name}": {
             "base": metric.base,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -10,15 +9,11 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 import ftp
-from ftp.errors import RowError
-from ftp.rows import files_of, rows_of
 from ftp.types import Kind
+from ftp_plugins.evaluators.general import INSTRUCTIONS, read_instructions
 from ftp_plugins.evaluators.loss import loss_metrics
-from ftp_plugins.formatters.auto import Auto
 
-TEXT, INSTRUCTIONS = "general-text", "general-instructions"
-LOOKED_AT = 200
-"""Rows that the format of the instructions is told by."""
+TEXT = "general-text"
 
 
 class Forgetting(ftp.Evaluator):
@@ -26,8 +21,8 @@ class Forgetting(ftp.Evaluator):
 
     Both are eval sets of its own. Training rows that are like them are dropped as for any eval set, so general data can
     be the held-out part of a replay file, in a file of its own. The verdict stands in the notes: forgot, or no evidence
-    of forgetting and the smallest loss that this many examples would have shown. For answers that a judge compares,
-    name the instructions as an eval set of the recipe and use `pairwise`.
+    of forgetting and the smallest loss that this many examples would have shown. To have a judge compare the answers to
+    the instructions as well, add `pairwise` with the same `instructions:`.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("scipy",)
@@ -57,7 +52,7 @@ class Forgetting(ftp.Evaluator):
         if self.text is not None:
             sets[TEXT] = self._windows(Path(self.text))
         if self.instructions is not None:
-            sets[INSTRUCTIONS] = list(_instructions(self.instructions))
+            sets[INSTRUCTIONS] = list(read_instructions(self.instructions, self.takes))
         return sets
 
     def _windows(self, file: Path) -> list[ftp.Example]:
@@ -114,27 +109,3 @@ def _pieces(words: Sequence[str], most: int) -> Iterator[str]:
         return
     for start in range(0, len(words), most):
         yield " ".join(words[start : start + most])
-
-
-def _instructions(file: str) -> Iterator[ftp.Example]:
-    rows = itertools.chain.from_iterable(rows_of(found) for found in files_of(file))
-    first = list(itertools.islice(rows, LOOKED_AT))
-    try:
-        formatter, _ = Auto().settle([row.values for row in first if row.values is not None])
-    except ftp.DataError as error:
-        raise ftp.DataError([f"{file}: {problem}" for problem in error.problems]) from None
-    problems = []
-    for row in itertools.chain(first, rows):
-        try:
-            if row.values is None:
-                raise RowError("", row.problem)
-            example = formatter.format(row.values)
-            if example.kind not in ("conversation", "text") or not example.reference.strip():
-                raise RowError("", f"a {example.kind} without an answer; instructions with answers are needed")
-        except RowError as error:
-            problems.append(f"{file}:{row.line}: {error}")
-            continue
-        yield ftp.Example(example.messages, example.text, source=file, tools=example.tools)
-    if problems:
-        more = [f"… and {len(problems) - 20} more bad rows"] if len(problems) > 20 else []
-        raise ftp.DataError([*problems[:20], *more])

@@ -6,11 +6,13 @@ import asyncio
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ftp
 from ftp.winrates import length_controlled_win_rate, order_consistency, win_rate
+from ftp_plugins.evaluators.general import INSTRUCTIONS, read_instructions
 from ftp_plugins.evaluators.judge import cut_note
 from ftp_plugins.judging import gold, instrument, prompts, verdicts
 from ftp_plugins.judging.calls import Asked, Calls
@@ -40,7 +42,30 @@ class Pairwise(JudgeOptions):
     else: a judge that goes by the order alone ends at 50%. Two answers with the same text are a tie without a call. A
     reply that can't be read is asked for once more; if that fails too, the pair is unscored: NaN, left out of the win
     rate, and counted in the notes.
+
+    With `instructions:` it compares the answers to general instructions, and to nothing else: whether the specialist is
+    still a generalist. A recipe may have it twice, with and without.
     """
+
+    instructions: ftp.FilePath | None = None
+    """A data file of general instructions with answers, compared in place of the recipe's eval sets. Rows like them are
+    kept out of training. Its format is found out as by the formatter `auto`."""
+
+    @property
+    def on_its_own(self) -> bool:
+        return self.instructions is not None
+
+    def problems(self) -> list[str]:
+        missing = self.instructions is not None and not Path(self.instructions).is_file()
+        return super().problems() + ([f"instructions: {self.instructions}: no such file"] if missing else [])
+
+    def files(self) -> Sequence[Path]:
+        return [*super().files(), *([Path(self.instructions)] if self.instructions is not None else [])]
+
+    def own_evals(self) -> Mapping[str, Sequence[ftp.Example]]:
+        if self.instructions is None:
+            return {}
+        return {INSTRUCTIONS: list(read_instructions(self.instructions, self.takes))}
 
     def check(self, examples: Sequence[ftp.Example]) -> None:
         self._gold()
@@ -93,7 +118,7 @@ class Pairwise(JudgeOptions):
         texts = {"base": base, "tuned": tuned}
         winners, reasons = [], []
         for order, (first, second) in names.items():
-            asked = Asked(self.used_as, evals, example.id, order)
+            asked = Asked(self._caller, evals, example.id, order)
             verdict, why = await self._ask(calls, requests, example, texts[first], texts[second], asked)
             if verdict is None:
                 return Pair(reason=why)

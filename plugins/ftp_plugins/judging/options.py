@@ -104,6 +104,11 @@ class JudgeOptions(ftp.Evaluator):
         return self.replay or os.environ.get(REPLAY, "") not in ("", "0")
 
     @property
+    def _caller(self) -> str:
+        """Who its calls are by: one on eval sets of its own has a budget beside that of another on the recipe's."""
+        return f"{self.used_as} on its own" if self.on_its_own else self.used_as
+
+    @property
     def _prices(self) -> Prices | None:
         if self.price_per_million_input is None or self.price_per_million_output is None:
             return None
@@ -141,7 +146,7 @@ class JudgeOptions(ftp.Evaluator):
                 replay=self._replays,
                 prices=self._prices,
                 max_cost=self.max_cost,
-                evaluator=self.used_as,
+                evaluator=self._caller,
             )
             yield calls, Requests(self, local)
 

@@ -10,8 +10,6 @@ from typing import Any
 import ftp
 from ftp.stats import verdict_in_words
 
-GENERAL = ("forgetting", "lm_eval", "lm-eval")
-"""Evaluators whose figures say what became of general abilities, not how good the specialist is."""
 VERDICTS = ("better", "worse", "no evidence")
 
 
@@ -30,9 +28,10 @@ def score(value: float) -> str:
     return f"{value:.3f}".rstrip("0").rstrip(".") if math.isfinite(value) else "unscored"
 
 
-def is_general(evaluation: ftp.Evaluation) -> bool:
-    """Whether an evaluation is about forgetting."""
-    return any(name in evaluation.evaluator for name in GENERAL)
+def is_general(run: ftp.FinishedRun, evaluation: ftp.Evaluation) -> bool:
+    """Whether an evaluation says what became of general abilities, not how good the specialist is: it is on data that
+    the evaluator brought or measured, not on an eval set of the recipe."""
+    return evaluation.evals not in run.recipe["data"].get("evals", {})
 
 
 def row(evaluation: ftp.Evaluation, metric: ftp.Metric) -> dict[str, Any]:

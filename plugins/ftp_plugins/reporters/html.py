@@ -41,8 +41,8 @@ class Html(ftp.Reporter):
     def report(self, run: ftp.FinishedRun) -> Path:
         from markupsafe import Markup
 
-        general = [e for e in run.evaluations if figures.is_general(e)]
-        special = [e for e in run.evaluations if not figures.is_general(e)]
+        general = [e for e in run.evaluations if figures.is_general(run, e)]
+        special = [e for e in run.evaluations if not figures.is_general(run, e)]
         rows = rows_of(special)
         word, sentence = figures.headline(rows)
         values: dict[str, Any] = {
@@ -54,7 +54,8 @@ class Html(ftp.Reporter):
             "sentence": sentence,
             "first": figures.first_figure(rows),
             "adjustment": figures.adjustment(rows),
-            "notes": [(e.evals, e.evaluator, note) for e in run.evaluations for note in e.notes],
+            "notes": [(e.evals, e.evaluator, note) for e in special for note in e.notes],
+            "general_notes": [(e.evals, e.evaluator, note) for e in general for note in e.notes],
             "run_notes": list(dict.fromkeys(event["text"] for event in run.events if event["event"] == "note")),
             "curves": [(title, Markup(svg)) for title, svg in curves.curves(run.events)],
             "happenings": curves.happenings(run.events),
@@ -70,9 +71,11 @@ class Html(ftp.Reporter):
         }
         room = PAGE_BYTES - len(render_page("report.html.j2", sets=[], **values).encode())
         sets = []
+        # The recipe's own eval sets share the room evenly; those that evaluators brought come last and get the rest.
+        sharing = max(1, sum(view.name in run.recipe["data"].get("evals", {}) for view in run.views))
         for place, view in enumerate(run.views):
             metrics = _scored(run, view)
-            shown, used = self._examples(view, metrics, place, room // (len(run.views) - place))
+            shown, used = self._examples(view, metrics, place, room // max(1, sharing - place))
             room -= used
             sets.append({"name": view.name, "total": len(view.examples), "metrics": list(metrics), "examples": shown})
         return RunDirectory(run.directory).write_text("report.html", render_page("report.html.j2", sets=sets, **values))

@@ -34,7 +34,9 @@ class ModelCard(ftp.Reporter):
         environment.filters |= {"figure": figure, "signed": signed}
         template = environment.from_string((files("ftp_plugins.reporters") / "model_card.md.j2").read_text("utf-8"))
         rows = rows_of(run.evaluations)
-        _, sentence = figures.headline([r for e in run.evaluations if not figures.is_general(e) for r in rows_of([e])])
+        _, sentence = figures.headline(
+            [r for e in run.evaluations if not figures.is_general(run, e) for r in rows_of([e])]
+        )
         card = template.render(
             run=run,
             rows=rows,

@@ -1,0 +1,50 @@
+"""General instructions that evaluators bring as an eval set of their own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator
+
+import ftp
+from ftp.errors import RowError
+from ftp.rows import files_of, rows_of
+from ftp.types import Kind
+from ftp_plugins.formatters.auto import Auto
+
+INSTRUCTIONS = "general-instructions"
+"""The eval set; evaluators that read the same file share it."""
+LOOKED_AT = 200
+"""Rows that the format is told by."""
+
+
+def read_instructions(file: str, takes: Collection[Kind]) -> Iterator[ftp.Example]:
+    """The rows of a data file as examples; the formatter is found as `auto` finds it.
+
+    Args:
+        takes: the kinds of example that will do.
+
+    Raises:
+        DataError: the file, or the rows of it that can't be used, each named by its line.
+    """
+    rows = itertools.chain.from_iterable(rows_of(found) for found in files_of(file))
+    first = list(itertools.islice(rows, LOOKED_AT))
+    try:
+        formatter, _ = Auto().settle([row.values for row in first if row.values is not None])
+    except ftp.DataError as error:
+        raise ftp.DataError([f"{file}: {problem}" for problem in error.problems]) from None
+    problems = []
+    for row in itertools.chain(first, rows):
+        try:
+            if row.values is None:
+                raise RowError("", row.problem)
+            example = formatter.format(row.values)
+            if example.kind not in takes or not example.reference.strip():
+                lacks = "" if example.reference.strip() else " without an answer"
+                raise RowError("", f"a {example.kind}{lacks}; instructions with answers are needed")
+        except RowError as error:
+            problems.append(f"{file}:{row.line}: {error}")
+            continue
+        yield ftp.Example(example.messages, example.text, source=file, tools=example.tools)
+    if problems:
+        more = [f"… and {len(problems) - 20} more bad rows"] if len(problems) > 20 else []
+        raise ftp.DataError([*problems[:20], *more])
