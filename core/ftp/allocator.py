@@ -7,13 +7,18 @@ training faults the same pages in again: a third of the time of a CPU step. Kept
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+PRIMITIVES = "256"
+"""Compiled kernels that oneDNN keeps: a step's are under 200. Its own 1,024 hold hundreds of megabytes, between what
+steps leave free."""
 
 
 def keep_large_blocks() -> bool:
-    """Tell glibc to keep freed memory for the next step. False where there is no glibc."""
+    """Tell glibc to keep freed memory for the next step, and oneDNN to keep less. False where there is no glibc."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", PRIMITIVES)  # read when the first kernel is made
     mallopt = getattr(_libc(), "mallopt", None)
     if mallopt is None:
         return False

@@ -108,6 +108,9 @@ def token_losses(
             where = [label != -100 for label in labels]
             kept = torch.cat([state[:-1][mask] for state, mask in zip(states, where, strict=True)])
             wanted = torch.cat([label[mask] for label, mask in zip(labels, where, strict=True)]).to(kept.device)
+            filling = packed.rounded(len(kept), packed.SIZES) - len(kept)
+            kept = torch.nn.functional.pad(kept, (0, 0, 0, filling))
+            wanted = torch.nn.functional.pad(wanted, (0, filling))
             chunk = max(1, HEAD_BYTES // (4 * model.get_input_embeddings().num_embeddings))
             nll = torch.cat(
                 [
@@ -115,7 +118,7 @@ def token_losses(
                     for part, want in zip(torch.split(kept, chunk), torch.split(wanted, chunk), strict=True)
                 ]
             )
-            parts = torch.split(nll, [int(mask.sum()) for mask in where])
+            parts = torch.split(nll[: len(nll) - filling], [int(mask.sum()) for mask in where])
             for number, part in zip(numbers, parts, strict=True):
                 losses[number] = TokenLoss(math.fsum(part.tolist()), len(part))
             progress(len(numbers))
@@ -142,7 +145,7 @@ def _states(loaded: LoadedModel, rows: list[list[int]], packs: bool) -> Sequence
     model = loaded.model
     lengths = [len(row) for row in rows]
     if packs:
-        return torch.split(packed.hidden_states(model, packed.pack(rows, model.device)), lengths)
+        return torch.split(packed.hidden_states(model, packed.pack(rows, model.device))[: sum(lengths)], lengths)
     ids, mask = padded(rows, loaded.tokenizer.pad_token_id, side="right")
     decoder = causal_model(model).get_decoder()
     out = decoder(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False)

@@ -1,7 +1,7 @@
 """Rows in one batch without padding: each row a document of its own that sees no other.
 
-The rows of a batch lie one after the other in a sequence of length `sum(lengths)`; positions begin anew with every row
-and attention is causal within a row. The model's own attention modules call `attend` through transformers' attention
+The rows of a batch lie one after the other in a sequence; positions begin anew with every row and attention is causal
+within a row. The model's own attention modules call `attend` through transformers' attention
 interface, so every family that uses it works, with its own rotary embedding, grouped heads and norms.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ KEEP_WEIGHTS = 256
 """Attention weights of documents up to this length are kept for the backward pass; of longer ones, made again."""
 OWN_KERNEL = 512
 """Up to this length three batched products beat torch's attention on a CPU (two to four times, backward included)."""
+SIZES, WIDTHS = 32, 8
+"""How many sizes between a power of two and the next one tensors have: of packs, and of documents in the attention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +36,29 @@ class Pack:
     position_ids: torch.Tensor
     """int64 [1, T], beginning at 0 with every row."""
     lengths: tuple[int, ...]
-    """Tokens of each row; their sum is T."""
+    """Tokens of each row, and last of the filling where there is one; their sum is T."""
 
 
 def pack(rows: Sequence[Sequence[int]], device: Any = "cpu") -> Pack:
-    """Lay rows of token ids one after the other."""
+    """Lay rows of token ids one after the other, and behind them a row of filling up to a rounded length."""
     import torch
 
+    total = sum(map(len, rows))
+    if filling := rounded(total, SIZES) - total:
+        rows = [*rows, [0] * filling]
     ids = torch.cat([torch.as_tensor(row, dtype=torch.int64) for row in rows])
     positions = torch.cat([torch.arange(len(row)) for row in rows])
     return Pack(ids[None].to(device), positions[None].to(device), tuple(len(row) for row in rows))
+
+
+def rounded(size: int, sizes: int) -> int:
+    """The next size upwards of those that tensors have: multiples of 8, so many of them between powers of two.
+
+    oneDNN compiles code for every new shape and keeps it, megabytes a step, which also tears the heap to pieces: where
+    every batch had a length of its own, memory tripled within fifty steps.
+    """
+    step = max(8, (1 << max(size - 1, 1).bit_length() - 1) // sizes)
+    return -(-size // step) * step
 
 
 def why_not(model: Any) -> str | None:
@@ -214,66 +229,77 @@ def _kernel() -> Any:
     import torch
 
     class Attention(torch.autograd.Function):
-        """Scores, softmax, weighted sum, a document at a time: batched products over the key heads, each with the
-        queries of its group below one another. All documents are one node, so that autograd has little to keep."""
+        """Scores, softmax, weighted sum as batched products: the batch is documents of like length times key heads, and
+        the queries of a key head's group lie below one another. Everything is one node, so that autograd has little to
+        keep."""
 
         @staticmethod
         def forward(ctx: Any, q: Any, k: Any, v: Any, lengths: tuple[int, ...], scale: float) -> Any:
-            out = torch.empty(*q.shape[:2], v.shape[2], dtype=q.dtype)
-            kept = []
-            for start, stop in pairwise(_starts(lengths)):
-                qs = _by_key_head(q[start:stop], k)
-                ks, vs = (states[start:stop].transpose(0, 1) for states in (k, v))
-                weights = _weights(qs, ks, stop - start, scale)
-                _put(out[start:stop], torch.bmm(weights, vs), k)
-                kept.append(weights if stop - start <= KEEP_WEIGHTS and any(ctx.needs_input_grad) else None)
-            ctx.save_for_backward(q, k, v, *kept)
-            ctx.lengths, ctx.scale = lengths, scale
+            heads, out, kept = k.shape[1], torch.empty(*q.shape[:2], v.shape[2], dtype=q.dtype), []
+            for width, places in _alike(lengths):
+                qs, ks, vs = (_blocks(states, heads, width, places) for states in (q, k, v))
+                weights = _weights(qs, ks, width, scale)
+                _put(out, torch.bmm(weights, vs), heads, width, places)
+                kept += [qs, ks, vs, weights if width <= KEEP_WEIGHTS and any(ctx.needs_input_grad) else None]
+            ctx.save_for_backward(*kept)
+            ctx.lengths, ctx.scale, ctx.shapes = lengths, scale, (q.shape, k.shape, v.shape)
             return out
 
         @staticmethod
         def backward(ctx: Any, grad: Any) -> Any:
-            q, k, v, *kept = ctx.saved_tensors
-            dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-            for (start, stop), weights in zip(pairwise(_starts(ctx.lengths)), kept, strict=True):
-                qs = _by_key_head(q[start:stop], k)
-                ks, vs = (states[start:stop].transpose(0, 1) for states in (k, v))
+            kept = ctx.saved_tensors
+            heads, grads = ctx.shapes[1][1], [torch.empty(shape, dtype=grad.dtype) for shape in ctx.shapes]
+            for at, (width, places) in enumerate(_alike(ctx.lengths)):
+                qs, ks, vs, weights = kept[4 * at : 4 * at + 4]
                 if weights is None:
-                    weights = _weights(qs, ks, stop - start, ctx.scale)
-                dout = _by_key_head(grad[start:stop], k)
-                dv[start:stop] = torch.bmm(weights.transpose(1, 2), dout).transpose(0, 1)
+                    weights = _weights(qs, ks, width, ctx.scale)
+                dout = _blocks(grad, heads, width, places)
                 dscores = torch._softmax_backward_data(torch.bmm(dout, vs.transpose(1, 2)), weights, -1, weights.dtype)
                 dscores.mul_(ctx.scale)
-                _put(dq[start:stop], torch.bmm(dscores, ks), k)
-                dk[start:stop] = torch.bmm(dscores.transpose(1, 2), qs).transpose(0, 1)
-            return dq, dk, dv, None, None
+                dqs, dks = torch.bmm(dscores, ks), torch.bmm(dscores.transpose(1, 2), qs)
+                for place, found in zip(grads, (dqs, dks, torch.bmm(weights.transpose(1, 2), dout)), strict=True):
+                    _put(place, found, heads, width, places)
+            return *grads, None, None
 
     return Attention
 
 
-def _by_key_head(states: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """[L, heads, size] as [key heads, group * L, size]."""
-    length, heads, size = states.shape
-    groups = heads // key.shape[1]
-    return states.view(length, key.shape[1], groups, size).permute(1, 2, 0, 3).reshape(key.shape[1], -1, size)
+@lru_cache(maxsize=4)
+def _alike(lengths: tuple[int, ...]) -> list[tuple[int, list[tuple[int, int]]]]:
+    """Where documents begin and end, together with those of the same rounded length."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for start, stop in pairwise(_starts(lengths)):
+        found.setdefault(rounded(stop - start, WIDTHS), []).append((start, stop))
+    return list(found.items())
 
 
-def _put(place: torch.Tensor, found: torch.Tensor, key: torch.Tensor) -> None:
-    """Write [key heads, group * L, size] into [L, heads, size]."""
-    length, heads, size = place.shape
-    groups = heads // key.shape[1]
-    place.view(length, key.shape[1], groups, size).copy_(
-        found.view(key.shape[1], groups, length, size).permute(2, 0, 1, 3)
-    )
+def _blocks(states: torch.Tensor, heads: int, width: int, places: list[tuple[int, int]]) -> torch.Tensor:
+    """Documents from [T, its heads, size] as [documents * key heads, group * width, size], zeros behind each.
+
+    Causal attention lets no query see the zeros, and no gradient comes from them.
+    """
+    _, of, size = states.shape
+    found = states.new_zeros(len(places), heads, of // heads, width, size)
+    for block, (start, stop) in zip(found, places, strict=True):
+        block[:, :, : stop - start] = states[start:stop].view(-1, heads, of // heads, size).permute(1, 2, 0, 3)
+    return found.view(len(places) * heads, -1, size)
 
 
-def _weights(qs: torch.Tensor, ks: torch.Tensor, length: int, scale: float) -> torch.Tensor:
-    """Attention weights, [key heads, group * L, L]."""
+def _put(place: torch.Tensor, found: torch.Tensor, heads: int, width: int, places: list[tuple[int, int]]) -> None:
+    """Write what `_blocks` would take from it into [T, its heads, size]."""
+    _, of, size = place.shape
+    blocks = found.view(len(places), heads, of // heads, width, size)
+    for block, (start, stop) in zip(blocks, places, strict=True):
+        place[start:stop].view(-1, heads, of // heads, size).copy_(block[:, :, : stop - start].permute(2, 0, 1, 3))
+
+
+def _weights(qs: torch.Tensor, ks: torch.Tensor, width: int, scale: float) -> torch.Tensor:
+    """Attention weights, [documents * key heads, group * width, width]."""
     import torch
 
-    scores = torch.bmm(qs, ks.transpose(1, 2)).view(len(qs), -1, length, length)
-    scores.mul_(scale).add_(_causal(scores.dtype)[:length, :length])
-    return torch.softmax(scores, -1).view(len(qs), -1, length)
+    scores = torch.bmm(qs, ks.transpose(1, 2)).view(len(qs), -1, width, width)
+    scores.mul_(scale).add_(_causal(scores.dtype)[:width, :width])
+    return torch.softmax(scores, -1).view(len(qs), -1, width)
 
 
 @cache

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
+
+from ftp.packed import SIZES, rounded
 
 if TYPE_CHECKING:
     import torch
@@ -55,9 +57,26 @@ def loss_through(
     return total
 
 
+@lru_cache(maxsize=1)
+def _buffers(rows: int, vocabulary: int, dtype: Any, device: Any) -> tuple[torch.Tensor, ...]:
+    """Room for a chunk's logits in `dtype` and twice in float32, the same in every step.
+
+    Blocks of this size, made anew above a batch's activations, would find no room in a heap that these tear up.
+    """
+    import torch
+
+    return tuple(torch.empty(rows, vocabulary, dtype=of, device=device) for of in (dtype, torch.float32, torch.float32))
+
+
+def forget_buffers() -> None:
+    """Free what is kept between steps."""
+    _buffers.cache_clear()
+
+
 @cache
 def _function() -> Any:
     import torch
+    from torch.nn import functional
 
     class SummedLoss(torch.autograd.Function):
         @staticmethod
@@ -65,36 +84,43 @@ def _function() -> Any:
             ctx: Any, states: Any, weight: Any, targets: Any, scale: float, softcap: float | None, compute: Any
         ) -> Any:
             used = weight if compute is None else compute
-            inputs = states.to(used.dtype)
+            count = len(states)
+            filling = rounded(count, SIZES) - count
+            inputs = functional.pad(states.to(used.dtype), (0, 0, 0, filling))
+            targets = functional.pad(targets, (0, filling))
             rows = max(1, CHUNK_BYTES // (4 * len(used)))
             wants_states, wants_weight = ctx.needs_input_grad[:2]
             dstates = torch.empty_like(inputs) if wants_states else None
             dweight = torch.zeros_like(weight) if wants_weight else None
             total = torch.zeros((), dtype=torch.float32, device=states.device)
+            work = _buffers(rows, len(used), used.dtype, used.device)
             for start in range(0, len(inputs), rows):
                 part, wanted = inputs[start : start + rows], targets[start : start + rows, None]
-                logits = torch.mm(part, used.t()).float()
+                low, logits, logs = (buffer[: len(part)] for buffer in work)
+                logits.copy_(torch.mm(part, used.t(), out=low))
                 if scale != 1:
                     logits.mul_(scale)
                 bent = None
                 if softcap:
                     bent = logits.div_(softcap).tanh_()
                     logits = bent * softcap
-                logs = torch.log_softmax(logits, -1)
-                total -= logs.gather(1, wanted).sum()
+                torch.log_softmax(logits, -1, out=logs)
+                real = max(0, min(count - start, len(part)))
+                total -= logs[:real].gather(1, wanted[:real]).sum()
                 if not wants_states and not wants_weight:
                     continue
                 grad = logs.exp_().scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=torch.float32))
+                grad[real:] = 0
                 if bent is not None:
                     grad.mul_(1 - bent * bent)
                 if scale != 1:
                     grad.mul_(scale)
-                dlogits = grad.to(used.dtype)
+                dlogits = low.copy_(grad)
                 if dstates is not None:
                     torch.mm(dlogits, used, out=dstates[start : start + rows])
                 if dweight is not None:
                     dweight += torch.mm(dlogits.t(), part)
-            ctx.save_for_backward(dstates, dweight)
+            ctx.save_for_backward(dstates if dstates is None else dstates[:count], dweight)
             ctx.dtype = states.dtype
             return total
 

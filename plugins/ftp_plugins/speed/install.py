@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ftp_plugins.speed import layers, linear
+from ftp_plugins.speed import head, layers, linear
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +59,7 @@ def fast_layers(model: Any, compute: torch.dtype) -> Iterator[list[str]]:
             del module.forward
         _COPIES.clear()
         _STALE.clear()
+        head.forget_buffers()
 
 
 # --- low-rank adapters -----------------------------------------------------------------------------------------------
