@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 PRIMITIVES = "256"
@@ -30,6 +31,34 @@ def give_back() -> None:
     trim = getattr(_libc(), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+class Growth:
+    """Gives free memory back when this process has grown to `MOST` times what it held after a step.
+
+    Batches of many sizes tear the heap to pieces, and blocks that find no hole go on top of it: training all weights
+    went from 4.4 to 10.5 GB within 130 steps. Memory that was given back has to be asked for anew, which takes about
+    the time of a step, so it is not done in each.
+    """
+
+    MOST = 1.5
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+
+    def step_ended(self) -> None:
+        held = _resident_pages()
+        if self.first is None:
+            self.first = held
+        elif held > self.MOST * self.first:
+            give_back()
+            self.first = None
+
+
+def _resident_pages() -> int:
+    if sys.platform != "linux":
+        return 0
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
 
 
 def _libc() -> ctypes.CDLL | None:

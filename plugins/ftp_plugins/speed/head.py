@@ -129,7 +129,7 @@ def _function() -> Any:
             dstates, dweight = ctx.saved_tensors
             return (
                 None if dstates is None else (dstates * grad).to(ctx.dtype),
-                None if dweight is None else dweight * grad.to(dweight.dtype),
+                None if dweight is None else dweight.mul_(grad.to(dweight.dtype)),  # the largest gradient: no copy
                 *(None,) * 4,
             )
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ftp
+from ftp import allocator
 from ftp.answers import token_losses
 from ftp_plugins.speed.batches import trained_in
 from ftp_plugins.speed.install import weights_changed
@@ -58,8 +59,8 @@ def estimate(trainer: SFT, job: ftp.TrainingJob) -> dict[str, Any]:
 
     `seconds` is the time between the rehearsal and the end: a line through the times of batches of different sizes
     (seconds on tokens), the optimizer's steps, the validations and the checkpoints. `memory_mb` is the peak of this
-    process after the largest batch, the timed steps, a validation and a save; on a CPU it still grows a little over a
-    training, since blocks of ever new sizes don't fit into the holes of the heap.
+    process after the largest batch, the timed steps, a validation and a save. On a CPU the heap grows over a training,
+    until what is free in it is given back: `memory_most_mb`.
     """
     model = job.model.model
     with contextlib.ExitStack() as stack:
@@ -86,6 +87,7 @@ def estimate(trainer: SFT, job: ftp.TrainingJob) -> dict[str, Any]:
         "rehearsal_seconds": loop.rehearsal_seconds,
         "tokens_per_second": tokens / (parts["batches"] + parts["optimizer"]),
         "memory_mb": memory,
+        "memory_most_mb": memory * (allocator.Growth.MOST if loop.args.device.type == "cpu" else 1),
         "timed": timed["steps"],
         "not_counted": [
             "what both models make of the eval sets",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ftp
+from ftp import allocator
 from ftp.answers import token_losses
 from ftp.tokens import TokenRows
 from ftp_plugins.speed.batches import Batches, packed_batch, padded_batch, trained_in
@@ -34,6 +35,7 @@ def loop_class() -> Any:
 
         def __init__(self, loop: Loop) -> None:
             self.loop = loop
+            self.growth = allocator.Growth()
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             state.compute_steps(args, state.max_steps)  # as this recipe says, not as the checkpoint's did
@@ -48,6 +50,8 @@ def loop_class() -> Any:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.loop.heed_signal()
+            if args.device.type == "cpu":
+                self.growth.step_ended()
             if time.monotonic() - self.loop.saved_at >= self.loop.checkpoint_minutes * 60:
                 control.should_save = True
 
