@@ -65,13 +65,14 @@ def test_a_judge_that_always_prefers_the_first_ends_at_a_half(ftp_answers):
     assert metric.tuned == metric.base == 0.5 and set(metric.tuned_scores) == {0.5}
     assert panel["order consistency"] == 0 and panel["win rate"] == 0.5
     assert "order consistency 0.0% (0.0% to" in " ".join(found.notes)
+    assert panel["order flag"] == "may go by position"
     assert metric.difference.low <= 0 <= metric.difference.high
 
 
 def test_a_judge_that_prefers_the_longer_is_flagged(ftp_answers):
     found, _, panel = evaluated(ftp_answers(ROWS), longer)
     assert panel["longer answer wins"] == 1 and panel["length correlation"] > 0.8
-    assert panel["length flag"] == "may prefer longer answers"
+    assert panel["length flag"] == "may prefer longer answers" and "order flag" not in panel
     assert any("at 65% or above the judge may go by length" in note for note in found.notes)
     # also where the tuned model's answer is always the longer one, and so always wins
     rows = [(f"q{n}", "r", "word", "word " * (n + 2)) for n in range(10)]

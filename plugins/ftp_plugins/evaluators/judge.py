@@ -98,6 +98,7 @@ class Judge(JudgeOptions):
             metrics.append(_metric("overall", base_grades, tuned_grades))
         notes, panel = self._instrument(calls, hash)
         notes += self._counted(view, grades[:answers], base_grades, tuned_grades, panel)
+        notes += _all_alike(grades[:answers], panel)
         notes += self._lengths(view, base_grades, tuned_grades, panel)
         if golden:
             notes.append(_agreement(golden, grades[answers:], panel))
@@ -190,6 +191,14 @@ class Judge(JudgeOptions):
             panel["length flag"] = "may prefer longer answers"
             note += f"; at {instrument.LENGTH_CORRELATION} or above the judge may go by length"
         return [note]
+
+
+def _all_alike(grades: Sequence[Grade], panel: dict[str, float | str]) -> list[str]:
+    given = [tuple(sorted(grade.scores.items())) for grade in grades if grade.scores is not None]
+    if len(given) < instrument.FEW or len(set(given)) > 1:
+        return []
+    panel["scores flag"] = "all alike"
+    return ["all answers got the same scores: this judge tells no answer from another, and its figures say nothing"]
 
 
 def cut_note(view: ftp.EvalView, limit: int) -> list[str]:

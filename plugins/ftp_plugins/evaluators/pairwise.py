@@ -176,7 +176,11 @@ def _orders(pairs: Sequence[Pair], panel: dict[str, float | str]) -> list[str]:
     found = order_consistency([pair.first for pair in asked], [pair.second for pair in asked])
     panel |= instrument.panel({"order consistency": found})
     same = sum(pair.same for pair in pairs)
-    notes = [f"order consistency {instrument.share(found)}: both orders have the same winner"]
+    note = f"order consistency {instrument.share(found)}: both orders have the same winner"
+    if found is not None and found.n >= instrument.FEW and found.high < instrument.CONSISTENT:
+        panel["order flag"] = "may go by position"
+        note += f"; surely below {instrument.CONSISTENT:.0%}, the judge may go by position"
+    notes = [note]
     return notes + ([f"{same} pairs have the same answer twice: ties, nobody was asked"] if same else [])
 
 

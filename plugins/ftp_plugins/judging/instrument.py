@@ -13,6 +13,11 @@ LONGER_WINS = 0.65
 LENGTH_CORRELATION = 0.5
 """Correlation of length and score from which a judge is flagged, if the interval lies above 0."""
 
+CONSISTENT = 0.5
+"""Order consistency below which, with its whole interval, a judge is flagged."""
+FEW = 8
+"""Answers or pairs below which a judge is not flagged for giving all the same verdict."""
+
 
 def decided(first: str, second: str) -> float:
     """The tuned model's score in a pair: 1, 0, or 1/2 where the two orders disagree or one of them is a tie.

@@ -18,6 +18,8 @@ MEANS = {
     "longer answer wins": "share of the decided pairs that the longer answer won; 50% is best",
     "length-controlled win rate": "what the win rate would be between answers of equal length",
     "length flag": "scores go along with length",
+    "order flag": "the winner changes with the order",
+    "scores flag": "no answer is told from another",
     "unscored": "answers or pairs without a readable verdict; left out of the figures, never counted as wrong",
     "gold agreement": "with people's verdicts on the gold set",
     "gold kappa": "agreement beyond chance, Cohen's kappa",
@@ -41,7 +43,7 @@ def panel(evaluation: ftp.Evaluation) -> list[dict[str, Any]]:
         shown = _shown(name, value)
         if all(isinstance(end, int | float) for end in ends):
             shown += f" ({_shown(name, ends[0])} to {_shown(name, ends[1])})"
-        bad = name == "length flag" or (name == "unscored" and isinstance(value, float) and value > MUCH_UNSCORED)
+        bad = name.endswith(" flag") or (name == "unscored" and isinstance(value, float) and value > MUCH_UNSCORED)
         found.append({"name": name, "value": shown, "means": MEANS.get(name, ""), "bad": bad})
     return found
 
