@@ -60,7 +60,7 @@ def estimate(trainer: SFT, job: ftp.TrainingJob) -> dict[str, Any]:
     `seconds` is the time between the rehearsal and the end: a line through the times of batches of different sizes
     (seconds on tokens), the optimizer's steps, the validations and the checkpoints. `memory_mb` is the peak of this
     process after the largest batch, the timed steps, a validation and a save. On a CPU the heap grows over a training,
-    until what is free in it is given back: `memory_most_mb`.
+    to about half as much again, until what is free in it is given back: `memory_most_mb`.
     """
     model = job.model.model
     with contextlib.ExitStack() as stack:
