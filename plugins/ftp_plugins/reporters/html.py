@@ -136,7 +136,7 @@ def _yaml(value: Any) -> str:
 
 def _forest(rows: Sequence[dict[str, Any]]) -> str:
     several = len({r["evals"] for r in rows}) > 1
-    names = [f"{r['evals']} · {r['name']}" if several else r["name"] for r in rows]
+    names = [f"{r['name']} · {r['evals']}" if several else r["name"] for r in rows]
     lines = [(name, r["verdict"], place) for name, r in zip(names, rows, strict=True) if (place := standardised(r))]
     return forest(lines) if lines else ""
 
