@@ -67,7 +67,7 @@ def cross_check(recipe: Recipe, plugins: Plugins) -> Iterator[tuple[Path_, str]]
         what = f"no evaluator '{judged}' under `evaluate:`"
         if judged in [evaluator.used_as for evaluator in recipe.evaluate]:
             what = f"'{judged}' is evaluated on data of its own and can't score validation rows"
-        yield ("train", "best_by"), what + did_you_mean(judged, ["loss", *names])
+        yield ("train", "best_by"), what + did_you_mean(judged, {"loss", *names})
     if "answers" in recipe.model_fields_set and not any(evaluator.reads_answers for evaluator in recipe.evaluate):
         yield ("answers",), "no evaluator of this recipe reads answers; take it out"
     replay = [path for path, source in sources if source.role == "replay"]

@@ -28,6 +28,8 @@ def read_instructions(file: str, takes: Collection[Kind]) -> Iterator[ftp.Exampl
     """
     rows = itertools.chain.from_iterable(rows_of(found) for found in files_of(file))
     first = list(itertools.islice(rows, LOOKED_AT))
+    if first and all(row.values is None for row in first):
+        raise ftp.DataError([f"{file}:{row.line}: {row.problem}" for row in first[:20]])
     try:
         formatter, _ = Auto().settle([row.values for row in first if row.values is not None])
     except ftp.DataError as error:
