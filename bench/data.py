@@ -37,11 +37,12 @@ DATATROVE = ["datatrove==0.10.1", "orjson", "regex", "nltk", "spacy", "tokenizer
 
 
 def read_medquad(file: str, directory: str) -> Any:
-    from ftp import data
+    from ftp.recipe.model import Data, Source
+    from ftp.stages.prepare_data import build_corpus
     from ftp_plugins.formatters.pairs import Instruct
 
-    options = data.Data(train=[data.Source(path=file, format=Instruct())], validation=0.0)
-    return data.build_corpus(options, Path(directory), Path(file).parent, seed=0)
+    options = Data(train=[Source(path=file, format=Instruct())], validation=0.0)
+    return build_corpus(options, Path(directory), Path(file).parent, seed=0)
 
 
 def job_format(file: str, directory: str) -> Iterator[int]:
@@ -61,7 +62,7 @@ def job_dedupe(file: str, directory: str) -> Iterator[int]:
 def job_decontaminate(file: str, directory: str) -> Iterator[int]:
     import dataclasses
 
-    from ftp.examples import write_examples
+    from ftp.data.examples import write_examples
     from ftp_plugins.curators.decontaminate import Decontaminate
 
     corpus, ledger = read_medquad(file, directory)
@@ -83,7 +84,7 @@ def job_tokenise(file: str, directory: str) -> Iterator[int]:
     os.environ["XDG_CACHE_HOME"] = cache
     loaded = tokenizer()
     os.environ["XDG_CACHE_HOME"] = directory  # a cache without this file's tokens
-    from ftp.tokens import tokenise
+    from ftp.lm.tokens import tokenise
 
     loaded.tokenizer("warm")
     yield 0

@@ -107,7 +107,7 @@ def alpaca_like(count: int) -> tuple[list[dict[str, str]], list[dict[str, list[i
 
 
 def tokens_of_texts(rows: list[dict[str, str]]) -> list[dict[str, list[int]]]:
-    from ftp.rendering import encode
+    from ftp.lm.rendering import encode
     from ftp_plugins.formatters.pairs import Alpaca
 
     loaded = tokenizer()
@@ -274,7 +274,7 @@ def speed_results(options: argparse.Namespace, directory: Path) -> dict[str, Any
 
 def agree_results(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     """The loss per step of FTP and of TRL, which is given the rows in the order that FTP draws."""
-    from ftp_plugins.speed.batches import Batches
+    from ftp_plugins.speed.torch_batches import Batches
 
     texts, rows = alpaca_like(BATCH * options.steps)
     order = [row for batch in Batches([0] * len(rows), BATCH, SEED, alike=False).of(0) for row in batch]

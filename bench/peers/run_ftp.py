@@ -17,8 +17,10 @@ from meter import Meter, read_task, tokens_of
 def main() -> None:
     import transformers
 
-    from ftp import allocator, data
-    from ftp.types import TrainingJob
+    from ftp.components import TrainingJob
+    from ftp.lm import allocator
+    from ftp.recipe.model import Data, Source
+    from ftp.stages.prepare_data import build_corpus
     from ftp_plugins.adapters.full import Full
     from ftp_plugins.adapters.lora import LoRA
     from ftp_plugins.adapters.qlora import QLoRA
@@ -59,10 +61,8 @@ def main() -> None:
         directory = Path(name)
         rows = directory / "rows.jsonl"
         rows.write_text("".join(json.dumps(row) + "\n" for row in task["texts"][timed]), encoding="utf-8")
-        source = data.Source(path=str(rows), format=Alpaca())
-        corpus, ledger = data.build_corpus(
-            data.Data(train=[source], validation=0.0), directory / "data", directory, task["seed"]
-        )
+        source = Source(path=str(rows), format=Alpaca())
+        corpus, ledger = build_corpus(Data(train=[source], validation=0.0), directory / "data", directory, task["seed"])
         result = trainer.train(
             TrainingJob(loaded, corpus, ledger, directory / "checkpoints", seed=task["seed"], emit=emit)
         )

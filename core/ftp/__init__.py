@@ -11,19 +11,19 @@ if TYPE_CHECKING:
         Component,
         Curator,
         Evaluator,
-        FilePath,
         Formatter,
         Loader,
         Reporter,
-        Share,
         Trainer,
+        TrainingJob,
         Watcher,
     )
+    from ftp.data.examples import Corpus
+    from ftp.data.ledger import Ledger
     from ftp.errors import DataError, FtpError, Interrupted, ModelError, RowError
     from ftp.hookspecs import hookimpl
-    from ftp.ledger import Ledger
-    from ftp.stats import (
-        Interval,
+    from ftp.options import FilePath, Share
+    from ftp.stats.paired import (
         across_seeds,
         clusters_of,
         holm,
@@ -34,13 +34,14 @@ if TYPE_CHECKING:
         verdict,
         verdict_in_words,
     )
+    from ftp.stats.win_rates import correlation, length_controlled_win_rate, order_consistency, win_rate
     from ftp.types import (
         Answer,
-        Corpus,
         Evaluation,
         EvalView,
         Example,
         FinishedRun,
+        Interval,
         LoadedModel,
         LoadedTokenizer,
         Message,
@@ -51,11 +52,9 @@ if TYPE_CHECKING:
         Score,
         Stop,
         TokenLoss,
-        TrainingJob,
         TrainResult,
         Warn,
     )
-    from ftp.winrates import correlation, length_controlled_win_rate, order_consistency, win_rate
 
 __version__ = "0.1.0"
 
@@ -114,19 +113,21 @@ __all__ = [
 ]
 
 _HOME = {
-    "ftp.components": "Adapter Component Curator Evaluator FilePath Formatter Loader Reporter Share Trainer Watcher",
-    "ftp.ledger": "Ledger",
+    "ftp.components": "Adapter Component Curator Evaluator Formatter Loader Reporter Trainer TrainingJob Watcher",
+    "ftp.data.examples": "Corpus",
+    "ftp.data.ledger": "Ledger",
     "ftp.errors": "DataError FtpError Interrupted ModelError RowError",
     "ftp.hookspecs": "hookimpl",
-    "ftp.stats": (
-        "Interval across_seeds clusters_of holm on_subsets paired_difference paired_metric paired_ratio_difference "
-        "verdict verdict_in_words"
+    "ftp.options": "FilePath Share",
+    "ftp.stats.paired": (
+        "across_seeds clusters_of holm on_subsets paired_difference paired_metric paired_ratio_difference verdict "
+        "verdict_in_words"
     ),
+    "ftp.stats.win_rates": "correlation length_controlled_win_rate order_consistency win_rate",
     "ftp.types": (
-        "Answer Corpus EvalView Evaluation Example FinishedRun LoadedModel LoadedTokenizer Message Metric ModelRequest "
-        "Quantization RollBack Score Stop TokenLoss TrainResult TrainingJob Warn"
+        "Answer EvalView Evaluation Example FinishedRun Interval LoadedModel LoadedTokenizer Message Metric "
+        "ModelRequest Quantization RollBack Score Stop TokenLoss TrainResult Warn"
     ),
-    "ftp.winrates": "correlation length_controlled_win_rate order_consistency win_rate",
 }
 
 

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
     PrivateAttr,
-    ValidationInfo,
-    WithJsonSchema,
 )
 
+from ftp.data.examples import Corpus
+from ftp.data.ledger import Ledger
+from ftp.options import Options
+from ftp.stats.paired import clusters_of, paired_metric
 from ftp.types import (
     Answer,
-    Corpus,
     Evaluation,
     EvalView,
     Example,
@@ -32,53 +29,9 @@ from ftp.types import (
     RollBack,
     Score,
     Stop,
-    TrainingJob,
     TrainResult,
     Warn,
 )
-
-if TYPE_CHECKING:
-    from ftp.ledger import Ledger
-
-
-def _share(value: object) -> object:
-    if isinstance(value, str) and value.endswith("%"):
-        try:
-            return float(value[:-1]) / 100
-        except ValueError:
-            return value
-    return value
-
-
-Share = Annotated[
-    float,
-    BeforeValidator(_share),
-    Field(ge=0, lt=1),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
-                {"type": "string", "pattern": r"^\d+(\.\d+)?%$"},
-            ]
-        }
-    ),
-]
-"""A part of a whole, from 0 up to but not including 1: `5%` or `0.05`."""
-
-
-def _beside_the_recipe(value: str, info: ValidationInfo) -> str:
-    base = (info.context or {}).get("directory")
-    return str(Path(base, Path(value).expanduser())) if base else value
-
-
-FilePath = Annotated[str, Field(min_length=1), AfterValidator(_beside_the_recipe)]
-"""A path in a recipe: relative ones count from the recipe's own directory."""
-
-
-class Options(BaseModel):
-    """A block of options: frozen, unknown keys refused, the docstring under a field is its help."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Component(Options, ABC):
@@ -187,6 +140,29 @@ class Adapter(Component):
         None means that this adapter can't; training is then done again.
         """
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    """Everything a trainer needs."""
+
+    model: LoadedModel
+    corpus: Corpus
+    ledger: Ledger
+    directory: Path
+    """For checkpoints and caches. The trainer owns it."""
+    seed: int
+    emit: Callable[..., Stop | RollBack | None]
+    """One line in events.jsonl, shown to the user and to the recipe's watchers; returns what they ask for, never
+    a `Warn`.
+
+    Watchers, reports and the terminal read `emit("plan", steps=…)`, `emit("metric", step=…, loss=…)` after every
+    optimizer step, `emit("validation", step=…, loss=…)` and `emit("best", step=…)`. `emit("resume", step=…)` and
+    `emit("rollback", step=…)` say that what came after that step is done again. Any other name and values are kept as
+    they are."""
+    score: Callable[[str, int], float] | None = None
+    """`score(metric, rows)` is what an evaluator of the recipe makes of the model as it is now, on its answers to so
+    many validation rows: `EVALUATOR` or `EVALUATOR.METRIC`. Higher is better: losses and their like come negated."""
 
 
 class Trainer(Component):
@@ -305,7 +281,6 @@ class Evaluator(Component):
 
     def evaluate(self, view: EvalView) -> Evaluation:
         """Score every answer of both models and pair them, example by example. A score of NaN is none."""
-        from ftp.stats import clusters_of, paired_metric
 
         def scores(answers: list[Answer]) -> list[Score]:
             found = [self.score(example, answer.text) for example, answer in zip(view.examples, answers, strict=True)]
@@ -357,3 +332,8 @@ def unfinished(component: type[Component]) -> str | None:
     ):
         return "defines neither score nor evaluate"
     return None
+
+
+def kind_of(component: Component) -> str:
+    """The kind of a component, as KINDS names it."""
+    return next(kind for kind, base in KINDS.items() if isinstance(component, base))

@@ -5,21 +5,24 @@ from __future__ import annotations
 import copy
 import dataclasses
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ftp import allocator, data
-from ftp.components import Reporter
-from ftp.crosscheck import warnings
-from ftp.devscore import DevScore
-from ftp.document import dotted
-from ftp.evaluating import Evaluating, leaked_rows
-from ftp.examples import read_examples, write_examples
-from ftp.fingerprints import (
+from ftp.components import Reporter, TrainingJob
+from ftp.data.examples import Corpus
+from ftp.data.ledger import Ledger
+from ftp.plugins import Plugins
+from ftp.progress import Progress
+from ftp.recipe.checks import warnings
+from ftp.recipe.model import Recipe
+from ftp.recipe.yaml_source import dotted
+from ftp.runs.directory import RunDirectory
+from ftp.runs.events import Watching
+from ftp.runs.finished import finished
+from ftp.runs.lock import (
     accept,
     changed,
     changes,
@@ -31,38 +34,11 @@ from ftp.fingerprints import (
     origin_of,
     unfinished_run,
 )
-from ftp.ledger import Ledger
-from ftp.plugins import Plugins
-from ftp.recipe import Recipe
-from ftp.results import finished
-from ftp.rundir import RunDirectory
-from ftp.tokens import token_counter
-from ftp.types import (
-    Corpus,
-    FinishedRun,
-    LoadedModel,
-    RollBack,
-    Stop,
-    TrainingJob,
-)
-from ftp.watching import Watching
-
-
-class Progress:
-    """What a run tells while it goes on. The command line shows it; this one is silent."""
-
-    def stage(self, title: str, total: int | None = None) -> Callable[[int], None]:
-        """A stage begins; the returned function is called with the number of units done since its last call."""
-        return lambda units: None
-
-    def event(self, event: str, values: Mapping[str, Any]) -> None:
-        """An event was written to events.jsonl."""
-
-    def note(self, text: str) -> None:
-        """Something the user should read."""
-
-    directory: Path | None = None
-    """Of the run, as soon as `ftp resume` can go on with it."""
+from ftp.stages.dev_score import DevScore
+from ftp.stages.evaluate import Evaluating, leaked_rows
+from ftp.stages.load_model import apply_adapter, give_memory_back, load_base_model
+from ftp.stages.prepare_data import prepare_data, read_prepared
+from ftp.types import FinishedRun, LoadedModel, RollBack, Stop
 
 
 def run(
@@ -79,7 +55,6 @@ def run(
     Raises:
         FtpError: with what the user can do about it.
     """
-    allocator.keep_large_blocks()
     lock = fingerprints(recipe, plugins)
     equal = None if new else equal_run(root, recipe.name, lock, progress.note)
     if equal is None and not new:
@@ -111,7 +86,6 @@ def resume(
         RunError: something has changed; or another process is at work on the run.
         FtpError: with what else the user can do about it.
     """
-    allocator.keep_large_blocks()
     with directory.lock():
         progress.directory = directory.path
         if "report" in directory.stages():
@@ -154,27 +128,28 @@ def _note_unfinished(directory: RunDirectory | None, lock: Mapping[str, Any], pr
         )
 
 
-@dataclass(frozen=True)
 class _Work:
-    """A run that is going on. Each stage is done once on the same inputs."""
+    """A run that is going on. Each stage is done once on the same inputs.
 
-    recipe: Recipe
-    plugins: Plugins
-    file: Path
-    directory: RunDirectory
-    inputs: Mapping[str, str]
-    progress: Progress
-    changed: Sequence[str] = ()
-    """What is no longer as it was when the run began."""
-    anyway: bool = False
-    watching: Watching = field(init=False)
-    evaluating: Evaluating = field(init=False)
+    Args:
+        changed: what is no longer as it was when the run began.
+    """
 
-    def __post_init__(self) -> None:
-        evaluating = Evaluating(self.recipe.evaluate, self.recipe.answers, self.directory, self.progress.stage)
-        object.__setattr__(self, "evaluating", evaluating)
-        watching = Watching(self.directory, self.recipe.watch or [], self.progress.event)
-        object.__setattr__(self, "watching", watching)
+    def __init__(
+        self,
+        recipe: Recipe,
+        plugins: Plugins,
+        file: Path,
+        directory: RunDirectory,
+        inputs: Mapping[str, str],
+        progress: Progress,
+        changed: Sequence[str] = (),
+        anyway: bool = False,
+    ) -> None:
+        self.recipe, self.plugins, self.file, self.directory = recipe, plugins, file, directory
+        self.inputs, self.progress, self.changed, self.anyway = inputs, progress, changed, anyway
+        self.evaluating = Evaluating(recipe.evaluate, recipe.answers, directory, progress.stage)
+        self.watching = Watching(directory, recipe.watch or [], progress.event)
 
     def do(self) -> None:
         place = {"name": self.directory.name, "id": self.directory.id, "directory": str(self.directory.path)}
@@ -182,7 +157,7 @@ class _Work:
         if self.changed:
             self.emit("anyway", changes=self.changed)
         for path, what in warnings(self.recipe):
-            self.emit("note", text=f"{dotted(path)}: {what}")
+            self.note(f"{dotted(path)}: {what}")
         try:
             self.stages()
         finally:
@@ -195,10 +170,7 @@ class _Work:
             self.tokenise(corpus, ledger)
         if not self.is_done("tuned"):
             self.progress.stage("Loading the model")
-            request = self.recipe.adapter.prepare(self.recipe.model.describe())
-            loaded = self.recipe.model.load(request)
-            for note in loaded.notes:
-                self.emit("note", text=note)
+            loaded = load_base_model(self.recipe.model, self.recipe.adapter, self.note)
             if changed_model := note_model(self.directory, loaded, anyway=self.anyway):
                 self.emit("anyway", changes=changed_model)
             # The base model speaks before anything is trained: the only base that full training leaves, and a
@@ -214,6 +186,9 @@ class _Work:
     def emit(self, event: str, **values: Any) -> Stop | RollBack | None:
         return self.watching.emit(event, **values)
 
+    def note(self, text: str) -> None:
+        self.emit("note", text=text)
+
     def is_done(self, stage: str) -> bool:
         return self.directory.is_done(stage, self.inputs)
 
@@ -221,24 +196,14 @@ class _Work:
         self.directory.finish(stage, self.inputs)
 
     def data(self) -> tuple[Corpus, Ledger]:
-        place, home = self.directory.path / "data", self.file.absolute().parent
-        train, validation = place / "train.arrow", place / "validation.arrow"
-        own = self.evaluating.own_evals
-        evals = {name: place / f"eval-{name}.arrow" for name in (*self.recipe.data.evals, *own)}
+        place, own = self.directory.path / "data", self.evaluating.own_evals
         if not self.is_done("data"):
-            advance = self.progress.stage("Reading rows")
-            counter = token_counter(self.recipe.model)
-            corpus, ledger = data.build_corpus(self.recipe.data, place, home, self.recipe.seed, advance, counter, own)
-            write_examples(train, corpus.train)
-            write_examples(validation, corpus.validation)
-            for name, examples in corpus.evals.items():
-                write_examples(evals[name], examples)
+            home, advance = self.file.absolute().parent, self.progress.stage("Reading rows")
+            _, ledger = prepare_data(self.recipe, place, home, advance, own)
             ledger.write(place / "ledger.parquet")
             self.finish("data")
-        sets = {name: read_examples(path) for name, path in evals.items()}
-        corpus = Corpus(read_examples(train), read_examples(validation), sets)
         # As it was before training: the trainer adds its own entries, once more when it has to begin again.
-        return corpus, Ledger.read(place / "ledger.parquet")
+        return read_prepared(place, (*self.recipe.data.evals, *own)), Ledger.read(place / "ledger.parquet")
 
     def tokenise(self, corpus: Corpus, ledger: Ledger) -> None:
         """Settle before any weight is loaded which rows can be trained on; training finds the tokens in the cache."""
@@ -254,7 +219,7 @@ class _Work:
             return
         trained = self.directory.path / "model" if who == "tuned" else None
         self.evaluating.ask(who, loaded, trained, corpus.evals)
-        allocator.give_back()
+        give_memory_back()
         self.finish(who)
 
     def train(self, loaded: LoadedModel, corpus: Corpus, ledger: Ledger) -> LoadedModel:
@@ -265,10 +230,7 @@ class _Work:
                 return restored
             self.progress.note(f"'{adapter.used_as}' can't be restored from disk, so training is done again.")
         self.progress.stage("Training")
-        _seed(self.recipe.seed)
-        loaded, shown = adapter.apply(loaded), loaded.notes
-        for note in loaded.notes[len(shown) :]:
-            self.emit("note", text=note)
+        loaded = apply_adapter(self.recipe, loaded, self.note)
         checkpoints = self.directory.path / "checkpoints"
         score = DevScore(self.recipe.evaluate, self.recipe.answers, loaded, corpus.validation)
         job = TrainingJob(loaded, corpus, ledger, checkpoints, self.recipe.seed, self.emit, score)
@@ -279,7 +241,7 @@ class _Work:
         ledger.write(self.directory.path / "ledger.parquet")
         summary = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name != "model"}
         self.directory.write_json("training.json", summary)
-        allocator.give_back()
+        give_memory_back()
         self.finish("train")
         shutil.rmtree(checkpoints, ignore_errors=True)
         return result.model
@@ -308,9 +270,3 @@ def default_reporters(plugins: Plugins) -> list[Reporter]:
             assert isinstance(reporter, Reporter)
             found.append(reporter)
     return found
-
-
-def _seed(seed: int) -> None:
-    import transformers
-
-    transformers.set_seed(seed)

@@ -26,7 +26,7 @@ import pydantic
 from ftp import hookspecs
 from ftp.components import KINDS, Component, unfinished
 from ftp.errors import PluginError, did_you_mean
-from ftp.rundir import file_digest
+from ftp.files import file_digest
 
 GROUP = "ftp"
 _LIBRARY = str(Path(importlib.__file__).parent)

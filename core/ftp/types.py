@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from ftp.examples import Examples
-    from ftp.ledger import Ledger
-    from ftp.stats import Interval
+from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
 Kind = Literal["conversation", "preference", "feedback", "text"]
@@ -77,17 +72,6 @@ class Example:
     def reference(self) -> str:
         """The answer to learn: the last turn, or the whole text."""
         return self.messages[-1].content if self.messages else self.text
-
-
-@dataclass(frozen=True, slots=True)
-class Corpus:
-    """The rows of a run. The three parts never share a row."""
-
-    train: Examples
-    validation: Examples
-    evals: Mapping[str, Examples]
-    count_tokens: Callable[[Sequence[str]], list[int]] | None = None
-    """Tokens in each text by the model's tokenizer, special ones not counted; None when the loader can't tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,29 +169,6 @@ class Warn:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingJob:
-    """Everything a trainer needs."""
-
-    model: LoadedModel
-    corpus: Corpus
-    ledger: Ledger
-    directory: Path
-    """For checkpoints and caches. The trainer owns it."""
-    seed: int
-    emit: Callable[..., Stop | RollBack | None]
-    """One line in events.jsonl, shown to the user and to the recipe's watchers; returns what they ask for, never
-    a `Warn`.
-
-    Watchers, reports and the terminal read `emit("plan", steps=…)`, `emit("metric", step=…, loss=…)` after every
-    optimizer step, `emit("validation", step=…, loss=…)` and `emit("best", step=…)`. `emit("resume", step=…)` and
-    `emit("rollback", step=…)` say that what came after that step is done again. Any other name and values are kept as
-    they are."""
-    score: Callable[[str, int], float] | None = None
-    """`score(metric, rows)` is what an evaluator of the recipe makes of the model as it is now, on its answers to so
-    many validation rows: `EVALUATOR` or `EVALUATOR.METRIC`. Higher is better: losses and their like come negated."""
-
-
-@dataclass(frozen=True, slots=True)
 class TrainResult:
     """A trained model: the best checkpoint, not merely the last."""
 
@@ -268,6 +229,17 @@ class Score:
 
     value: float
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean difference (or a rate, a correlation) with its confidence interval; `method` says how it was made."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    method: str
 
 
 @dataclass(frozen=True, slots=True)

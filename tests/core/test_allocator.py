@@ -6,7 +6,7 @@ import sys
 import pytest
 
 SCRIPT = """
-from ftp import allocator
+from ftp.lm import allocator
 
 allocator.keep_large_blocks()
 growth = allocator.Growth()

@@ -10,10 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ftp import data, plugins
+from ftp import plugins
+from ftp.data.files import files_of, rows_of
 from ftp.errors import DataError, RecipeError
-from ftp.recipe import read
-from ftp.rows import files_of, rows_of
+from ftp.recipe.model import Data, Source
+from ftp.recipe.read import read
+from ftp.stages.prepare_data import build_corpus
 from ftp_plugins.formatters.judged import Preference
 from ftp_plugins.formatters.pairs import Instruct
 
@@ -451,12 +453,10 @@ def test_dropped_rows_are_in_the_ledger_with_the_reason(tmp_path):
     (tmp_path / "held.jsonl").write_bytes(GOOD + b"7\n")
 
     def source(name):
-        return data.Source(path=str(tmp_path / name), format=Instruct(), on_bad_row="drop")
+        return Source(path=str(tmp_path / name), format=Instruct(), on_bad_row="drop")
 
-    options = data.Data(
-        train=[source("a.jsonl"), source("b.csv")], evals={"held": source("held.jsonl")}, validation=0.2
-    )
-    corpus, ledger = data.build_corpus(options, tmp_path / "data", tmp_path, seed=1)
+    options = Data(train=[source("a.jsonl"), source("b.csv")], evals={"held": source("held.jsonl")}, validation=0.2)
+    corpus, ledger = build_corpus(options, tmp_path / "data", tmp_path, seed=1)
     assert (len(corpus.train), len(corpus.validation), len(corpus.evals["held"])) == (6, 1, 1)
     ledger.write(tmp_path / "ledger.parquet")
     rows = {row["id"]: row for row in pq.read_table(tmp_path / "ledger.parquet").to_pylist()}
@@ -481,13 +481,13 @@ def test_every_bad_row_of_every_source_is_told_at_once(tmp_path, monkeypatch):
     (tmp_path / "held.jsonl").write_bytes(b"[]\n")
 
     def source(name):
-        return data.Source(path=str(tmp_path / name), format=Instruct())
+        return Source(path=str(tmp_path / name), format=Instruct())
 
-    options = data.Data(
+    options = Data(
         train=[source(name) for name in ("a.jsonl", "b.json", "none.jsonl")], evals={"held": source("held.jsonl")}
     )
     with pytest.raises(DataError) as caught:
-        data.build_corpus(options, tmp_path / "data", tmp_path, seed=1)
+        build_corpus(options, tmp_path / "data", tmp_path, seed=1)
     assert [problem.replace(f"{tmp_path}/", "") for problem in caught.value.problems] == [
         "a.jsonl:2: broken JSON: Expecting property name enclosed in double quotes at column 2",
         "b.json:1: a .json file holds one list of objects; one object a line is JSON Lines: call the file .jsonl",
@@ -523,7 +523,7 @@ import sys
 from pathlib import Path
 sys.modules["pyarrow"] = None
 from ftp import errors
-from ftp.rows import rows_of
+from ftp.data.files import rows_of
 try:
     list(rows_of(Path("a.parquet")))
 except errors.DataError as error:

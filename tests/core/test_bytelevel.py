@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from ftp.asciibpe import PROBE, AsciiBPE
-from ftp.bytelevel import ByteLevel
-from ftp.rendering import encode_texts, rendered
+from ftp.lm.ascii_bpe import PROBE, AsciiBPE
+from ftp.lm.byte_level import ByteLevel
+from ftp.lm.rendering import encode_texts, rendered
 from ftp.types import Example, Message
 
 

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ftp import data
+from ftp.data.examples import read_examples, write_examples
+from ftp.data.files import files_of, rows_of
+from ftp.data.ledger import Ledger
 from ftp.errors import DataError
-from ftp.examples import read_examples, write_examples
-from ftp.ledger import Ledger
-from ftp.rows import files_of, rows_of
+from ftp.recipe.model import Data, Source
+from ftp.stages.prepare_data import build_corpus, examples_of
 from ftp.types import Example, Message
 from ftp_plugins.formatters.chat import Messages
 from ftp_plugins.formatters.pairs import Instruct
@@ -84,8 +85,8 @@ def test_every_type_of_file_gives_the_same_rows(tmp_path, name, content, lines, 
 def test_nested_columns_of_parquet_are_lists_of_objects(tmp_path):
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     pq.write_table(pa.Table.from_pylist([{"messages": turns}]), tmp_path / "a.parquet")
-    source = data.Source(path=str(tmp_path / "a.parquet"), format=Messages())
-    ((_, line, example),) = data.examples_of(source)
+    source = Source(path=str(tmp_path / "a.parquet"), format=Messages())
+    ((_, line, example),) = examples_of(source)
     assert (line, example.reference) == (1, "b")
 
 
@@ -198,8 +199,8 @@ def test_any_text_survives_json_lines_and_arrow(tmp_path, texts, ascii):
         return found.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
     (tmp_path / "a.jsonl").write_bytes("".join(line(text) + "\n" for text in texts).encode())
-    source = data.Source(path=str(tmp_path / "a.jsonl"), format=Text())
-    found = [example for _, _, example in data.examples_of(source)]
+    source = Source(path=str(tmp_path / "a.jsonl"), format=Text())
+    found = [example for _, _, example in examples_of(source)]
     assert [example.text for example in found] == texts
     assert [example.text for example in write_examples(tmp_path / "a.arrow", found)] == texts
 
@@ -268,11 +269,11 @@ def build(tmp_path):
 
     def build(validation=0.1, seed=1, **more):
         train = [
-            data.Source(path=str(tmp_path / "domain.jsonl"), format=Instruct()),
-            data.Source(path=str(tmp_path / "more" / "general.jsonl"), format=Instruct(), role="replay"),
+            Source(path=str(tmp_path / "domain.jsonl"), format=Instruct()),
+            Source(path=str(tmp_path / "more" / "general.jsonl"), format=Instruct(), role="replay"),
         ]
-        options = data.Data(**{"train": train, "validation": validation, **more})
-        return data.build_corpus(options, tmp_path / "data", tmp_path, seed)
+        options = Data(**{"train": train, "validation": validation, **more})
+        return build_corpus(options, tmp_path / "data", tmp_path, seed)
 
     return build
 
@@ -313,20 +314,20 @@ def test_one_row_at_least_goes_and_one_stays(build, share, rows):
 
 def test_a_single_row_is_trained_on(build, tmp_path):
     write_rows(tmp_path / "one.jsonl", 1)
-    corpus, _ = build(train=[data.Source(path=str(tmp_path / "one.jsonl"), format=Instruct())])
+    corpus, _ = build(train=[Source(path=str(tmp_path / "one.jsonl"), format=Instruct())])
     assert (len(corpus.train), len(corpus.validation)) == (1, 0)
 
 
 def test_a_source_of_its_own_is_watched(build, tmp_path):
     write_rows(tmp_path / "watched.jsonl", 3)
-    corpus, ledger = build(validation=data.Source(path=str(tmp_path / "watched.jsonl"), format=Instruct()))
+    corpus, ledger = build(validation=Source(path=str(tmp_path / "watched.jsonl"), format=Instruct()))
     assert corpus.validation.column("id") == ["watched.jsonl:1", "watched.jsonl:2", "watched.jsonl:3"]
     assert len(corpus.train) == 70
     assert sum(total["rows"] for total in ledger.totals() if total["split"] == "validation") == 3
 
 
 def test_one_file_read_twice_is_refused(build, tmp_path):
-    twin = data.Source(path=str(tmp_path / "domain.jsonl"), format=Instruct())
+    twin = Source(path=str(tmp_path / "domain.jsonl"), format=Instruct())
     with pytest.raises(DataError, match=r"domain\.jsonl:1: this row is read twice; name each file once"):
         build(evals={"held": twin})
 
@@ -334,6 +335,6 @@ def test_one_file_read_twice_is_refused(build, tmp_path):
 def test_progress_counts_rows(build, tmp_path):
     write_rows(tmp_path / "many.jsonl", 2300)
     seen = []
-    options = data.Data(train=[data.Source(path=str(tmp_path / "many.jsonl"), format=Instruct())])
-    data.build_corpus(options, tmp_path / "data", tmp_path, 1, progress=seen.append)
+    options = Data(train=[Source(path=str(tmp_path / "many.jsonl"), format=Instruct())])
+    build_corpus(options, tmp_path / "data", tmp_path, 1, progress=seen.append)
     assert sum(seen) == 2300

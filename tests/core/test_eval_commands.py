@@ -10,14 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from ftp import answercache, answers
 from ftp.cli import cli
+from ftp.data.ledger import Ledger
 from ftp.errors import DataError, FtpError, RunError
-from ftp.evaluating import leaked_rows
-from ftp.ledger import Ledger
-from ftp.results import finished
-from ftp.rundir import RunDirectory
-from ftp.stats import holm
+from ftp.lm import torch_generate
+from ftp.options import AnswerOptions
+from ftp.runs.answers import write_answers
+from ftp.runs.directory import RunDirectory
+from ftp.runs.finished import finished
+from ftp.stages import answer_cache
+from ftp.stages.evaluate import leaked_rows
+from ftp.stats.paired import holm
 from ftp_plugins.loaders.huggingface import HuggingFace
 
 HELDOUT = {"path": "heldout.jsonl", "format": {"use": "instruct"}}
@@ -33,21 +36,21 @@ def ftp(*arguments):
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     """A cache of answers for each test, and every generation counted."""
-    monkeypatch.setattr(answercache, "_file", lambda key: tmp_path / "cache" / f"{key}.parquet")
-    return tmp_path / "cache"
+    monkeypatch.setenv("FTP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "answers"
 
 
 @pytest.fixture
 def generated(monkeypatch):
     """The number of examples of every call that generates answers."""
     calls = []
-    generate = answers.generate
+    real = torch_generate.generate
 
     def counted(loaded, examples, *rest):
         calls.append(len(examples))
-        return generate(loaded, examples, *rest)
+        return real(loaded, examples, *rest)
 
-    monkeypatch.setattr(answers, "generate", counted)
+    monkeypatch.setattr(torch_generate, "generate", counted)
     return calls
 
 
@@ -216,39 +219,39 @@ def test_the_same_model_is_never_asked_twice(recipe, tmp_path, generated):
 
 def test_what_answers_follow_from_is_in_their_key(ftp_tiny_model, ftp_answers, tmp_path):
     loader = HuggingFace(id=str(ftp_tiny_model), device="cpu", dtype="float32")
-    loaded, options = loader.load(loader.describe()), answers.AnswerOptions()
+    loaded, options = loader.load(loader.describe()), AnswerOptions()
     examples = ftp_answers([("What?", "This.", "", "")]).examples
-    known = answercache.key(loaded, None, examples, options)
+    known = answer_cache.key(loaded, None, examples, options)
     renamed = [dataclasses.replace(example, id="other:9", source="other") for example in examples]
-    assert answercache.key(loaded, None, renamed, options) == known
+    assert answer_cache.key(loaded, None, renamed, options) == known
     half = HuggingFace(id=str(ftp_tiny_model), device="cpu", dtype="bfloat16")
     others = {
-        answercache.key(half.load(half.describe()), None, examples, options),
-        answercache.key(dataclasses.replace(loaded, fingerprint="0" * 64), None, examples, options),
-        answercache.key(loaded, ftp_tiny_model, examples, options),
-        answercache.key(loaded, None, ftp_answers([("What?", "That.", "", "")]).examples, options),
-        answercache.key(loaded, None, examples, answers.AnswerOptions(max_new_tokens=9)),
-        answercache.key(loaded, None, examples, None),
-        answercache.key(loaded, None, examples, None, open_end=True),
+        answer_cache.key(half.load(half.describe()), None, examples, options),
+        answer_cache.key(dataclasses.replace(loaded, fingerprint="0" * 64), None, examples, options),
+        answer_cache.key(loaded, ftp_tiny_model, examples, options),
+        answer_cache.key(loaded, None, ftp_answers([("What?", "That.", "", "")]).examples, options),
+        answer_cache.key(loaded, None, examples, AnswerOptions(max_new_tokens=9)),
+        answer_cache.key(loaded, None, examples, None),
+        answer_cache.key(loaded, None, examples, None, open_end=True),
     }
     loaded.tokenizer.chat_template += " "
-    others.add(answercache.key(loaded, None, examples, options))
+    others.add(answer_cache.key(loaded, None, examples, options))
     assert len(others | {known}) == 9 and None not in others
     for nothing in ("", "commit None"):
-        assert answercache.key(dataclasses.replace(loaded, fingerprint=nothing), None, examples, options) is None
+        assert answer_cache.key(dataclasses.replace(loaded, fingerprint=nothing), None, examples, options) is None
 
 
-def test_answers_that_nobody_asks_for_are_forgotten(tmp_path, ftp_answers):
+def test_answers_that_nobody_asks_for_are_forgotten(tmp_path, ftp_answers, cache):
     view = ftp_answers([("What?", "This.", "That.", "")])
-    answers.save(tmp_path / "a.parquet", view.examples, view.base_answers, view.base_losses)
+    write_answers(tmp_path / "a.parquet", view.examples, view.base_answers, view.base_losses)
     for key in ("old", "new", None):
-        answercache.keep(key, tmp_path / "a.parquet")
-    assert answercache.recall("old") == (view.base_answers, view.base_losses)
-    assert answercache.recall("other") is None and answercache.recall(None) is None
+        answer_cache.keep(key, tmp_path / "a.parquet")
+    assert answer_cache.recall("old") == (view.base_answers, view.base_losses)
+    assert answer_cache.recall("other") is None and answer_cache.recall(None) is None
     long_ago = time.time() - 31 * 86400
-    os.utime(tmp_path / "cache" / "old.parquet", (long_ago, long_ago))
-    answercache.keep("new", tmp_path / "a.parquet")
-    assert [file.name for file in (tmp_path / "cache").iterdir()] == ["new.parquet"]
+    os.utime(cache / "old.parquet", (long_ago, long_ago))
+    answer_cache.keep("new", tmp_path / "a.parquet")
+    assert [file.name for file in cache.iterdir()] == ["new.parquet"]
 
 
 # --- runs of other releases, and damaged ones ------------------------------------------------------------------------
@@ -394,11 +397,11 @@ def test_another_base_model_is_refused(recipe, tmp_path):
 
 @pytest.mark.parametrize("command", ["run", "eval"])
 def test_replay_is_told_to_the_judge(monkeypatch, command, tmp_path):
-    monkeypatch.setenv("FTP_JUDGE_REPLAY", "")
+    monkeypatch.setenv("FTP_REPLAY", "")
     ftp(command, tmp_path / "nothing.yaml")
-    assert os.environ["FTP_JUDGE_REPLAY"] == ""
+    assert os.environ["FTP_REPLAY"] == ""
     ftp(command, tmp_path / "nothing.yaml", "--replay")
-    assert os.environ["FTP_JUDGE_REPLAY"] == "1"
+    assert os.environ["FTP_REPLAY"] == "1"
 
 
 # --- ftp compare -----------------------------------------------------------------------------------------------------

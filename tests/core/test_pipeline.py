@@ -12,9 +12,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from ftp import answers
 from ftp.cli import cli
 from ftp.errors import FtpError
+from ftp.lm.torch_generate import generate
+from ftp.options import AnswerOptions
+from ftp.runs.answers import read_answers
 from ftp.types import LoadedModel
 from ftp_plugins.loaders.huggingface import HuggingFace
 
@@ -91,7 +93,7 @@ def test_a_run_leaves_everything_that_tells_its_story(recipe, tmp_path, adapter)
 def test_the_base_that_answered_is_the_model_with_the_adapter_off(recipe, ftp_tiny_model, tmp_path):
     import peft
 
-    from ftp.examples import read_examples
+    from ftp.data.examples import read_examples
 
     ftp("run", recipe(train={"learning_rate": 1e-2, "epochs": 3}), "--runs", tmp_path / "runs")
     run = only_run(tmp_path / "runs")
@@ -100,10 +102,10 @@ def test_the_base_that_answered_is_the_model_with_the_adapter_off(recipe, ftp_ti
     model = peft.PeftModel.from_pretrained(loaded.model, run / "model")
     tuned = LoadedModel(model, loaded.tokenizer, "tuned", "", loaded.request)
     examples = read_examples(run / "data" / "eval-heldout.arrow")
-    options = answers.AnswerOptions(max_new_tokens=8)
-    assert answers.generate(tuned, examples, options) == answers.load(run / "answers" / "tuned-heldout.parquet")[0]
+    options = AnswerOptions(max_new_tokens=8)
+    assert generate(tuned, examples, options) == read_answers(run / "answers" / "tuned-heldout.parquet")[0]
     with model.disable_adapter():
-        assert answers.generate(tuned, examples, options) == answers.load(run / "answers" / "base-heldout.parquet")[0]
+        assert generate(tuned, examples, options) == read_answers(run / "answers" / "base-heldout.parquet")[0]
 
 
 def test_an_equal_run_is_not_done_twice_and_a_changed_one_is_new(recipe, tmp_path):

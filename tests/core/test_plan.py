@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from ftp.rundir import RunDirectory
-from ftp.seeds import in_words, over_seeds
-from ftp.stats import paired_metric
+from ftp.cli.seeds import in_words, over_seeds
+from ftp.runs.directory import RunDirectory
+from ftp.stats.paired import paired_metric
 from ftp.types import Evaluation, FinishedRun
 
 
@@ -59,8 +59,9 @@ def test_the_plan_in_words(ftp, small):
 def test_planning_leaves_the_weights_alone(ftp_tiny_model, tmp_path):
     import torch
 
-    from ftp import data
-    from ftp.types import TrainingJob
+    from ftp.components import TrainingJob
+    from ftp.recipe.model import Data, Source
+    from ftp.stages.prepare_data import build_corpus
     from ftp_plugins.adapters.full import Full
     from ftp_plugins.formatters.pairs import Instruct
     from ftp_plugins.loaders.huggingface import HuggingFace
@@ -70,8 +71,8 @@ def test_planning_leaves_the_weights_alone(ftp_tiny_model, tmp_path):
     rows.write_text("".join(json.dumps({"instruction": f"{n}?", "response": "so " * n}) + "\n" for n in range(1, 9)))
     loader, adapter = HuggingFace(id=str(ftp_tiny_model), device="cpu"), Full()
     loaded = adapter.apply(loader.load(adapter.prepare(loader.describe())))
-    recipe = data.Data(train=[data.Source(path=str(rows), format=Instruct())], validation=0.25)
-    corpus, ledger = data.build_corpus(recipe, tmp_path / "data", tmp_path, seed=1)
+    recipe = Data(train=[Source(path=str(rows), format=Instruct())], validation=0.25)
+    corpus, ledger = build_corpus(recipe, tmp_path / "data", tmp_path, seed=1)
     before = {name: weight.detach().clone() for name, weight in loaded.model.named_parameters()}
     job = TrainingJob(loaded, corpus, ledger, tmp_path / "checkpoints", 1, lambda event, **values: None)
     planned = SFT(batch_size=2, weight_decay=0.1).plan(job)

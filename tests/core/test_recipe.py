@@ -8,9 +8,10 @@ import jsonschema
 import pytest
 import yaml
 
-from ftp import document, plugins, recipe
-from ftp.answers import AnswerOptions
+from ftp import plugins, recipe
 from ftp.errors import PluginError, RecipeError
+from ftp.options import AnswerOptions
+from ftp.recipe import yaml_source
 from ftp_plugins.adapters.lora import LoRA
 from ftp_plugins.adapters.qlora import QLoRA
 from ftp_plugins.formatters.pairs import Instruct
@@ -165,14 +166,14 @@ def test_resolved_has_one_order_for_sets(read, ftp_install):
     ],
 )
 def test_scalars_are_those_of_yaml_1_2(written, value):
-    parsed = document.parse(f"key: {written}", "r.yaml")
+    parsed = yaml_source.parse(f"key: {written}", "r.yaml")
     assert parsed.data == {"key": value}
     assert type(parsed.data["key"]) is type(value)
     assert parsed.problems == []
 
 
 def test_yaml_1_2_for_infinities():
-    found = document.parse("[.inf, -.INF, .NaN]", "r.yaml").data
+    found = yaml_source.parse("[.inf, -.INF, .NaN]", "r.yaml").data
     assert found[:2] == [float("inf"), -float("inf")]
     assert found[2] != found[2]
 
@@ -263,7 +264,7 @@ def test_the_schema(installed):
     schema = json.loads(json.dumps(recipe.json_schema(installed)))
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
-    good = document.parse(GOOD, "r.yaml").data
+    good = yaml_source.parse(GOOD, "r.yaml").data
     assert not list(validator.iter_errors(good))
 
     def errors(path, value):
@@ -395,8 +396,8 @@ def test_a_clash_stops_every_recipe(read, ftp_install):
 
 def test_every_template_is_valid_against_the_schema(installed):
     validator = jsonschema.Draft202012Validator(recipe.json_schema(installed))
-    templates = sorted((Path(recipe.__file__).parent / "templates").glob("*.yaml"))
+    templates = sorted((Path(recipe.__file__).parents[1] / "templates").glob("*.yaml"))
     assert len(templates) >= 4
     for template in templates:
-        parsed = document.parse(template.read_text(encoding="utf-8"), template.name)
+        parsed = yaml_source.parse(template.read_text(encoding="utf-8"), template.name)
         assert [error.message for error in validator.iter_errors(parsed.data)] == [], template.name

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ftp.bytelevel import ByteLevel
 from ftp.errors import ModelError
-from ftp.rendering import DEFAULT_CHAT_TEMPLATE, Rendered, Tokens, encode, encode_texts, render, rendered, stop_ids
+from ftp.lm.byte_level import ByteLevel
+from ftp.lm.rendering import DEFAULT_CHAT_TEMPLATE, Rendered, Tokens, encode, encode_texts, render, rendered, stop_ids
 from ftp.types import Example, Message
 from ftp_plugins.formatters.chat import Messages
 

@@ -17,8 +17,8 @@ from click.testing import CliRunner
 
 from ftp.cli import cli
 from ftp.errors import FtpError
-from ftp.rundir import RunDirectory
-from ftp.watching import done_until
+from ftp.runs.directory import RunDirectory
+from ftp.runs.events import done_until
 
 LONG = {"epochs": 25.3, "batch_size": 4, "gradient_accumulation": 2, "evals_per_epoch": 0.6, "learning_rate": 1e-3}
 """Five steps an epoch, the last one of half a batch; 127 steps; a validation and a checkpoint every eight."""
@@ -28,7 +28,7 @@ import gc, json, os, resource, sys
 import accelerate, datasets, peft, pyarrow, torch, transformers, trl
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from ftp.cli import main
-from ftp_plugins.trainers.loop import loop_class
+from ftp_plugins.trainers.torch_loop import loop_class
 loop_class()
 gc.collect()
 gc.freeze()

@@ -11,8 +11,9 @@ import sys
 import pytest
 
 from ftp.errors import RunError
-from ftp.fingerprints import INPUTS, equal_run, unfinished_run
-from ftp.rundir import RunDirectory, digest, file_digest, finite, runs_below
+from ftp.files import digest, file_digest, finite
+from ftp.runs.directory import RunDirectory, runs_below
+from ftp.runs.lock import INPUTS, equal_run, unfinished_run
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_a_write_that_breaks_off_leaves_the_old_file(run):
 def test_a_kill_in_the_middle_of_a_write_leaves_the_old_file(run):
     run.write_text("a.txt", "old")
     code = (
-        "import os, signal, sys; from pathlib import Path; from ftp.rundir import RunDirectory\n"
+        "import os, signal, sys; from pathlib import Path; from ftp.runs.directory import RunDirectory\n"
         "os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)\n"
         "RunDirectory(Path(sys.argv[1])).write_text('a.txt', 'new')\n"
     )
@@ -175,7 +176,7 @@ def test_digests(tmp_path):
 # --- one writer ----------------------------------------------------------------------------------------------------
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from ftp.rundir import RunDirectory\n"
+    "import sys, time; from pathlib import Path; from ftp.runs.directory import RunDirectory\n"
     "with RunDirectory(Path(sys.argv[1])).lock():\n"
     "    print('held', flush=True)\n"
     "    time.sleep(60)\n"

@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from ftp.estimates import bootstrap, mcnemar, mean_estimate, proportion_estimate
-from ftp.results import _evaluation
-from ftp.rundir import finite
-from ftp.stats import (
-    Interval,
+from ftp.files import finite
+from ftp.runs.finished import _evaluation
+from ftp.stats.intervals import bootstrap, mcnemar, mean_estimate, proportion_estimate
+from ftp.stats.paired import (
     across_seeds,
     effect_size,
     holm,
@@ -26,7 +25,7 @@ from ftp.stats import (
     verdict,
     verdict_in_words,
 )
-from ftp.types import Evaluation, Metric
+from ftp.types import Evaluation, Interval, Metric
 
 # --- Student's t ---------------------------------------------------------------------------------------------------
 

@@ -11,9 +11,9 @@ import pytest
 from scipy.special import expit
 from scipy.stats import norm
 
-from ftp.estimates import bootstrap
-from ftp.stats import across_seeds, paired_difference, paired_ratio_difference
-from ftp.winrates import correlation, length_controlled_win_rate, order_consistency, win_rate
+from ftp.stats.intervals import bootstrap
+from ftp.stats.paired import across_seeds, paired_difference, paired_ratio_difference
+from ftp.stats.win_rates import correlation, length_controlled_win_rate, order_consistency, win_rate
 
 # --- the shapes: each draws one evaluation of n examples and says what is true of all examples --------------------
 

@@ -14,13 +14,8 @@ import yaml
 
 from ftp import plugins, recipe
 from ftp.components import KINDS
-from ftp.testing import (
-    Install,
-    MakeAnswers,
-    WriteRecipe,
-    _write_tiny_model,
-    assert_component_ok,
-)
+from ftp.testing import Install, MakeAnswers, WriteRecipe, assert_component_ok
+from ftp.testing.fixtures import write_tiny_model
 
 pytest_plugins = ["pytester"]
 
@@ -153,7 +148,7 @@ def test_the_tiny_model_is_the_same_every_time(ftp_tiny_model: Path, tmp_path: P
 
     torch.manual_seed(17)
     state = torch.get_rng_state()
-    _write_tiny_model(tmp_path)
+    write_tiny_model(tmp_path)
     assert torch.equal(torch.get_rng_state(), state)
     files = sorted(file.name for file in ftp_tiny_model.iterdir())
     assert files == sorted(file.name for file in tmp_path.iterdir())

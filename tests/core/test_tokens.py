@@ -11,19 +11,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from ftp import tokens as module
 from ftp.components import Loader
-from ftp.examples import encode_batch, read_examples, schema, write_examples
-from ftp.rendering import Tokens, encode
-from ftp.tokens import TokenRows, token_counter, tokenise
+from ftp.data.examples import encode_batch, read_examples, schema, write_examples
+from ftp.lm import tokens as module
+from ftp.lm.rendering import Tokens, encode
+from ftp.lm.tokens import TokenRows, token_counter, tokenise
 from ftp.types import Example, LoadedTokenizer, Message
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     """A cache of the test's own; the files in it."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return lambda: sorted((tmp_path / "cache" / "ftp" / "tokens").glob("*"))
+    monkeypatch.setenv("FTP_CACHE", str(tmp_path / "cache"))
+    return lambda: sorted((tmp_path / "cache" / "tokens").glob("*"))
 
 
 @pytest.fixture
@@ -333,7 +333,7 @@ def test_a_batch_is_written_as_the_schema_says():
 
 
 def test_several_processes_make_the_same_rows_in_the_same_order(tmp_path, ftp_tiny_model, monkeypatch):
-    from ftp import tokens
+    from ftp.lm import tokens
     from ftp_plugins.loaders.weights import load_tokenizer
 
     loaded = load_tokenizer(str(ftp_tiny_model), None)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from ftp.stats import paired_difference
-from ftp.winrates import correlation, length_controlled_win_rate, order_consistency, win_rate
+from ftp.stats.paired import paired_difference
+from ftp.stats.win_rates import correlation, length_controlled_win_rate, order_consistency, win_rate
 
 
 def test_without_ties_it_is_wilsons():

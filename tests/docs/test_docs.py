@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,8 +21,11 @@ import click
 import pytest
 import yaml
 
-from ftp import cli, data, plugins, recipe
+from ftp import cli, plugins, recipe
 from ftp.components import KINDS, Formatter
+from ftp.options import AnswerOptions
+from ftp.recipe.model import Data, Source
+from ftp.stages.prepare_data import examples_of
 from ftp.testing import assert_component_ok
 
 ROOT = Path(__file__).parents[2]
@@ -187,14 +191,14 @@ def assert_recipe_holds(text: str, directory: Path, installed: plugins.Plugins) 
         patch.setenv("OPENAI_API_KEY", "a key that no call is made with")
         checked = recipe.read(file, installed)
     sources = [*checked.data.train, *checked.data.evals.values()]
-    if isinstance(checked.data.validation, data.Source):
+    if isinstance(checked.data.validation, Source):
         sources.append(checked.data.validation)
     for number, source in enumerate(sources):
         if source.path is not None:
             row = good_row(source.format) | ({source.group: "one"} if source.group else {})
             assert Path(source.path).is_relative_to(directory)
             write_rows(source.path, row, number)
-            assert [found for _, _, found in data.examples_of(source) if isinstance(found, str)] == []
+            assert [found for _, _, found in examples_of(source) if isinstance(found, str)] == []
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.name)
@@ -397,12 +401,14 @@ def test_every_hook_component_option_and_command_is_in_the_docs(generate: Module
     commands = {name: importlib.import_module(f"ftp.cli.{name}").command for name in cli.COMMANDS}
     desk = importlib.import_module("ftp_plugins.commands.data").command
     commands |= {f"data {name}": command for name, command in desk.commands.items()}
-    commands["lr-find"] = importlib.import_module("ftp_plugins.commands.lr_find").command
+    commands |= {
+        entry.name: entry.load() for entry in entry_points(group=cli.GROUP) if entry.dist.name == "ftp-finetune"
+    }
     for name, command in commands.items():
         missing += [] if f"## ftp {name}\n" in text else [name]
         for param in command.params:
             missing += [flag for flag in param.opts if flag.startswith("-") and f"`{flag}`" not in text]
-    for block in (recipe.Recipe, data.Data, data.Source, recipe.AnswerOptions):
+    for block in (recipe.Recipe, Data, Source, AnswerOptions):
         missing += [f"{block.__name__}.{key}" for key in block.model_fields if f"| `{key}` |" not in text]
     assert missing == []
 

@@ -7,12 +7,13 @@ import random
 
 import yaml
 
-from ftp import Answer, Evaluation, Example, Message, answers
-from ftp.examples import write_examples
-from ftp.ledger import Ledger
-from ftp.results import answers_file, finished
-from ftp.rundir import RunDirectory
-from ftp.stats import holm, on_subsets, paired_metric
+from ftp import Answer, Evaluation, Example, Message
+from ftp.data.examples import write_examples
+from ftp.data.ledger import Ledger
+from ftp.runs.answers import write_answers
+from ftp.runs.directory import RunDirectory
+from ftp.runs.finished import answers_file, finished
+from ftp.stats.paired import holm, on_subsets, paired_metric
 from ftp.types import TokenLoss
 from ftp_plugins.evaluators.judge import with_unscored
 
@@ -77,12 +78,12 @@ def write_run(
     write_examples(directory.path / "data" / "eval-heldout.arrow", examples)
     write_examples(directory.path / "data" / "validation.arrow", [])
     for who in ("base", "tuned"):
-        answers.save(answers_file(directory, who, "heldout"), examples, said[who], losses[who])
+        write_answers(answers_file(directory, who, "heldout"), examples, said[who], losses[who])
     if windows:
         texts = [Example(text=poison + sentence(chance, length), id=f"general.txt:{at + 1}") for at in range(n)]
         write_examples(directory.path / "data" / "eval-general-text.arrow", texts)
         for who in ("base", "tuned"):
-            answers.save(answers_file(directory, who, "general-text"), texts, [], losses[who])
+            write_answers(answers_file(directory, who, "general-text"), texts, [], losses[who])
     evaluations = _evaluations(chance, n, poison, judged, subsets)
     directory.write_json("evaluation.json", [dataclasses.asdict(evaluation) for evaluation in evaluations])
     _write_rest(directory, chance, examples, poison)

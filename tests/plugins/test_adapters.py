@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from ftp import ModelError, answers
-from ftp.bytelevel import ByteLevel
+from ftp import ModelError
+from ftp.lm.byte_level import ByteLevel
+from ftp.runs.answers import read_answers
 from ftp.testing import assert_component_ok
 from ftp_plugins.adapters.full import Full
 from ftp_plugins.adapters.lora import LoRA
@@ -420,7 +421,7 @@ def test_an_interrupted_run_goes_on_with_the_saved_model(ftp, ftp_recipe, ftp_ti
     def losses():
         assert ftp("run", str(recipe)).code == 0
         [run] = recipe.parent.glob("runs/small/*")
-        return run, answers.load(run / "answers" / "tuned-heldout.parquet")[1]
+        return run, read_answers(run / "answers" / "tuned-heldout.parquet")[1]
 
     run, before = losses()
     (run / "answers" / "tuned-heldout.parquet").unlink()

@@ -8,17 +8,18 @@ import os
 import pytest
 
 import ftp
-from ftp import data
-from ftp.types import TrainingJob
-from ftp.watching import done_until
+from ftp.components import TrainingJob
+from ftp.recipe.model import Data, Source
+from ftp.runs.events import done_until
+from ftp.stages.prepare_data import build_corpus
 from ftp_plugins.adapters.full import Full
 from ftp_plugins.adapters.lora import LoRA
 from ftp_plugins.adapters.qlora import QLoRA
 from ftp_plugins.formatters.pairs import Instruct
 from ftp_plugins.loaders.huggingface import HuggingFace
-from ftp_plugins.trainers import checkpoints
-from ftp_plugins.trainers.checkpoints import Checkpoints
+from ftp_plugins.trainers import torch_checkpoints as checkpoints
 from ftp_plugins.trainers.sft import SFT
+from ftp_plugins.trainers.torch_checkpoints import Checkpoints
 
 ROWS = [
     (f"Name {n} things that are {word}.", f"{word} " * (n % 7 + 1)) for n, word in enumerate("abcdefghijklmnopqrstuvw")
@@ -43,7 +44,7 @@ class Killed(BaseException):
 def rows_file(path, rows):
     path.parent.mkdir(exist_ok=True, parents=True)
     path.write_text("".join(json.dumps({"instruction": q, "response": a}) + "\n" for q, a in rows))
-    return data.Source(path=str(path), format=Instruct())
+    return Source(path=str(path), format=Instruct())
 
 
 def train(tiny, directory, adapter, events, kill=None, answers=None, watch=True, **options):
@@ -54,11 +55,11 @@ def train(tiny, directory, adapter, events, kill=None, answers=None, watch=True,
     """
     import transformers
 
-    source = data.Data(
+    source = Data(
         train=[rows_file(directory / "rows.jsonl", ROWS)],
         validation=rows_file(directory / "watched.jsonl", ROWS[:5]) if watch else 0.0,
     )
-    corpus, ledger = data.build_corpus(source, directory / "data", directory, seed=1)
+    corpus, ledger = build_corpus(source, directory / "data", directory, seed=1)
     loader = HuggingFace(id=str(tiny), device="cpu")
     loaded = loader.load(adapter.prepare(loader.describe()))
     transformers.set_seed(1)
@@ -276,7 +277,7 @@ def test_deterministic_training_gives_the_same_bits_and_leaves_torch_as_it_was(f
 def test_an_operation_without_a_deterministic_way_is_named():
     import torch
 
-    from ftp_plugins.trainers.deterministic import deterministic
+    from ftp_plugins.trainers.torch_deterministic import deterministic
 
     with pytest.raises(ftp.ModelError, match=r"train\.deterministic: .*histc"), deterministic(True):
         assert torch.are_deterministic_algorithms_enabled()

@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def recipe(ftp_recipe, ftp_tiny_model, monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("FTP_CACHE", str(tmp_path / "cache"))
 
     def write(**overrides):
         return ftp_recipe(**{"model": {"id": str(ftp_tiny_model)}, **overrides})

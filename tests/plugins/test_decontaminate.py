@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from judge_server import Say, prompt_of, serving
 from pydantic import ValidationError
 
+from ftp.data.examples import Corpus, write_examples
+from ftp.data.ledger import Ledger
 from ftp.errors import DataError
-from ftp.examples import write_examples
-from ftp.ledger import Ledger
 from ftp.testing import assert_component_ok
-from ftp.types import Corpus, Example, Message
+from ftp.types import Example, Message
 from ftp_plugins.curators import ngram_index
 from ftp_plugins.curators.decontaminate import Decontaminate
 from ftp_plugins.curators.matching import Batch, Matcher
@@ -423,7 +423,7 @@ short_words = st.lists(st.sampled_from("abcdefg"), max_size=40)
 def test_coverage_and_run_are_what_they_are_said_to_be(held, rows):
     import pyarrow as pa
 
-    from ftp.examples import encode_batch, schema
+    from ftp.data.examples import encode_batch, schema
 
     index = ngram_index.build("set", (Entry(f"s:{n}", [("text", " ".join(h))]) for n, h in enumerate(held)))
     examples = [Example(text=" ".join(row), id=f"t:{n}") for n, row in enumerate(rows)]

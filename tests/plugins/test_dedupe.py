@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ftp.examples import write_examples
-from ftp.ledger import Ledger
+from ftp.data.examples import Corpus, write_examples
+from ftp.data.ledger import Ledger
 from ftp.testing import assert_component_ok
-from ftp.types import Corpus, Example, Message
+from ftp.types import Example, Message
 from ftp_plugins.curators import near, shingles
 from ftp_plugins.curators.dedupe import Dedupe, nearest_kept
 

@@ -4,9 +4,14 @@ import json
 
 import pytest
 
-from ftp import ModelError, answers, data
-from ftp.rendering import DEFAULT_CHAT_TEMPLATE, encode, render, stop_ids
-from ftp.types import Example, Message, TrainingJob
+from ftp import ModelError
+from ftp.components import TrainingJob
+from ftp.lm.rendering import DEFAULT_CHAT_TEMPLATE, encode, render, stop_ids
+from ftp.lm.torch_generate import generate
+from ftp.options import AnswerOptions
+from ftp.recipe.model import Data, Source
+from ftp.stages.prepare_data import build_corpus
+from ftp.types import Example, Message
 from ftp_plugins.adapters.full import Full
 from ftp_plugins.adapters.lora import LoRA
 from ftp_plugins.adapters.qlora import QLoRA
@@ -90,8 +95,8 @@ def train(loaded, tmp_path, **options):
     """Train on the rows; the loss of each step."""
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"instruction": q, "response": a}) + "\n" for q, a in ROWS))
-    recipe = data.Data(train=[data.Source(path=str(file), format=Instruct())], validation=0.0)
-    corpus, ledger = data.build_corpus(recipe, tmp_path / "data", tmp_path, seed=1)
+    recipe = Data(train=[Source(path=str(file), format=Instruct())], validation=0.0)
+    corpus, ledger = build_corpus(recipe, tmp_path / "data", tmp_path, seed=1)
     losses = []
 
     def emit(event, **values):
@@ -323,6 +328,6 @@ def test_a_model_with_a_codellama_tokenizer_answers_and_stops(codellama, tmp_pat
     loaded = applied(Full(), codellama)
     assert stop_ids(loaded.tokenizer, loaded.model.generation_config.eos_token_id) == (2,)
     tuned, _ = train(loaded, tmp_path, epochs=60, learning_rate=5e-3)
-    said = answers.generate(tuned, examples(), answers.AnswerOptions(max_new_tokens=40))
+    said = generate(tuned, examples(), AnswerOptions(max_new_tokens=40))
     assert [answer.text for answer in said] == [reference for _, reference in ROWS]
     assert all(answer.stopped for answer in said)

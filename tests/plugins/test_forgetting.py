@@ -10,14 +10,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from ftp import DataError, Ledger, Message, TokenLoss, answers, recipe
+from ftp import DataError, Ledger, Message, TokenLoss, recipe
 from ftp.cli import cli
-from ftp.comparing import compare
+from ftp.data.examples import read_examples
 from ftp.errors import RecipeError
-from ftp.examples import read_examples
 from ftp.plugins import load
+from ftp.runs.answers import read_answers
 from ftp.testing import assert_component_ok
 from ftp.types import EvalView
+from ftp_plugins.commands.compare.pairing import compare
 from ftp_plugins.evaluators.exact_match import ExactMatch, number
 from ftp_plugins.evaluators.forgetting import Forgetting
 from ftp_plugins.loaders.huggingface import HuggingFace
@@ -133,7 +134,7 @@ def test_the_verdict_in_words(rises, note):
 @pytest.fixture
 def run(ftp_recipe, ftp_tiny_model, tmp_path, monkeypatch):
     """A run on general data, with more rows to train on."""
-    monkeypatch.setattr("ftp.answercache._file", lambda key: tmp_path / "cache" / f"{key}.parquet")
+    monkeypatch.setenv("FTP_CACHE", str(tmp_path / "cache"))
 
     def start(name="small", more="", **options):
         file = ftp_recipe(
@@ -166,7 +167,7 @@ def test_both_models_are_asked_and_only_this_evaluator_sees_it(run, text, instru
     loader = HuggingFace(id=str(ftp_tiny_model), device="cpu", dtype="float32")
     loaded = loader.load(loader.describe())
     windows = read_examples(directory / "data" / "eval-general-text.arrow")
-    _, losses = answers.load(directory / "answers" / "base-general-text.parquet")
+    _, losses = read_answers(directory / "answers" / "base-general-text.parquet")
     for window, loss in zip(windows, losses, strict=True):
         ids = loaded.tokenizer(window.text, return_tensors="pt")["input_ids"]
         assert loss.tokens == ids.shape[1] - 1  # a window has no end

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ftp.data.examples import write_examples
 from ftp.errors import DataError, RowError
-from ftp.examples import write_examples
 from ftp.testing import assert_component_ok
 from ftp.types import Example, Message
 from ftp_plugins.formatters import ftp_formatters

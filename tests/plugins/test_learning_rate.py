@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_training import job_of, load, metrics
 
-from ftp.crosscheck import rate_in_words, rate_shown
 from ftp.errors import DataError
+from ftp.recipe.checks import rate_in_words, rate_shown
 from ftp_plugins.adapters.full import Full
 from ftp_plugins.adapters.lora import LoRA
 from ftp_plugins.adapters.qlora import QLoRA
-from ftp_plugins.trainers.estimate import _samples, fitted
-from ftp_plugins.trainers.range_test import _running, suggest
 from ftp_plugins.trainers.sft import SFT
+from ftp_plugins.trainers.torch_estimate import _samples, fitted
+from ftp_plugins.trainers.torch_rate_range import _running, suggest
 
 ADAPTERS = [LoRA(r=4), LoRA(r=4, dora=True, init="pissa"), QLoRA(r=4), Full(), Full(layers="last 1", embeddings=False)]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ftp import ModelError
-from ftp.rendering import DEFAULT_CHAT_TEMPLATE
+from ftp.lm.rendering import DEFAULT_CHAT_TEMPLATE
 from ftp_plugins.loaders.gguf import Gguf
 from ftp_plugins.loaders.huggingface import HuggingFace
 
@@ -131,7 +131,7 @@ def test_what_check_can_tell_without_loading(tmp_path):
 def test_a_gguf_file_becomes_plain_weights_once(tmp_path, monkeypatch):
     import torch
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("FTP_CACHE", str(tmp_path))
     loader = Gguf(file=SMOLLM2, device="cpu", dtype="bfloat16")
     loaded = loader.load(loader.describe())
     [directory] = [path for path in (tmp_path / "ftp" / "gguf").iterdir() if path.is_dir()]

@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from ftp.data.examples import Corpus, write_examples
+from ftp.data.ledger import Ledger
 from ftp.errors import DataError
-from ftp.examples import write_examples
-from ftp.ledger import Ledger
-from ftp.types import Corpus, Example
+from ftp.types import Example
 from ftp_plugins.curators.mix import Mix, draws, in_proportion, largest_share
 
 
@@ -267,17 +267,19 @@ def test_proportions_add_up(sizes, data):
 
 
 def test_every_epoch_trains_on_all_rows_in_another_order(ftp_tiny_model, tmp_path, monkeypatch):
-    from ftp import data
-    from ftp.types import TrainingJob
+    from ftp.components import TrainingJob
+    from ftp.recipe.model import Data, Source
+    from ftp.stages.prepare_data import build_corpus
     from ftp_plugins.adapters.lora import LoRA
     from ftp_plugins.formatters.pairs import Instruct
     from ftp_plugins.loaders.huggingface import HuggingFace
-    from ftp_plugins.trainers import loop, sft
+    from ftp_plugins.trainers import sft
+    from ftp_plugins.trainers import torch_loop as loop
 
     rows = [{"instruction": f"{n}?", "response": "x" * (n % 3 + 1)} for n in range(24)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = data.Source(path=str(tmp_path / "rows.jsonl"), format=Instruct())
-    corpus, ledger = data.build_corpus(data.Data(train=[source], validation=0.0), tmp_path / "data", tmp_path, seed=1)
+    source = Source(path=str(tmp_path / "rows.jsonl"), format=Instruct())
+    corpus, ledger = build_corpus(Data(train=[source], validation=0.0), tmp_path / "data", tmp_path, seed=1)
     loader = HuggingFace(id=str(ftp_tiny_model), device="cpu")
     loaded = LoRA(r=2).apply(loader.load(LoRA(r=2).prepare(loader.describe())))
     job = TrainingJob(loaded, corpus, ledger, tmp_path / "checkpoints", 1, lambda event, **values: None)

@@ -17,9 +17,9 @@ ROWS = [(f"Question {n}?", "right", "wrong " + "long " * (n % 7), "right " + "lo
 
 @pytest.fixture(autouse=True)
 def clean(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("FTP_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.delenv("FTP_JUDGE_REPLAY", raising=False)
+    monkeypatch.delenv("FTP_REPLAY", raising=False)
 
 
 def pairwise(server, **options):

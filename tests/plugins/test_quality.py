@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from ftp.data.examples import Corpus, write_examples
+from ftp.data.ledger import Ledger
 from ftp.errors import DataError
-from ftp.examples import write_examples
-from ftp.ledger import Ledger
-from ftp.types import Corpus, Example, Message
+from ftp.types import Example, Message
 from ftp_plugins.curators import quality
 from ftp_plugins.curators.pii import KINDS, mask
 from ftp_plugins.curators.quality import Quality

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ftp import packed
-from ftp.answers import token_losses
-from ftp.rendering import Tokens
+from ftp.lm.rendering import Tokens
+from ftp.lm.torch_attention import KEEP_WEIGHTS, OWN_KERNEL, SIZES, rounded
+from ftp.lm.torch_losses import token_losses
+from ftp.lm.torch_packing import pack
 from ftp.types import LoadedModel, ModelRequest
-from ftp_plugins.speed.batches import Batches, packed_batch
-from ftp_plugins.speed.install import weights_changed
-from ftp_plugins.speed.path import FastPath
+from ftp_plugins.speed.torch_batches import Batches, packed_batch
+from ftp_plugins.speed.torch_layers import weights_changed
+from ftp_plugins.speed.torch_path import FastPath
 
 VOCABULARY = 97
 SHAPE = {
@@ -175,7 +176,7 @@ def test_dropout_falls_where_the_models_own_does():
     import torch
 
     model = with_lora(tiny(), dropout=0.3)
-    [row] = rows_of([packed.rounded(23, packed.SIZES)])  # filling would draw random numbers too
+    [row] = rows_of([rounded(23, SIZES)])  # filling would draw random numbers too
     torch.manual_seed(11)
     ours = fast(model, [row])
     torch.manual_seed(11)
@@ -235,7 +236,7 @@ def test_any_lengths(lengths, prompt, seed):
     assert_equal(fast(model, rows), plain(model, rows), 1e-5)
 
 
-@pytest.mark.parametrize("lengths", [(packed.KEEP_WEIGHTS + 5, 7), (packed.OWN_KERNEL + 9, 300, 3)])
+@pytest.mark.parametrize("lengths", [(KEEP_WEIGHTS + 5, 7), (OWN_KERNEL + 9, 300, 3)])
 def test_long_documents_take_the_other_kernels(lengths):
     model = tiny(num_hidden_layers=1)
     rows = rows_of(lengths)
@@ -243,15 +244,15 @@ def test_long_documents_take_the_other_kernels(lengths):
 
 
 def test_batches_of_any_length_have_few_sizes():
-    sizes = {packed.rounded(n, packed.SIZES) for n in range(1, 4097)}
+    sizes = {rounded(n, SIZES) for n in range(1, 4097)}
     assert len(sizes) < 200
-    assert all(n <= packed.rounded(n, packed.SIZES) <= max(n + 7, n * 33 / 32) for n in range(1, 4097))
-    made = packed.pack([[5] * 300, [6] * 401])
+    assert all(n <= rounded(n, SIZES) <= max(n + 7, n * 33 / 32) for n in range(1, 4097))
+    made = pack([[5] * 300, [6] * 401])
     assert made.input_ids.shape == made.position_ids.shape == (1, 704) and made.lengths == (300, 401, 3)
 
 
 def test_the_filling_of_the_last_chunk_is_no_loss(monkeypatch):
-    from ftp_plugins.speed import head
+    from ftp_plugins.speed import torch_head as head
 
     monkeypatch.setattr(head, "CHUNK_BYTES", 4 * VOCABULARY * 6)  # chunks of 6: the last is nothing but filling
     model = tiny()

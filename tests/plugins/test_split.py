@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ftp.examples import write_examples
-from ftp.ledger import Ledger
-from ftp.splitting import carve, groups_of
+from ftp.data.examples import Corpus, write_examples
+from ftp.data.ledger import Ledger
+from ftp.data.split import carve, groups_of
 from ftp.testing import assert_component_ok
-from ftp.types import Corpus, Example
+from ftp.types import Example
 from ftp_plugins.curators.split import Split, together
 
 

@@ -5,10 +5,15 @@ import json
 
 import pytest
 
-from ftp import answers, data
+from ftp.components import TrainingJob
+from ftp.data.examples import Corpus
 from ftp.errors import DataError, ModelError
-from ftp.rendering import encode, stop_ids
-from ftp.types import Corpus, TrainingJob
+from ftp.lm.rendering import encode, stop_ids
+from ftp.lm.torch_generate import generate
+from ftp.lm.torch_losses import token_losses
+from ftp.options import AnswerOptions
+from ftp.recipe.model import Data, Source
+from ftp.stages.prepare_data import build_corpus
 from ftp_plugins.adapters.full import Full
 from ftp_plugins.adapters.lora import LoRA
 from ftp_plugins.adapters.qlora import QLoRA
@@ -44,11 +49,11 @@ def job_of(loaded, tmp_path, rows=ROWS, validation=ROWS[:2]):
     watched = tmp_path / "watched.jsonl"
     for file, pairs in ((source, rows), (watched, validation)):
         file.write_text("".join(json.dumps({"instruction": q, "response": a}) + "\n" for q, a in pairs))
-    recipe = data.Data(
-        train=[data.Source(path=str(source), format=Instruct())],
-        validation=data.Source(path=str(watched), format=Instruct()) if validation else 0.0,
+    recipe = Data(
+        train=[Source(path=str(source), format=Instruct())],
+        validation=Source(path=str(watched), format=Instruct()) if validation else 0.0,
     )
-    corpus, ledger = data.build_corpus(recipe, tmp_path / "data", tmp_path, seed=1)
+    corpus, ledger = build_corpus(recipe, tmp_path / "data", tmp_path, seed=1)
     events = []
     job = TrainingJob(
         loaded, corpus, ledger, tmp_path / "checkpoints", 1, lambda event, **values: events.append((event, values))
@@ -72,7 +77,7 @@ def test_a_tuned_model_answers_and_stops(ftp_tiny_model, tmp_path, float32):
     job, events = job_of(loaded, tmp_path)
     result = SFT(epochs=60, learning_rate=5e-3, batch_size=4, schedule="constant", evals_per_epoch=0.1).train(job)
 
-    said = answers.generate(result.model, list(job.corpus.train), answers.AnswerOptions(max_new_tokens=60))
+    said = generate(result.model, list(job.corpus.train), AnswerOptions(max_new_tokens=60))
     assert [answer.text for answer in said] == [reference for _, reference in ROWS]
     assert all(answer.stopped for answer in said)
     losses = metrics(events, "validation")
@@ -90,7 +95,7 @@ def test_the_best_state_is_kept_not_the_last(ftp_tiny_model, tmp_path, float32):
     assert min(losses) < losses[-1], "this run was meant to overfit"
     tokenizer = result.model.tokenizer
     rows = encode(tokenizer, list(job.corpus.validation), stop_ids(tokenizer, None))
-    kept = answers.token_losses(result.model, rows)
+    kept = token_losses(result.model, rows)
     assert sum(k.nll for k in kept) / sum(k.tokens for k in kept) == pytest.approx(min(losses), abs=1e-6)
 
 
@@ -206,7 +211,7 @@ def test_token_losses_are_those_of_the_plain_forward(ftp_tiny_model):
 
     examples = [Example((Message("user", q), Message("assistant", a))) for q, a in ROWS]
     rows = encode(loaded.tokenizer, examples, stop_ids(loaded.tokenizer, None))
-    for row, loss in zip(rows, answers.token_losses(loaded, rows), strict=True):
+    for row, loss in zip(rows, token_losses(loaded, rows), strict=True):
         ids, labels = torch.tensor([row.input_ids]), torch.tensor([row.labels])
         with torch.no_grad():
             plain = loaded.model(input_ids=ids, labels=labels).loss.item()
@@ -219,8 +224,8 @@ def test_answers_do_not_depend_on_the_batch(ftp_tiny_model):
     from ftp.types import Example, Message
 
     examples = [Example((Message("user", q * (n + 1)), Message("assistant", a))) for n, (q, a) in enumerate(ROWS)]
-    alone = answers.generate(loaded, examples, answers.AnswerOptions(max_new_tokens=12, batch_size=1))
-    together = answers.generate(loaded, examples, answers.AnswerOptions(max_new_tokens=12, batch_size=8))
+    alone = generate(loaded, examples, AnswerOptions(max_new_tokens=12, batch_size=1))
+    together = generate(loaded, examples, AnswerOptions(max_new_tokens=12, batch_size=8))
     assert alone == together
 
 

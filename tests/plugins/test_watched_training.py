@@ -9,10 +9,12 @@ import torch
 from test_training import ROWS, job_of, load, metrics
 
 import ftp
-from ftp import answers, pipeline, plugins, recipe
-from ftp.devscore import DevScore
-from ftp.rundir import RunDirectory
-from ftp.watching import Watching, done_until
+from ftp import pipeline, plugins, recipe
+from ftp.lm.torch_generate import generate
+from ftp.options import AnswerOptions
+from ftp.runs.directory import RunDirectory
+from ftp.runs.events import Watching, done_until
+from ftp.stages.dev_score import DevScore
 from ftp_plugins.adapters.full import Full
 from ftp_plugins.adapters.lora import LoRA
 from ftp_plugins.evaluators.exact_match import ExactMatch
@@ -144,7 +146,7 @@ def test_the_best_state_can_be_that_of_an_evaluator(ftp_tiny_model, tmp_path):
     loaded = load(ftp_tiny_model, Full())
     job, _ = job_of(loaded, tmp_path, validation=[*ROWS[:3], ("Say a word about the weather.", "sunshine and rain")])
     job, events = watched(job, tmp_path)
-    score = DevScore([ExactMatch()], answers.AnswerOptions(max_new_tokens=40), loaded, job.corpus.validation)
+    score = DevScore([ExactMatch()], AnswerOptions(max_new_tokens=40), loaded, job.corpus.validation)
     score.evaluators = {"exact_match": score.evaluators["ExactMatch"]}
     job = dataclasses.replace(job, score=score)
     result = SFT(
@@ -156,7 +158,7 @@ def test_the_best_state_can_be_that_of_an_evaluator(ftp_tiny_model, tmp_path):
     best = steps.index(result.best_step)
     assert scores[best] == max(scores) > 0
     assert losses[best] > min(losses)
-    said = answers.generate(result.model, list(job.corpus.validation), answers.AnswerOptions(max_new_tokens=40))
+    said = generate(result.model, list(job.corpus.validation), AnswerOptions(max_new_tokens=40))
     right = [a.text == e.reference for a, e in zip(said, job.corpus.validation, strict=True)]
     assert sum(right) / len(right) == scores[best]
 
@@ -228,7 +230,7 @@ def test_several_sources_have_a_validation_loss_of_their_own(ftp_recipe, ftp_tin
 
 
 def test_the_fall_back_is_loud(ftp_tiny_model, tmp_path, monkeypatch):
-    from ftp_plugins.speed.path import FastPath
+    from ftp_plugins.speed.torch_path import FastPath
 
     monkeypatch.setattr(FastPath, "why_not", staticmethod(lambda model: "of the test"))
     job, events = job_of(load(ftp_tiny_model, LoRA(r=4)), tmp_path)

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ftp
-from ftp.rundir import RunDirectory, finite
+from ftp.files import finite
+from ftp.runs.directory import RunDirectory
+from ftp.runs.events import Watching
 from ftp.testing import assert_component_ok
-from ftp.watching import Watching
 from ftp_plugins.watchers.budget import Budget
 from ftp_plugins.watchers.divergence import Divergence
 from ftp_plugins.watchers.val_valley import ValValley, find_valley

@@ -12,8 +12,8 @@ import pytest
 
 import ftp
 from ftp import pipeline, plugins, recipe
-from ftp.conformance import answers_view
 from ftp.testing import Install, WriteRecipe, assert_component_ok
+from ftp.testing.conformance import answers_view
 
 pytest.importorskip("lm_eval")
 

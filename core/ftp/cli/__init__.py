@@ -8,9 +8,7 @@ from typing import Any
 
 import click
 
-COMMANDS = (
-    *("init", "check", "plan", "run", "resume", "eval", "compare", "report", "runs", "plugins", "schema", "doctor"),
-)
+COMMANDS = ("init", "check", "run", "resume", "report", "plugins", "schema")
 GROUP = "ftp.commands"
 
 

@@ -11,7 +11,7 @@ import click
 from ftp.cli.options import RECIPE, SET, load_plugins, load_recipe, plugin_options
 
 if TYPE_CHECKING:
-    from ftp.recipe import Recipe
+    from ftp.recipe.model import Recipe
 
 
 @click.command("check")
@@ -23,9 +23,11 @@ def command(
     recipe: Path, settings: tuple[str, ...], files: tuple[Path, ...], without: tuple[str, ...], no_data: bool
 ) -> None:
     """Check a recipe and its data; load no model. A warning is for a second look: the exit code stays 0."""
-    from ftp import data
     from ftp.errors import DataError
-    from ftp.evaluating import own_evals
+    from ftp.files import shown
+    from ftp.recipe.model import Source
+    from ftp.stages.own_evals import bring_evals
+    from ftp.stages.prepare_data import examples_of, summary
     from ftp.types import Example
 
     checked = load_recipe(recipe, load_plugins(files, without), settings)
@@ -37,7 +39,7 @@ def command(
     if no_data:
         return
     sources = [("train", source) for source in checked.data.train]
-    if isinstance(checked.data.validation, data.Source):
+    if isinstance(checked.data.validation, Source):
         sources.append(("validation", checked.data.validation))
     sources += [(f"evals.{name}", source) for name, source in checked.data.evals.items()]
     problems: list[str] = []
@@ -47,21 +49,21 @@ def command(
             continue
         good = dropped = 0
         try:
-            for place, line, found in data.examples_of(source):
+            for place, line, found in examples_of(source):
                 if isinstance(found, Example):
                     good += 1
                 elif source.on_bad_row == "drop":
                     dropped += 1
                 else:
-                    problems.append(f"{data.shown(place, Path.cwd())}:{line}: {found}")
+                    problems.append(f"{shown(place, Path.cwd())}:{line}: {found}")
         except DataError as error:
             problems += error.problems
             continue
         bad = f", {dropped} bad rows will be dropped" if dropped else ""
-        click.echo(f"{split}: {data.shown(Path(str(source.path)), Path.cwd())}: {good} rows{bad}")
+        click.echo(f"{split}: {shown(Path(str(source.path)), Path.cwd())}: {good} rows{bad}")
     brought: list[str] = []
     try:
-        for name, examples in own_evals(checked.evaluate).items():
+        for name, examples in bring_evals(checked.evaluate).items():
             click.echo(f"evals.{name}: {len(examples)} rows that an evaluator brings")
             if name in checked.data.evals:
                 what = "an evaluator brings an eval set of this name; call yours otherwise"
@@ -69,13 +71,13 @@ def command(
     except DataError as error:
         brought = error.problems
     if problems or brought:
-        raise DataError([*(data.summary(problems) if problems else ()), *brought])
+        raise DataError([*(summary(problems) if problems else ()), *brought])
 
 
 def _warnings(file: Path, checked: Recipe, settings: tuple[str, ...]) -> Iterator[str]:
     """What is worth a second look, each with its place in the recipe or the `--set` that it comes from."""
-    from ftp.crosscheck import warnings
-    from ftp.document import dotted, override, parse
+    from ftp.recipe.checks import warnings
+    from ftp.recipe.yaml_source import dotted, override, parse
 
     document = parse(file.read_text(encoding="utf-8"), str(file))
     for setting in settings:

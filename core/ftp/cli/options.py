@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from ftp.plugins import Plugins
-    from ftp.recipe import Recipe
+    from ftp.recipe.model import Recipe
 
 RECIPE = click.argument("recipe", type=click.Path(path_type=Path))
 SET = click.option(
@@ -33,7 +33,7 @@ RUNS = click.option(
 
 def _replay(context: click.Context, option: click.Parameter, on: bool) -> None:
     if on:
-        os.environ["FTP_JUDGE_REPLAY"] = "1"
+        os.environ["FTP_REPLAY"] = "1"
 
 
 REPLAY = click.option(
@@ -41,7 +41,7 @@ REPLAY = click.option(
     is_flag=True,
     expose_value=False,
     callback=_replay,
-    help="Make no call to a judge: take every reply from the files of earlier calls.",
+    help="Make no call to a service: take every reply from the files of earlier calls.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

@@ -15,11 +15,12 @@ from ftp.cli.options import load_plugins, plugin_options
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
 def command(run: Path, files: tuple[Path, ...], without: tuple[str, ...], show: bool) -> None:
     """Write the reports of a finished run again, from what the run directory holds."""
-    from ftp import pipeline, recipe, results
-    from ftp.rundir import RunDirectory
+    from ftp import pipeline, recipe
+    from ftp.runs import finished
+    from ftp.runs.directory import RunDirectory
 
     directory = RunDirectory(run)
-    results.finished(directory)
+    finished.finished(directory)
     plugins = load_plugins(files, without)
     reporters = recipe.read(run / "resolved.yaml", plugins).report
     with directory.lock():

@@ -21,8 +21,8 @@ def command(run: Path, anyway: bool) -> None:
     what it began with, it says what has changed and stops.
     """
     from ftp import pipeline, recipe
-    from ftp.fingerprints import origin_of
-    from ftp.rundir import RunDirectory
+    from ftp.runs.directory import RunDirectory
+    from ftp.runs.lock import origin_of
 
     directory = RunDirectory(run)
     origin = origin_of(directory)

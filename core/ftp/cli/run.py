@@ -17,7 +17,7 @@ import click
 from ftp.cli.options import RECIPE, REPLAY, RUNS, SET, load_plugins, load_recipe, plugin_options
 
 if TYPE_CHECKING:
-    from ftp.pipeline import Progress
+    from ftp.progress import Progress
     from ftp.types import FinishedRun
 
 
@@ -119,8 +119,8 @@ def tell(finished: FinishedRun) -> None:
 
 def _tell_seeds(runs: list[FinishedRun]) -> None:
     """Print what several seeds gave, and leave it as seeds.json with the last run."""
-    from ftp.rundir import RunDirectory
-    from ftp.seeds import in_words, over_seeds
+    from ftp.cli.seeds import in_words, over_seeds
+    from ftp.runs.directory import RunDirectory
 
     found = over_seeds(runs)
     for metric in found["metrics"]:

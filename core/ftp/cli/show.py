@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from ftp.pipeline import Progress
-from ftp.stats import verdict_in_words
+from ftp.progress import Progress
+from ftp.stats.paired import verdict_in_words
 from ftp.types import FinishedRun, Metric
 
 PLAIN_EVERY = 15.0

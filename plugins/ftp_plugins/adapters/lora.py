@@ -11,7 +11,6 @@ from pydantic import Field
 
 import ftp
 from ftp.errors import did_you_mean
-from ftp_plugins.adapters import starts
 from ftp_plugins.adapters.parts import (
     EXPERT_NAMES,
     Layers,
@@ -156,13 +155,17 @@ class LoRA(ftp.Adapter):
         model = peft.get_peft_model(base, config)
         look_like_layers(model)
         if self.init in ("pissa", "olora"):
-            starts.take_over(model, self.init, self.pissa_iterations)
+            from ftp_plugins.adapters.torch_lora_init import take_over
+
+            take_over(model, self.init, self.pissa_iterations)
         elif self.init == "loftq":
             if loaded.unquantized is None:
                 raise ftp.ModelError(
                     f"{self.used_as}: {loaded.name} can't be loaded with plain weights, as loftq needs"
                 )
-            starts.make_up_for_quantization(model, loaded.unquantized())
+            from ftp_plugins.adapters.torch_lora_init import make_up_for_quantization
+
+            make_up_for_quantization(model, loaded.unquantized())
         return dataclasses.replace(loaded, model=model, notes=(*loaded.notes, *notes))
 
     def _where(self, loaded: ftp.LoadedModel) -> dict[str, Any]:
@@ -202,7 +205,9 @@ class LoRA(ftp.Adapter):
         # Of the embeddings only what trained is written; peft would add all of them when the vocabulary has grown.
         loaded.model.save_pretrained(directory, save_embedding_layers=False)
         if self.init in ("pissa", "olora"):
-            starts.as_plain_adapter(loaded.model, directory)
+            from ftp_plugins.adapters.torch_lora_init import as_plain_adapter
+
+            as_plain_adapter(loaded.model, directory)
 
     def restore(self, loaded: ftp.LoadedModel, directory: Path) -> ftp.LoadedModel:
         import peft

@@ -11,8 +11,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 import ftp
-from ftp.examples import BATCH, Examples, decode
-from ftp.rows import files_of
+from ftp.data.examples import BATCH, Examples, decode
+from ftp.data.files import files_of
 from ftp_plugins.curators import ngram_index
 from ftp_plugins.curators.matching import Batch, Match, Matcher, common
 from ftp_plugins.curators.ngram_index import Index

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 import ftp
-from ftp.examples import decode
+from ftp.data.examples import decode
 from ftp_plugins.curators import near
 
 

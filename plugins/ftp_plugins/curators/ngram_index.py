@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ftp
-from ftp.rows import files_of, rows_of
+from ftp.data.files import files_of, rows_of
 from ftp_plugins.curators.shingles import hash_words, ngrams
 
 FORMAT = 1

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 import ftp
-from ftp.components import Options
+from ftp.options import Options
 from ftp_plugins.curators.shingles import words
 from ftp_plugins.judging.client import CallFailed, JudgeError, Reply, Server
 

@@ -13,8 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 import ftp
+from ftp.data.examples import Examples, decode
 from ftp.errors import did_you_mean
-from ftp.examples import Examples, decode
 from ftp_plugins.curators import rules
 from ftp_plugins.curators.pii import KINDS, PII, mask_example
 

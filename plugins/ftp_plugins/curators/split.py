@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 import ftp
-from ftp.examples import Examples, decode
-from ftp.splitting import carve, groups_of
+from ftp.data.examples import Examples, decode
+from ftp.data.split import carve, groups_of
 from ftp_plugins.curators import near
 
 

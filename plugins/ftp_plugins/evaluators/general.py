@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Collection, Iterator
 
 import ftp
+from ftp.data.files import files_of, rows_of
 from ftp.errors import RowError
-from ftp.rows import files_of, rows_of
 from ftp.types import Kind
 from ftp_plugins.formatters.auto import Auto
 

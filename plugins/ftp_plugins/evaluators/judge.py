@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 import ftp
-from ftp.winrates import correlation
+from ftp.stats.win_rates import correlation
 from ftp_plugins.judging import gold, instrument, prompts, rubric, verdicts
 from ftp_plugins.judging.calls import Asked, Calls
 from ftp_plugins.judging.local import expected_score

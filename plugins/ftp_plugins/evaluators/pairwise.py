@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ftp
-from ftp.winrates import length_controlled_win_rate, order_consistency, win_rate
+from ftp.stats.win_rates import length_controlled_win_rate, order_consistency, win_rate
 from ftp_plugins.evaluators.general import INSTRUCTIONS, read_instructions
 from ftp_plugins.evaluators.judge import cut_note
 from ftp_plugins.judging import gold, instrument, prompts, verdicts

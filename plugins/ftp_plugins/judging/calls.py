@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ftp.rundir import digest
+from ftp.files import digest, user_cache
 from ftp_plugins.judging.budget import Budget, OverBudgetError, Prices
 from ftp_plugins.judging.client import CallFailed, JudgeError, Reply
 
@@ -234,9 +234,7 @@ def append(file: Path, record: Mapping[str, Any]) -> None:
 
 
 def _cached(hash: str) -> Path:
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("ftp")) / "judgments" / hash[:2] / f"{hash}.json"
+    return user_cache("judgments") / hash[:2] / f"{hash}.json"
 
 
 def _read_json(file: Path) -> Any:

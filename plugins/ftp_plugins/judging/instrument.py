@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from ftp.stats import Interval
-from ftp.winrates import correlation, win_rate
+from ftp.stats.win_rates import correlation, win_rate
+from ftp.types import Interval
 
 LONGER_WINS = 0.65
 """Share of decided pairs won by the longer answer from which a judge is flagged, if the interval lies above 50%."""

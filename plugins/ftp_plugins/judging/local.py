@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ftp
-from ftp.rendering import render
+from ftp.lm.rendering import render
 from ftp_plugins.judging.client import CallFailed, JudgeError, Reply
 
 WEAKNESS = (

@@ -11,14 +11,14 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, ValidationInfo
 
 import ftp
-from ftp.rundir import digest
+from ftp.files import digest
 from ftp_plugins.judging import prompts
 from ftp_plugins.judging.budget import Prices
 from ftp_plugins.judging.calls import Calls
 from ftp_plugins.judging.client import Server
 from ftp_plugins.judging.local import WEAKNESS, LocalModel
 
-REPLAY = "FTP_JUDGE_REPLAY"
+REPLAY = "FTP_REPLAY"
 SERVER_ONLY = (
     *("base_url", "temperature", "max_tokens", "max_completion_tokens", "max_cost"),
     *("price_per_million_input", "price_per_million_output"),
@@ -74,7 +74,7 @@ class JudgeOptions(ftp.Evaluator):
     calibrate: ftp.FilePath | None = None
     """A JSONL file of judgements by people, to measure the judge with."""
     replay: bool = False
-    """Make no calls: take every reply from the run's judgments.jsonl or the cache. FTP_JUDGE_REPLAY=1 does so too."""
+    """Make no calls: take every reply from the run's judgments.jsonl or the cache. FTP_REPLAY=1 does so too."""
 
     def files(self) -> Sequence[Path]:
         return [Path(self.calibrate)] if self.calibrate is not None else []

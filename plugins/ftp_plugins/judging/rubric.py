@@ -10,8 +10,8 @@ import yaml
 from pydantic import Field, ValidationError
 
 import ftp
-from ftp.components import Options
 from ftp.errors import did_you_mean
+from ftp.options import Options
 
 
 class Criterion(Options):

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field, ValidationInfo
 
 import ftp
-from ftp.rundir import file_digest
+from ftp.files import file_digest, user_cache
 from ftp_plugins.loaders import weights
 
 LAYOUT = "1"
@@ -96,10 +96,9 @@ class Gguf(ftp.Loader):
     def _dequantized(self) -> Path:
         """The directory of Hugging Face files made from the GGUF file, made now if it is not in the cache."""
         import filelock
-        import platformdirs
 
         path = self.path()
-        cache = Path(platformdirs.user_cache_dir("ftp")) / "gguf"
+        cache = user_cache("gguf")
         target = cache / f"{file_digest(path)}-{LAYOUT}"
         if target.is_dir():
             return target

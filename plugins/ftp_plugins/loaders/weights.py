@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ValidationInfo
 
 import ftp
-from ftp.rendering import DEFAULT_CHAT_TEMPLATE, stop_ids
-from ftp.rundir import file_digest
+from ftp.files import file_digest
+from ftp.lm.rendering import DEFAULT_CHAT_TEMPLATE, stop_ids
 
 
 def _beside_the_recipe(value: str, info: ValidationInfo) -> str:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ftp.watching import done_until
+from ftp.runs.events import done_until
 from ftp_plugins.reporters.charts import BAD, GOOD, INK, SOFT, TRAIN, VALIDATION, drawn, printable
 
 Events = Sequence[Mapping[str, Any]]

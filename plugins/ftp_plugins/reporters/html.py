@@ -17,7 +17,7 @@ import yaml
 from pydantic import Field
 
 import ftp
-from ftp.rundir import RunDirectory
+from ftp.runs.directory import RunDirectory
 from ftp_plugins.reporters import accounts, curves, figures
 from ftp_plugins.reporters.charts import forest, printable
 from ftp_plugins.reporters.figures import figure, rows_of, signed, standardised

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import ftp
-from ftp.rundir import RunDirectory
+from ftp.runs.directory import RunDirectory
 from ftp_plugins.reporters import figures
 from ftp_plugins.reporters.figures import figure, rows_of, signed
 

@@ -5,22 +5,19 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 import ftp
-from ftp.examples import Examples
-from ftp.rendering import stop_ids
-from ftp.tokens import TokenRows, tokenise
+from ftp.data.examples import Examples
+from ftp.lm.rendering import stop_ids
+from ftp.lm.tokens import TokenRows, tokenise
 from ftp.types import Kind
-from ftp_plugins.speed.path import FastPath
-from ftp_plugins.trainers.checkpoints import Checkpoints, load_weights, step_of
-from ftp_plugins.trainers.deterministic import deterministic, fix_cublas
-from ftp_plugins.trainers.estimate import estimate, figures
-from ftp_plugins.trainers.loop import loop_class
-from ftp_plugins.trainers.range_test import range_test
 from ftp_plugins.trainers.signals import Signals
+
+if TYPE_CHECKING:
+    from ftp_plugins.speed.torch_path import FastPath
 
 
 class SFT(ftp.Trainer):
@@ -72,12 +69,18 @@ class SFT(ftp.Trainer):
         self, corpus: ftp.Corpus, tokenizer: ftp.LoadedTokenizer, ledger: ftp.Ledger, progress: Callable[[int], None]
     ) -> None:
         if self.deterministic:
+            from ftp_plugins.trainers.torch_deterministic import fix_cublas
+
             fix_cublas()  # the base model answers before it is trained
         for examples in (corpus.train, corpus.validation):
             self._rows(examples, tokenizer, ledger, progress)
 
     def train(self, job: ftp.TrainingJob) -> ftp.TrainResult:
         import torch
+
+        from ftp_plugins.trainers.torch_checkpoints import load_weights, step_of
+        from ftp_plugins.trainers.torch_estimate import figures
+        from ftp_plugins.trainers.torch_loop import loop_class
 
         model = job.model.model
         with contextlib.ExitStack() as stack:
@@ -133,13 +136,20 @@ class SFT(ftp.Trainer):
         return self.learning_rate, self.batch_size * self.gradient_accumulation
 
     def plan(self, job: ftp.TrainingJob) -> Mapping[str, Any]:
+        from ftp_plugins.trainers.torch_estimate import estimate
+
         return estimate(self, job)
 
     def range_test(self, job: ftp.TrainingJob, low: float, high: float, steps: int) -> Mapping[str, Any]:
+        from ftp_plugins.trainers.torch_rate_range import range_test
+
         return range_test(self, job, low, high, steps)
 
     def make_loop(self, job: ftp.TrainingJob, kind: Any, stack: contextlib.ExitStack) -> Any:
         """A loop of the class `kind` that is ready to train; the model is as before when `stack` ends."""
+        from ftp_plugins.trainers.torch_checkpoints import Checkpoints
+        from ftp_plugins.trainers.torch_deterministic import deterministic
+
         model, tokenizer = job.model.model, job.model.tokenizer
         loaded = ftp.LoadedTokenizer(tokenizer, stop_ids(tokenizer, model.generation_config.eos_token_id))
         rows = self._rows(job.corpus.train, loaded, job.ledger)
@@ -160,6 +170,8 @@ class SFT(ftp.Trainer):
     def _fast_path(self, job: ftp.TrainingJob, rows: TokenRows, stack: contextlib.ExitStack) -> FastPath | None:
         """FTP's own path with its layers put in, or None with a note why not."""
         import torch
+
+        from ftp_plugins.speed.torch_path import FastPath
 
         if self.speed == "off":
             job.emit("speed", on=[], why_not="speed: off")

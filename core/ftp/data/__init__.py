@@ -1,0 +1,1 @@
+"""Toolkit for rows: reading files, examples on disk, the ledger of every row, and splits."""

@@ -1,0 +1,191 @@
+"""Examples on disk: an Arrow file mapped into memory, so that memory does not grow with the rows."""
+
+from __future__ import annotations
+
+import itertools
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+from ftp.types import Example, Message
+
+BATCH = 1000
+"""Rows handled together."""
+
+
+class Examples(Sequence[Example]):
+    """Examples in an Arrow table, decoded when asked for. `take` chooses and orders without copying the rows."""
+
+    def __init__(self, table: Any, indices: Sequence[int] | None = None) -> None:
+        self._table = table
+        self._indices: Sequence[int] = range(table.num_rows) if indices is None else indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> Examples: ...
+    def __getitem__(self, index: int | slice) -> Example | Examples:
+        if isinstance(index, slice):
+            return Examples(self._table, self._indices[index])
+        return decode(self._table.slice(self._indices[index], 1))[0]
+
+    def __iter__(self) -> Iterator[Example]:
+        for table in self.batches():
+            yield from decode(table)
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
+        """The rows in order, as Arrow tables of up to 1000 rows, with all columns or with these."""
+        import pyarrow as pa
+
+        whole = self._table if columns is None else self._table.select(list(columns))
+        for start in range(0, len(self), BATCH):
+            part = self._indices[start : start + BATCH]
+            if isinstance(part, range) and part.step == 1:
+                yield whole.slice(part.start, len(part))
+            else:
+                yield whole.take(pa.array(part, pa.int64()))
+
+    def take(self, indices: Sequence[int]) -> Examples:
+        """The examples at these positions, in this order."""
+        mine = self._indices
+        if isinstance(mine, range):
+            return Examples(self._table, array("q", indices))
+        return Examples(self._table, array("q", [mine[index] for index in indices]))
+
+    def changed(self, changes: Mapping[int, Example]) -> Examples:
+        """The examples with those at some positions replaced; the others are not copied."""
+        import pyarrow as pa
+
+        indices = array("q", self._indices)
+        for number, index in enumerate(changes):
+            indices[index] = self._table.num_rows + number
+        new = pa.Table.from_batches([encode_batch(list(changes.values()))], schema())
+        return Examples(pa.concat_tables([self._table, new]), indices)
+
+    def column(self, name: str) -> list[Any]:
+        """One field of every example, without decoding the rest: `id`, `source`, `role`, `origin` or `group`."""
+        return [value for table in self.batches([name]) for value in table.column(0).to_pylist()]
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """The rows of a run. The three parts never share a row."""
+
+    train: Examples
+    validation: Examples
+    evals: Mapping[str, Examples]
+    count_tokens: Callable[[Sequence[str]], list[int]] | None = None
+    """Tokens in each text by the model's tokenizer, special ones not counted; None when the loader can't tell."""
+
+
+MESSAGE_FIELDS = ("role", "content", "train", "tool_calls", "name", "tool_call_id")
+
+
+def schema() -> Any:
+    """The Arrow schema of examples. Texts that most messages lack are null there."""
+    import pyarrow as pa
+
+    types = (pa.string(), pa.large_string(), pa.bool_(), pa.string(), pa.string(), pa.string())
+    turns = pa.list_(pa.struct(list(zip(MESSAGE_FIELDS, types, strict=True))))
+    return pa.schema(
+        [
+            *[(name, pa.string()) for name in ("id", "source", "role", "origin", "group")],
+            ("text", pa.large_string()),
+            ("messages", turns),
+            ("rejected", turns),
+            ("label", pa.bool_()),
+            ("tools", pa.string()),
+        ]
+    )
+
+
+def encode_batch(examples: Sequence[Example]) -> Any:
+    """Examples as a `pyarrow.RecordBatch` of `schema()`."""
+    import pyarrow as pa
+
+    fields = {field.name: field.type for field in schema()}
+
+    def turns(lists: Sequence[Sequence[Message]]) -> Any:
+        offsets = [0, *itertools.accumulate(map(len, lists))]
+        flat = [message for messages in lists for message in messages]
+        types = [field.type for field in fields["messages"].value_type]
+        columns = [
+            pa.array([getattr(m, name) if name in ("content", "train") else getattr(m, name) or None for m in flat], of)
+            for name, of in zip(MESSAGE_FIELDS, types, strict=True)
+        ]
+        struct = pa.StructArray.from_arrays(columns, list(MESSAGE_FIELDS))
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), struct).cast(fields["messages"])
+
+    def column(name: str) -> Any:
+        values = [getattr(example, name) for example in examples]
+        return turns(values) if name in ("messages", "rejected") else pa.array(values, fields[name])
+
+    return pa.RecordBatch.from_arrays([column(name) for name in fields], schema=schema())
+
+
+def decode(table: Any) -> list[Example]:
+    """The rows of a `pyarrow.Table` of examples, of all columns or some.
+
+    Column by column, which is several times faster than row by row.
+    """
+    columns = {
+        name: _turns(table.column(name)) if name in ("messages", "rejected") else table.column(name).to_pylist()
+        for name in table.column_names
+    }
+    names = tuple(columns)
+    return [Example(**dict(zip(names, values, strict=True))) for values in zip(*columns.values(), strict=True)]
+
+
+def _turns(column: Any) -> list[tuple[Message, ...]]:
+    import pyarrow as pa
+
+    array = column.combine_chunks()
+    lengths = array.value_lengths().to_pylist()
+    if not any(lengths):
+        return [()] * len(lengths)
+    flat = array.flatten()
+    known = {field.name for field in flat.type}
+    roles, contents = flat.field("role").to_pylist(), flat.field("content").to_pylist()
+    trains = flat.field("train").to_pylist() if "train" in known else [True] * len(flat)
+    rare = [flat.field(name) if name in known else pa.nulls(len(flat)) for name in MESSAGE_FIELDS[3:]]
+    if all(field.null_count == len(field) for field in rare):
+        messages = map(Message, roles, contents, trains)
+    else:
+        rest = [["" if value is None else value for value in field.to_pylist()] for field in rare]
+        messages = map(Message, roles, contents, trains, *rest)
+    return [tuple(itertools.islice(messages, length)) for length in lengths]
+
+
+def write_examples(file: Path, examples: Iterable[Example]) -> Examples:
+    """Write examples to an Arrow file, whole or not at all, and open it mapped into memory."""
+    import pyarrow as pa
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f"{file.name}.part")
+    with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, schema()) as writer:
+        if isinstance(examples, Examples):
+            for table in examples.batches():
+                writer.write_table(table)
+        else:
+            rows = iter(examples)
+            while batch := list(itertools.islice(rows, BATCH)):
+                writer.write_batch(encode_batch(batch))
+    aside.replace(file)
+    return read_examples(file)
+
+
+def read_examples(file: Path) -> Examples:
+    """Open an Arrow file of examples, mapped into memory. What a file of an older release lacks has its default."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(file)) as source:
+        table = pa.ipc.open_file(source).read_all()
+    if table.schema != schema():
+        batches = [encode_batch(decode(batch)) for batch in Examples(table).batches()]
+        table = pa.Table.from_batches(batches, schema())
+    return Examples(table)

@@ -1,0 +1,96 @@
+"""Where text falls in the tokens of a byte-level tokenizer, from the bytes of the tokens alone.
+
+The tokens of such a tokenizer (GPT-2, Llama 3, Qwen, SmolLM, …) spell the text byte for byte, so the number of bytes in
+each says where it lies. That saves the offsets, which cost a fifth of the time that encoding takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ftp.lm.ascii_bpe import AsciiBPE
+
+
+class ByteLevel:
+    """Encodes chat texts of a byte-level tokenizer without its offsets: ASCII ones by looking words up."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._backend = tokenizer.backend_tokenizer
+        self._ascii = AsciiBPE.of(tokenizer)
+        self._sizes = token_bytes(tokenizer)
+        self._any_text = self._backend.normalizer is None
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> ByteLevel | None:
+        """For a byte-level tokenizer; None for any other."""
+        from tokenizers import decoders, normalizers
+
+        backend = tokenizer.backend_tokenizer
+        usual = backend.normalizer is None or isinstance(backend.normalizer, normalizers.NFC)
+        return cls(tokenizer) if usual and isinstance(backend.decoder, decoders.ByteLevel) else None
+
+    def encode(
+        self, texts: Sequence[str], answers: Sequence[Sequence[tuple[int, int]]]
+    ) -> list[tuple[list[int], list[tuple[int, int]]] | None]:
+        """The token ids of each text, and for each range of characters in `answers` the range of tokens that touch it.
+
+        No special token is added. None for a text that only the tokenizer's offsets can tell of.
+        """
+        found: list[list[int] | None] = [None] * len(texts)
+        rest: list[int] = []
+        for at, text in enumerate(texts):
+            found[at] = self._ascii.encode(text) if self._ascii else None
+            # A normalizer may write other bytes than the text has, so that they can't be counted.
+            if found[at] is None and (self._any_text or text.isascii()):
+                rest.append(at)
+        batch = self._backend.encode_batch_fast([texts[at] for at in rest], add_special_tokens=False)
+        for at, encoding in zip(rest, batch, strict=True):
+            found[at] = encoding.ids
+        encoded: list[tuple[list[int], list[tuple[int, int]]] | None] = []
+        for ids, text, of in zip(found, texts, answers, strict=True):
+            ranges = answer_tokens(ids, text, of, self._sizes) if ids else None
+            encoded.append((ids, ranges) if ids and ranges is not None else None)
+        return encoded
+
+
+def token_bytes(tokenizer: Any) -> Any:
+    """Bytes in each token of a byte-level vocabulary, int32 [tokens]."""
+    import numpy as np
+
+    backend = tokenizer.backend_tokenizer
+    added = backend.get_added_tokens_decoder()
+    vocabulary = backend.get_vocab(with_added_tokens=True)
+    sizes = np.zeros(max(vocabulary.values()) + 1, np.int32)
+    for token, id in vocabulary.items():
+        # In the byte-level alphabet a character stands for a byte; added tokens are spelt as they are.
+        sizes[id] = len(added[id].content.encode()) if id in added else len(token)
+    return sizes
+
+
+def answer_tokens(
+    ids: Sequence[int], text: str, answers: Sequence[tuple[int, int]], sizes: Any
+) -> list[tuple[int, int]] | None:
+    """The ranges of tokens that touch some ranges of characters.
+
+    Args:
+        sizes: from `token_bytes`.
+
+    Returns:
+        A range for each of `answers`; None when the tokens don't spell the text byte for byte.
+    """
+    import numpy as np
+
+    ends = np.cumsum(sizes[ids])
+    whole = text.encode()
+    if not len(ids) or int(ends[-1]) != len(whole):
+        return None
+    if len(whole) == len(text):
+        places = answers
+    else:
+        places = [(len(text[:start].encode()), len(text[:end].encode())) for start, end in answers]
+    return [
+        # The first token that ends behind the start, up to the one in which the end lies.
+        (int(np.searchsorted(ends, start, side="right")), int(np.searchsorted(ends, end, side="left")) + 1)
+        for start, end in places
+    ]

@@ -1,0 +1,252 @@
+"""Rows of token ids on disk, made once for the same texts, template and tokenizer."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import itertools
+import multiprocessing
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, overload
+
+from ftp.components import Loader
+from ftp.data.examples import Examples, decode
+from ftp.files import digest, user_cache
+from ftp.lm.byte_level import ByteLevel
+from ftp.lm.rendering import Tokens, encode_texts, rendered
+from ftp.types import LoadedTokenizer
+
+LAYOUT = 1
+"""Part of the cache key; raised when what is written, or how a row is rendered or masked, changes."""
+UNUSED_DAYS = 30
+PARALLEL_ROWS = 100_000
+"""Rows from which several processes are worth the seconds that they take to start."""
+CONTENT = ("text", "messages", "rejected", "tools")
+"""The columns of an example that decide its tokens."""
+
+
+class TokenRows(Sequence[Tokens]):
+    """Tokenised rows in an Arrow table with `input_ids` (lists of int32) and `trained` (lists of booleans)."""
+
+    def __init__(self, table: Any) -> None:
+        self.table = table
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Tokens: ...
+    @overload
+    def __getitem__(self, index: slice) -> TokenRows: ...
+    def __getitem__(self, index: int | slice) -> Tokens | TokenRows:
+        if isinstance(index, slice):
+            return self.take(range(len(self))[index])
+        row = self.table.slice(range(len(self))[index], 1)
+        return Tokens(row.column("input_ids")[0].as_py(), row.column("trained")[0].as_py())
+
+    def __iter__(self) -> Iterator[Tokens]:
+        for batch in self.table.to_batches(1000):
+            yield from map(Tokens, batch.column("input_ids").to_pylist(), batch.column("trained").to_pylist())
+
+    def take(self, indices: Sequence[int]) -> TokenRows:
+        """The rows at these positions, in this order."""
+        import pyarrow as pa
+
+        if isinstance(indices, range) and indices.step == 1:
+            return TokenRows(self.table.slice(indices.start, len(indices)))
+        return TokenRows(self.table.take(pa.array(list(indices), pa.int64())))
+
+    def cut(self, length: int) -> TokenRows:
+        """The rows, none longer than `length` tokens; what is behind is left out."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if not len(self) or self.lengths().max() <= length:
+            return self
+        columns = [pc.list_slice(self.table.column(name), 0, length) for name in self.table.column_names]
+        return TokenRows(pa.table(columns, names=self.table.column_names))
+
+    def lengths(self) -> Any:
+        """Tokens of each row: a numpy array of int64."""
+        return self._per_row(lambda lists: lists.value_lengths().to_numpy(zero_copy_only=False))
+
+    def trained_counts(self, skip: int = 0) -> Any:
+        """Tokens of each row that carry loss, the first `skip` not counted: a numpy array of int64."""
+        import numpy as np
+
+        def counts(lists: Any) -> Any:
+            offsets = lists.offsets.to_numpy()
+            before = np.concatenate([[0], np.cumsum(lists.values.to_numpy(zero_copy_only=False))])
+            return before[offsets[1:]] - before[np.minimum(offsets[:-1] + skip, offsets[1:])]
+
+        return self._per_row(counts, "trained")
+
+    def _per_row(self, count: Callable[[Any], Any], column: str = "input_ids") -> Any:
+        import numpy as np
+
+        found = [count(lists) for lists in self.table.column(column).chunks]
+        return np.concatenate([np.zeros(0, np.int64), *found]).astype(np.int64)
+
+
+def tokenise(
+    loaded: LoadedTokenizer,
+    examples: Examples,
+    loss_on: str = "answers",
+    progress: Callable[[int], None] = lambda rows: None,
+) -> TokenRows:
+    """Render and tokenise every example, or take the rows from the cache where the same ones were tokenised before.
+
+    The cache knows rows by their content: texts, chat template, tokenizer, stop tokens and `loss_on`. Lengths are no
+    part of it, since nothing is cut here.
+    """
+    import pyarrow as pa
+
+    cache = user_cache("tokens")
+    file = cache / f"{_key(loaded, examples, loss_on)}.arrow"
+    if file.is_file():
+        os.utime(file)
+        progress(len(examples))
+        return _read(file)
+    cache.mkdir(parents=True, exist_ok=True)
+    _forget_unused(cache)
+    schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("trained", pa.list_(pa.bool_()))])
+    aside = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for batch in _batches(loaded, examples, loss_on):
+                writer.write_batch(batch)
+                progress(batch.num_rows)
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
+    return _read(file)
+
+
+def _batches(loaded: LoadedTokenizer, examples: Examples, loss_on: str) -> Iterator[Any]:
+    """The tokenised rows batch by batch, in order; many rows are shared out among processes."""
+    tables = examples.batches(("id", *CONTENT))
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers == 1 or len(examples) < PARALLEL_ROWS:
+        yield from map(_Encoder(loaded, loss_on), tables)
+        return
+    # Spawned and not forked: libraries with threads of their own may hang in a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start_worker, (loaded, loss_on)) as pool:
+        waiting: deque[Future[Any]] = deque()
+        for table in tables:
+            waiting.append(pool.submit(_in_worker, _packed(table)))
+            if len(waiting) > 4 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+class _Encoder:
+    def __init__(self, loaded: LoadedTokenizer, loss_on: str) -> None:
+        self.loaded, self.loss_on = loaded, loss_on
+        self.fast = ByteLevel.of(loaded.tokenizer)
+
+    def __call__(self, table: Any) -> Any:
+        """A batch of examples, some columns of a `pyarrow.Table`, as a record batch of token ids and masks."""
+        import numpy as np
+        import pyarrow as pa
+
+        texts = rendered(self.loaded.tokenizer, decode(table), self.loss_on)
+        rows = encode_texts(self.loaded.tokenizer, texts, self.loaded.stops, self.fast)
+        offsets = np.zeros(len(rows) + 1, np.int32)
+        np.cumsum([len(ids) for ids, _ in rows], out=offsets[1:])
+        flat = np.fromiter(itertools.chain.from_iterable(ids for ids, _ in rows), np.int32, offsets[-1])
+        trained = np.zeros(offsets[-1], bool)
+        for at, (_, spans) in zip(offsets.tolist(), rows, strict=False):
+            for start, end in spans:
+                trained[at + start : at + end] = True
+        lists = [pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)) for values in (flat, trained)]
+        return pa.RecordBatch.from_arrays(lists, ["input_ids", "trained"])
+
+
+def _packed(table: Any) -> bytes:
+    """A table on its own: pickled, a slice would take the whole table along."""
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+_workers_own: list[_Encoder] = []
+
+
+def _start_worker(loaded: LoadedTokenizer, loss_on: str) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes share the cores already
+    _workers_own.append(_Encoder(loaded, loss_on))
+
+
+def _in_worker(packed: bytes) -> Any:
+    import pyarrow as pa
+
+    return _workers_own[0](pa.ipc.open_stream(packed).read_all())
+
+
+def _read(file: Path) -> TokenRows:
+    import pyarrow as pa
+
+    with pa.memory_map(str(file)) as source:
+        return TokenRows(pa.ipc.open_file(source).read_all())
+
+
+def _key(loaded: LoadedTokenizer, examples: Examples, loss_on: str) -> str:
+    """SHA-256 over everything that the tokens follow from."""
+    import pyarrow as pa
+
+    tokenizer, backend = loaded.tokenizer, loaded.tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    found = hashlib.sha256(
+        digest(
+            [
+                *(LAYOUT, loss_on, loaded.stops, tokenizer.chat_template, tokenizer.special_tokens_map),
+                *(backend.to_str(), version("tokenizers"), version("transformers")),
+            ]
+        ).encode()
+    )
+    for table in examples.batches(CONTENT):
+        # Copied, the rows are the same bytes wherever in which file they came from; a slice keeps bits of its
+        # neighbours.
+        for batch in table.take(pa.array(range(table.num_rows), pa.int64())).combine_chunks().to_batches():
+            found.update(batch.serialize())
+    return found.hexdigest()
+
+
+def _forget_unused(cache: Path) -> None:
+    for file in cache.glob("*.arrow"):
+        with contextlib.suppress(FileNotFoundError):  # another run may be at it
+            if time.time() - file.stat().st_mtime > UNUSED_DAYS * 86400:
+                file.unlink()
+
+
+def token_counter(loader: Loader) -> Callable[[Sequence[str]], list[int]] | None:
+    """What counts the tokens of texts for the curators; the tokenizer is loaded when it is first used.
+
+    None where the loader has no tokenizer without its weights.
+    """
+    if type(loader).load_tokenizer is Loader.load_tokenizer:
+        return None
+    found = functools.cache(loader.load_tokenizer)
+
+    def count(texts: Sequence[str]) -> list[int]:
+        loaded = found()
+        assert loaded is not None
+        backend = loaded.tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        return [len(encoding) for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    return count

@@ -1,0 +1,209 @@
+"""Attention within documents that lie one after the other in a sequence, as transformers' attention interface."""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+KEEP_WEIGHTS = 256
+"""Attention weights of documents up to this length are kept for the backward pass; of longer ones, made again."""
+OWN_KERNEL = 512
+"""Up to this length three batched products beat torch's attention on a CPU (two to four times, backward included)."""
+SIZES, WIDTHS = 32, 8
+"""How many sizes between a power of two and the next one tensors have: of packs, and of documents in the attention."""
+
+
+def rounded(size: int, sizes: int) -> int:
+    """The next size upwards of those that tensors have: multiples of 8, so many of them between powers of two.
+
+    oneDNN compiles code for every new shape and keeps it, megabytes a step, which also tears the heap to pieces: where
+    every batch had a length of its own, memory tripled within fifty steps.
+    """
+    step = max(8, (1 << max(size - 1, 1).bit_length() - 1) // sizes)
+    return -(-size // step) * step
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    *,
+    lengths: tuple[int, ...],
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each document.
+
+    Args:
+        query: [1, heads, T, head size]; `key` and `value` may have fewer heads (grouped-query attention).
+        lengths: tokens of each document.
+
+    Returns:
+        [1, T, heads, head size], and None for the weights.
+    """
+    if s_aux is not None:
+        raise NotImplementedError("attention sinks")
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    window = sliding_window if sliding_window is not None and sliding_window < max(lengths) else None
+    # [T, heads, head size], in one type: rotary embeddings of float32 widen bfloat16 queries and keys.
+    q, k, v = (states[0].transpose(0, 1).to(value.dtype) for states in (query, key, value))
+    if dropout == 0 and softcap is None:
+        half = q.dtype in (torch.bfloat16, torch.float16) and q.shape[-1] == v.shape[-1] <= 256
+        if q.is_cuda and half:
+            return _on_cuda(q, k, v, lengths, scale, window)[None], None
+        if window is None and max(lengths) <= OWN_KERNEL and not q.is_cuda:
+            attended: torch.Tensor = DocumentAttention.apply(q, k, v, lengths, scale)  # type: ignore[no-untyped-call]
+            return attended[None], None
+    starts = _starts(lengths)
+    parts = [_one(q[a:b], k[a:b], v[a:b], scale, dropout, window, softcap) for a, b in pairwise(starts)]
+    return torch.cat(parts)[None], None
+
+
+def _starts(lengths: tuple[int, ...]) -> list[int]:
+    starts = [0]
+    for length in lengths:
+        starts.append(starts[-1] + length)
+    return starts
+
+
+def _on_cuda(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: tuple[int, ...], scale: float, window: int | None
+) -> torch.Tensor:
+    """Flash attention over sequences of any length (Dao 2023, arXiv:2307.08691), as torch ships it."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    ends = _ends_on(lengths, q.device)
+    longest = max(lengths)
+    found: Any = varlen_attn(
+        q.contiguous(), k.contiguous(), v.contiguous(), ends, ends, longest, longest,
+        scale=scale, window_size=(-1 if window is None else window - 1, 0), enable_gqa=q.shape[1] != k.shape[1],
+    )  # fmt: skip
+    out: torch.Tensor = found
+    return out
+
+
+@lru_cache(maxsize=1)
+def _ends_on(lengths: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """The borders of the documents as int32 on the device; every layer of a step asks for the same."""
+    return torch.tensor(_starts(lengths), dtype=torch.int32, device=device)
+
+
+def _one(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    scale: float,
+    dropout: float,
+    window: int | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    """One document, [L, heads, head size], by torch's own attention, or written out where that can't do it."""
+    q, k, v = (states.transpose(0, 1)[None] for states in (q, k, v))
+    length = q.shape[2]
+    windowed = window is not None and window < length
+    if softcap is None:
+        mask = _allowed(length, window, q.device) if windowed else None
+        out = functional.scaled_dot_product_attention(
+            q, k, v, mask, dropout, is_causal=not windowed, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        )
+        return out[0].transpose(0, 1)
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    scores = torch.tanh(torch.matmul(q, k.transpose(2, 3)) * (scale / softcap)) * softcap
+    scores = scores.masked_fill(~_allowed(length, window if windowed else None, q.device), float("-inf"))
+    weights = functional.dropout(torch.softmax(scores, -1, dtype=torch.float32).to(q.dtype), dropout)
+    return torch.matmul(weights, v)[0].transpose(0, 1)
+
+
+def _allowed(length: int, window: int | None, device: torch.device) -> torch.Tensor:
+    """bool [L, L]: which keys (columns) a query (row) may see."""
+    seen = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    return seen if window is None else seen.triu(1 - window)
+
+
+class DocumentAttention(torch.autograd.Function):
+    """Attention on a CPU as one autograd node, which keeps little for the backward pass.
+
+    Scores, softmax and weighted sum are batched products: the batch is documents of like length times key heads, and
+    the queries of a key head's group lie below one another.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Any, k: Any, v: Any, lengths: tuple[int, ...], scale: float) -> Any:
+        heads, out, kept = k.shape[1], torch.empty(*q.shape[:2], v.shape[2], dtype=q.dtype), []
+        for width, places in _alike(lengths):
+            qs, ks, vs = (_blocks(states, heads, width, places) for states in (q, k, v))
+            weights = _weights(qs, ks, width, scale)
+            _put(out, torch.bmm(weights, vs), heads, width, places)
+            kept += [qs, ks, vs, weights if width <= KEEP_WEIGHTS and any(ctx.needs_input_grad) else None]
+        ctx.save_for_backward(*kept)
+        ctx.lengths, ctx.scale, ctx.shapes = lengths, scale, (q.shape, k.shape, v.shape)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        kept = ctx.saved_tensors
+        heads, grads = ctx.shapes[1][1], [torch.empty(shape, dtype=grad.dtype) for shape in ctx.shapes]
+        for at, (width, places) in enumerate(_alike(ctx.lengths)):
+            qs, ks, vs, weights = kept[4 * at : 4 * at + 4]
+            if weights is None:
+                weights = _weights(qs, ks, width, ctx.scale)
+            dout = _blocks(grad, heads, width, places)
+            dscores = torch._softmax_backward_data(torch.bmm(dout, vs.transpose(1, 2)), weights, -1, weights.dtype)
+            dscores.mul_(ctx.scale)
+            dqs, dks = torch.bmm(dscores, ks), torch.bmm(dscores.transpose(1, 2), qs)
+            for place, found in zip(grads, (dqs, dks, torch.bmm(weights.transpose(1, 2), dout)), strict=True):
+                _put(place, found, heads, width, places)
+        return *grads, None, None
+
+
+@lru_cache(maxsize=4)
+def _alike(lengths: tuple[int, ...]) -> list[tuple[int, list[tuple[int, int]]]]:
+    """Where documents begin and end, together with those of the same rounded length."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for start, stop in pairwise(_starts(lengths)):
+        found.setdefault(rounded(stop - start, WIDTHS), []).append((start, stop))
+    return list(found.items())
+
+
+def _blocks(states: torch.Tensor, heads: int, width: int, places: list[tuple[int, int]]) -> torch.Tensor:
+    """Documents from [T, its heads, size] as [documents * key heads, group * width, size], zeros behind each.
+
+    Causal attention lets no query see the zeros, and no gradient comes from them.
+    """
+    _, of, size = states.shape
+    found = states.new_zeros(len(places), heads, of // heads, width, size)
+    for block, (start, stop) in zip(found, places, strict=True):
+        block[:, :, : stop - start] = states[start:stop].view(-1, heads, of // heads, size).permute(1, 2, 0, 3)
+    return found.view(len(places) * heads, -1, size)
+
+
+def _put(place: torch.Tensor, found: torch.Tensor, heads: int, width: int, places: list[tuple[int, int]]) -> None:
+    """Write what `_blocks` would take from it into [T, its heads, size]."""
+    _, of, size = place.shape
+    blocks = found.view(len(places), heads, of // heads, width, size)
+    for block, (start, stop) in zip(blocks, places, strict=True):
+        place[start:stop].view(-1, heads, of // heads, size).copy_(block[:, :, : stop - start].permute(2, 0, 1, 3))
+
+
+def _weights(qs: torch.Tensor, ks: torch.Tensor, width: int, scale: float) -> torch.Tensor:
+    """Attention weights, [documents * key heads, group * width, width]."""
+    scores = torch.bmm(qs, ks.transpose(1, 2)).view(len(qs), -1, width, width)
+    scores.mul_(scale).add_(_causal(scores.dtype)[:width, :width])
+    return torch.softmax(scores, -1).view(len(qs), -1, width)
+
+
+@cache
+def _causal(dtype: torch.dtype) -> torch.Tensor:
+    """0 where a query may look and -inf elsewhere, for the longest document of the kernel."""
+    return torch.full((OWN_KERNEL, OWN_KERNEL), float("-inf"), dtype=dtype).triu_(1)

@@ -1,0 +1,34 @@
+"""Parts of a causal language model: the model inside an adapter's wrapper, and its output head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def causal_model(model: Any) -> Any:
+    """The causal language model itself, without an adapter's wrapper around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def head_of(model: Any) -> Callable[..., Any]:
+    """What turns hidden states into logits, with the scales and soft caps some families have."""
+    causal = causal_model(model)
+    linear = causal.get_output_embeddings()
+    scale, cap = logit_scale_and_cap(causal)
+
+    def head(states: torch.Tensor) -> torch.Tensor:
+        logits = linear(states) * scale
+        capped: torch.Tensor = torch.tanh(logits / cap) * cap if cap else logits
+        return capped
+
+    return head
+
+
+def logit_scale_and_cap(causal: Any) -> tuple[float, float | None]:
+    """What a family's logits are multiplied by (Cohere, Granite), and their soft cap (Gemma 2)."""
+    config = causal.config.get_text_config()
+    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    return scale, getattr(config, "final_logit_softcapping", None)

@@ -1,0 +1,95 @@
+"""Rows in one batch without padding: each row a document of its own that sees no other.
+
+The rows of a batch lie one after the other in a sequence; positions begin anew with every row and attention is causal
+within a row. The model's own attention modules call `attend` through transformers' attention
+interface, so every family that uses it works, with its own rotary embedding, grouped heads and norms.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ftp.lm.torch_attention import SIZES, attend, rounded
+
+NAME = "ftp_documents"
+"""What the attention is called in transformers' registry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Rows as one sequence."""
+
+    input_ids: torch.Tensor
+    """int64 [1, T]"""
+    position_ids: torch.Tensor
+    """int64 [1, T], beginning at 0 with every row."""
+    lengths: tuple[int, ...]
+    """Tokens of each row, and last of the filling where there is one; their sum is T."""
+
+
+def pack(rows: Sequence[Sequence[int]], device: Any = "cpu") -> Pack:
+    """Lay rows of token ids one after the other, and behind them a row of filling up to a rounded length."""
+    total = sum(map(len, rows))
+    if filling := rounded(total, SIZES) - total:
+        rows = [*rows, [0] * filling]
+    ids = torch.cat([torch.as_tensor(row, dtype=torch.int64) for row in rows])
+    positions = torch.cat([torch.arange(len(row)) for row in rows])
+    return Pack(ids[None].to(device), positions[None].to(device), tuple(len(row) for row in rows))
+
+
+def why_not(model: Any) -> str | None:
+    """Why the rows of a batch can't be packed for this model, or None when they can."""
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = causal.config.get_text_config()
+    if not getattr(causal, "_supports_attention_backend", False):
+        return f"{type(causal).__name__} does not take its attention from transformers' interface"
+    if getattr(config, "is_encoder_decoder", False):
+        return f"{type(causal).__name__} has an encoder"
+    if any(kind not in ("full_attention", "sliding_attention") for kind in getattr(config, "layer_types", None) or ()):
+        return f"{type(causal).__name__} has layers that are no plain attention"
+    return None
+
+
+@contextlib.contextmanager
+def documents(model: Any) -> Iterator[None]:
+    """Have the model attend within documents while the block lasts; its forward then needs `lengths=pack.lengths`."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, attend)
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    configs = {id(m.config): m.config for m in causal.modules() if hasattr(m, "config")}
+    before = {key: config._attn_implementation for key, config in configs.items()}
+    for config in configs.values():
+        config._attn_implementation_internal = NAME
+    try:
+        yield
+    finally:
+        for key, config in configs.items():
+            config._attn_implementation_internal = before[key]
+
+
+def hidden_states(model: Any, packed: Pack) -> torch.Tensor:
+    """The decoder's last hidden states, [T, hidden]. Called inside `documents(model)`."""
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    out = causal.get_decoder()(
+        input_ids=packed.input_ids, position_ids=packed.position_ids, use_cache=False, lengths=packed.lengths
+    )
+    states: torch.Tensor = out.last_hidden_state[0]
+    return states
+
+
+def padded(rows: Sequence[list[int]], value: int, side: str) -> tuple[Any, Any]:
+    """Rows of token ids as one int64 tensor [rows, longest] and its attention mask."""
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), value)
+    mask = torch.zeros_like(ids)
+    for at, row in enumerate(rows):
+        place = slice(width - len(row), width) if side == "left" else slice(0, len(row))
+        ids[at, place] = torch.tensor(row)
+        mask[at, place] = 1
+    return ids, mask

@@ -1,0 +1,61 @@
+"""Blocks of options and the types of their values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
+
+
+def _share(value: object) -> object:
+    if isinstance(value, str) and value.endswith("%"):
+        try:
+            return float(value[:-1]) / 100
+        except ValueError:
+            return value
+    return value
+
+
+Share = Annotated[
+    float,
+    BeforeValidator(_share),
+    Field(ge=0, lt=1),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
+                {"type": "string", "pattern": r"^\d+(\.\d+)?%$"},
+            ]
+        }
+    ),
+]
+"""A part of a whole, from 0 up to but not including 1: `5%` or `0.05`."""
+
+
+def _beside_the_recipe(value: str, info: ValidationInfo) -> str:
+    base = (info.context or {}).get("directory")
+    return str(Path(base, Path(value).expanduser())) if base else value
+
+
+FilePath = Annotated[str, Field(min_length=1), AfterValidator(_beside_the_recipe)]
+"""A path in a recipe: relative ones count from the recipe's own directory."""
+
+
+class Options(BaseModel):
+    """A block of options: frozen, unknown keys refused, the docstring under a field is its help."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""For what becomes the name of a file."""
+
+
+class AnswerOptions(Options):
+    """How the base and the tuned model answer the eval sets. Decoding is greedy."""
+
+    max_new_tokens: int = Field(default=256, ge=1)
+    """The longest answer, in tokens. One that is cut here is marked so."""
+    batch_size: int = Field(default=32, ge=1)
+    """Prompts answered together."""

@@ -1,0 +1,9 @@
+"""Recipes: their model, reading them with every mistake at once, and their JSON schema."""
+
+from __future__ import annotations
+
+from ftp.recipe.model import Recipe
+from ftp.recipe.read import read
+from ftp.recipe.slots import json_schema, recipe_model
+
+__all__ = ["Recipe", "json_schema", "read", "recipe_model"]

@@ -1,0 +1,163 @@
+"""What no single block of a recipe can tell: pairs that don't fit, rows read twice, keys that nothing would read; and
+what is allowed and worth a second look."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ftp.components import Adapter, kind_of
+from ftp.data.files import files_of
+from ftp.errors import DataError, did_you_mean
+from ftp.files import shown
+from ftp.plugins import Plugins, missing_packages
+from ftp.recipe.model import Recipe, Source, components_of
+from ftp.recipe.yaml_source import Path_, dotted
+
+USUAL_BATCH = 16
+"""Rows of an optimizer step that the usual learning rates were found with (Dettmers et al. 2023, arXiv:2305.14314)."""
+
+
+def cross_check(recipe: Recipe, plugins: Plugins) -> Iterator[tuple[Path_, str]]:
+    """What no single block can tell: pairs that don't fit, and keys that nothing would read."""
+    sources: list[tuple[Path_, Source]] = [(("data", "train", i), s) for i, s in enumerate(recipe.data.train)]
+    if isinstance(recipe.data.validation, Source):
+        sources.append((("data", "validation"), recipe.data.validation))
+    held_out: list[tuple[Path_, Source]] = [(("data", "evals", name), s) for name, s in recipe.data.evals.items()]
+
+    for path, source in sources + held_out:
+        if (source.path is None) == (source.hub is None):
+            yield path, "needs `path:` or `hub:`, one of them"
+        for key in ("split", "revision"):
+            if source.hub is None and getattr(source, key) is not None:
+                yield (*path, key), "is read for a `hub:` source only; take it out"
+    for path, source in sources:
+        if source.format.makes not in recipe.train.takes:
+            yield (
+                (*path, "format"),
+                f"'{source.format.used_as}' makes {source.format.makes} examples and the trainer "
+                f"'{recipe.train.used_as}' takes {', '.join(recipe.train.takes)}",
+            )
+    for path, source in held_out:
+        if source.role == "replay":
+            yield (*path, "role"), "an eval set has no role; take it out"
+        for index, evaluator in enumerate(recipe.evaluate):
+            if not evaluator.on_its_own and source.format.makes not in evaluator.takes:
+                yield (
+                    ("evaluate", index),
+                    f"'{evaluator.used_as}' takes {', '.join(evaluator.takes)} examples and {dotted(path)} holds "
+                    f"{source.format.makes}",
+                )
+    yield from _read_twice(sources, held_out)
+
+    on_evals = [evaluator for evaluator in recipe.evaluate if not evaluator.on_its_own]
+    if on_evals and not recipe.data.evals:
+        yield ("evaluate",), "there is nothing to evaluate on; name an eval set under data.evals"
+    if recipe.data.evals and not on_evals:
+        yield ("data", "evals"), "no evaluator reads these; add one under `evaluate:`"
+    judged = getattr(recipe.train, "best_by", "loss").partition(".")[0]
+    names = [evaluator.used_as for evaluator in on_evals]
+    if judged != "loss" and judged not in names:
+        what = f"no evaluator '{judged}' under `evaluate:`"
+        if judged in [evaluator.used_as for evaluator in recipe.evaluate]:
+            what = f"'{judged}' is evaluated on data of its own and can't score validation rows"
+        yield ("train", "best_by"), what + did_you_mean(judged, {"loss", *names})
+    if "answers" in recipe.model_fields_set and not any(evaluator.reads_answers for evaluator in recipe.evaluate):
+        yield ("answers",), "no evaluator of this recipe reads answers; take it out"
+    replay = [path for path, source in sources if source.role == "replay"]
+    mixers = [index for index, curator in enumerate(recipe.data.curate) if "replay" in curator.handles]
+    if replay and not mixers:
+        yield (
+            (*replay[0], "role"),
+            "nothing says how much replay to mix in; add `- {use: mix, replay: 5%}` to curate",
+        )
+    # A curator whose option `replay` is left out mixes by something else and needs no such rows.
+    asking = [index for index in mixers if getattr(recipe.data.curate[index], "replay", True) is not None]
+    if asking and not replay:
+        yield ("data", "curate", asking[0]), "mixes replay rows and no source has `role: replay`"
+    splitters = [index for index, curator in enumerate(recipe.data.curate) if curator.splits]
+    if splitters and recipe.data.validation is not None:
+        use = recipe.data.curate[splitters[0]].used_as
+        yield ("data", "validation"), f"the curator '{use}' carves the validation rows; take one of the two out"
+    for index in splitters[1:]:
+        yield ("data", "curate", index), "validation is carved once; take one of the two out"
+    if all(source.role == "replay" for _, source in sources[: len(recipe.data.train)]):
+        yield ("data", "train"), "has replay rows only; a run needs domain rows"
+
+    for path, component in components_of(recipe):
+        offer = plugins.offers(kind_of(component))[component.used_as]
+        for missing in missing_packages(offer):
+            yield path, missing
+        for problem in component.problems():
+            option, colon, what = problem.partition(": ")
+            yield ((*path, option), what) if colon and option in type(component).model_fields else (path, problem)
+
+
+def _read_twice(
+    sources: Sequence[tuple[Path_, Source]], held_out: Sequence[tuple[Path_, Source]]
+) -> Iterator[tuple[Path_, str]]:
+    """Each file, or split of a hub data set, is read once: rows that are watched or evaluated are never trained on."""
+    readers: dict[str, Path_] = {}
+    for path, source in [*sources, *held_out]:
+        shared: dict[Path_, list[str]] = {}
+        for place in _places_of(source):
+            other = readers.setdefault(place, path)
+            if other != path:
+                shared.setdefault(other, []).append(place)
+        for other, places in shared.items():
+            key = "path" if source.path else "hub"
+            leak = other[1] != path[1] and "train" in (other[1], path[1])
+            and_more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+            first = shown(Path(places[0]), Path.cwd()) if source.path else places[0]
+            why = "a leak: these rows would be trained on" if leak else "read each file once"
+            yield (*path, key), f"{dotted(other)} reads {first}{and_more} too; {why}"
+
+
+def _places_of(source: Source) -> list[str]:
+    if source.hub is not None:
+        return [f"{source.hub}/{source.split or 'train'}"]
+    if source.path is None:
+        return []
+    try:
+        return [str(file.resolve()) for file in files_of(source.path)]
+    except (DataError, ValueError, OSError):  # nothing there: reading the rows will say so
+        return [source.path]
+
+
+def warnings(recipe: Recipe) -> Iterator[tuple[Path_, str]]:
+    """What is allowed and worth a second look: a learning rate outside the usual range of the adapter."""
+    pace, usual = recipe.train.peak_rate(), recipe.adapter.learning_rates
+    if pace is not None and usual is not None and not usual[0] <= pace[0] <= usual[1]:
+        yield ("train", "learning_rate"), rate_in_words(recipe.adapter, *pace)
+
+
+def rate_in_words(adapter: Adapter, rate: float, batch: int) -> str:
+    """How a learning rate lies to the usual ones of an adapter, and what scale and batch make of it.
+
+    A rate grows about with the square root of the batch (for Adam: Malladi et al. 2022, arXiv:2205.10287).
+
+    Args:
+        batch: rows of an optimizer step.
+    """
+    if adapter.learning_rates is None:
+        return f"nothing is known of the usual learning rates of '{adapter.used_as}'"
+    low, high = adapter.learning_rates
+    where = "below" if rate < low else "above" if rate > high else "within"
+    words = [f"{rate_shown(rate)} is {where} the usual {rate_shown(low)} to {rate_shown(high)} of '{adapter.used_as}'"]
+    scale, why = adapter.update_scale()
+    if not math.isclose(scale, 1):
+        words.append(f"{why}: the weights move as with a rate of {rate_shown(rate * scale)}")
+    grows = math.sqrt(batch / USUAL_BATCH)
+    if not 0.6 < grows < 1.6:
+        words.append(
+            f"a step has {batch} row{'s' if batch > 1 else ''}: rates grow about with the square root of the batch, so "
+            f"those of the usual {USUAL_BATCH} rows become {rate_shown(low * grows)} to {rate_shown(high * grows)}"
+        )
+    return "; ".join(words)
+
+
+def rate_shown(rate: float) -> str:
+    """A learning rate to two places, as people write it: 2e-4."""
+    mantissa, _, exponent = f"{rate:.1e}".partition("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"

@@ -1,0 +1,120 @@
+"""pydantic's errors in our words: `file:line:column: path: what; did you mean …`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from ftp.errors import did_you_mean
+from ftp.options import PLAIN_NAME
+from ftp.plugins import Plugins
+from ftp.recipe.yaml_source import Document, Path_, dotted, shown_value
+
+_MUST_BE = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "finite_number": "a finite number",
+    "string_too_short": "a word at least",
+    "too_short": "a list of at least one entry",
+    "list_type": "a list (lines that begin with `- `)",
+    "dict_type": "a block of keys",
+    "model_type": "a block of keys",
+    "model_attributes_type": "a block of keys",
+}
+
+
+def explain(error: ValidationError, model: type[BaseModel], document: Document, plugins: Plugins) -> Iterator[str]:
+    """pydantic's errors in our words: `file:line:column: path: what; did you mean …`."""
+    found: dict[Path_, list[ErrorDetails]] = {}
+    for detail in error.errors(include_url=False):
+        found.setdefault(_without_tags(detail["loc"], document.data, detail["type"]), []).append(detail)
+    for path, details in found.items():
+        if any(len(other) > len(path) and other[: len(path)] == path for other in found):
+            continue  # where several types are allowed, the one that was meant tells more
+        yield f"{document.place(path)}: {dotted(path)}: {_what(path, details, model, plugins)}"
+
+
+def _what(path: Path_, details: Sequence[ErrorDetails], model: type[BaseModel], plugins: Plugins) -> str:
+    """What is wrong with one value; several details when it may be of several types."""
+    detail = details[0]
+    kind, given = detail["type"], detail["input"]
+    models = _models_at(model, detail["loc"][:-1])
+    broken = "".join(f" (plugin {p.name} is not in use: {p.error})" for p in plugins.plugins if p.error)
+    if kind == "extra_forbidden":
+        return f"unknown key{did_you_mean(str(path[-1]), {name for of in models for name in of.model_fields})}"
+    if path[-1:] == ("use",):
+        if kind.startswith("union_tag"):
+            models, given = _models_at(model, detail["loc"]), given.get("use")
+        tags = sorted({tag for of in models for tag in _tags(of)})
+        if kind in ("missing", "union_tag_not_found"):
+            return f"is missing; one of {', '.join(tags)}" if tags else "is missing"
+        return f"nothing called {shown_value(given)} is installed{did_you_mean(str(given), tags)}{broken}"
+    if kind == "missing":
+        return "is missing"
+    if kind == "nothing_installed":
+        return f"{detail['msg']}{broken}"
+    wanted = list(dict.fromkeys(filter(None, map(_must_be, details))))
+    if not wanted:
+        said = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+        return f"{said}; got {shown_value(given)}"
+    words = [w.strip("' ") for d in details for w in re.split(r",| or ", str(d.get("ctx", {}).get("expected", "")))]
+    near = did_you_mean(given, words) if isinstance(given, str) else ""
+    return f"must be {' or '.join(wanted)}, not {shown_value(given)}{near if 'did you mean' in near else ''}"
+
+
+def _must_be(detail: ErrorDetails) -> str | None:
+    """What a value must be; None where pydantic or a plugin says it in a sentence of its own."""
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "literal_error":
+        return str(context["expected"])
+    if kind == "string_pattern_mismatch":
+        if context["pattern"] == PLAIN_NAME:
+            return "letters, digits and . _ - with a letter or digit first"
+        return f"text that fits {context['pattern']}"
+    if kind in _MUST_BE:
+        return _MUST_BE[kind]
+    start = "Input should be "
+    return detail["msg"].removeprefix(start) if detail["msg"].startswith(start) else None
+
+
+def _without_tags(loc: Sequence[str | int], data: Any, kind: str) -> Path_:
+    """pydantic puts the name of the union's member into `loc`; drop what is not in the document."""
+    path: list[str | int] = []
+    for part in loc:
+        if part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int):
+            data = data[part]
+            path.append(part)
+    if kind == "missing":
+        path.append(loc[-1])
+    return (*path, "use") if kind.startswith("union_tag") else tuple(path)
+
+
+def _models_in(annotation: Any) -> set[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {annotation}
+    return {model for argument in get_args(annotation) for model in _models_in(argument)}
+
+
+def _tags(model: type[BaseModel]) -> tuple[str, ...]:
+    use = model.model_fields.get("use")
+    return get_args(use.annotation) if use else ()
+
+
+def _models_at(model: type[BaseModel], loc: Sequence[str | int]) -> set[type[BaseModel]]:
+    """The models that a value at `loc` could be of."""
+    models: set[type[BaseModel]] = {model}
+    for part in loc:
+        tagged = {of for of in models if part in _tags(of)}
+        fields = {of for of in models if isinstance(part, str) and part in of.model_fields}
+        if tagged:
+            models = tagged
+        elif fields:
+            models = {inner for of in fields for inner in _models_in(of.model_fields[str(part)].annotation)}
+    return models

@@ -1,0 +1,120 @@
+"""The recipe as Python objects: its blocks, each with its options and their defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, PrivateAttr
+from pydantic_core import to_jsonable_python
+
+from ftp.components import Adapter, Component, Curator, Evaluator, Formatter, Loader, Reporter, Trainer, Watcher
+from ftp.options import PLAIN_NAME, AnswerOptions, FilePath, Options
+from ftp.recipe.yaml_source import Path_
+
+
+class Source(Options):
+    """Where rows come from: files, or a data set on the hub."""
+
+    path: FilePath | None = None
+    """A file, a directory or a glob of .jsonl, .json, .csv, .tsv or .parquet files (also .gz)."""
+    hub: str | None = None
+    """The id of a data set on the Hugging Face hub."""
+    split: str | None = None
+    """Which split of the hub data set. Default: `train`."""
+    revision: str | None = None
+    """Which commit, tag or branch of the hub data set."""
+    name: Annotated[str, Field(pattern=PLAIN_NAME)] | None = None
+    """What curators call this source. Default: its path or hub id as the recipe gives it."""
+    format: Formatter
+    """How a row becomes an example."""
+    role: Literal["domain", "replay"] = "domain"
+    """`replay` is general data mixed in against forgetting."""
+    group: str | None = None
+    """Column whose equal values belong together, such as a patient or a document: never on both sides of a split."""
+    on_bad_row: Literal["stop", "drop"] = "stop"
+    """What to do with a row that can't be used: stop and name it, or drop it into the ledger."""
+
+
+class Data(Options):
+    """The rows: to train on, to watch, and to evaluate on."""
+
+    train: list[Source] = Field(min_length=1)
+    """Sources to train on."""
+    validation: float | Source | None = None
+    """Rows to watch the loss on: a share carved out of the domain rows before the curators, or a source of its own.
+    Default: 10%, unless a curator such as `split` carves them."""
+    evals: dict[str, Source] = Field(default_factory=dict)
+    """Named eval sets, never trained on."""
+    curate: list[Curator] = Field(default_factory=list)
+    """Curators, in this order. With eval sets, `decontaminate` is put first when it is not among them."""
+
+
+class Recipe(Options):
+    """One fine-tuning run, from model and data to evidence."""
+
+    name: str = Field(pattern=PLAIN_NAME)
+    """Names the run's directory: letters, digits, dots, underscores and dashes."""
+    seed: int = Field(default=42, ge=0, lt=2**32)
+    """For the split, the adapter's first weights, dropout and the order of training."""
+    model: Loader
+    """The base model."""
+    adapter: Adapter
+    """Which weights train."""
+    data: Data
+    """What to learn from."""
+    train: Trainer
+    """How to train."""
+    watch: list[Watcher] | None = None
+    """Watchers of the training. Default: every installed one that is on by default."""
+    answers: AnswerOptions = AnswerOptions()
+    """How answers are generated for the evaluators."""
+    evaluate: list[Evaluator] = Field(default_factory=list)
+    """Evaluators, each run on every eval set."""
+    report: list[Reporter] = Field(default_factory=list)
+    """Reporters. Default: every report that needs no options."""
+
+    _findings: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What formatters that choose by the data found, a sentence for each source."""
+        return self._findings
+
+    def resolved(self) -> dict[str, Any]:
+        """The recipe with every default written out, ready for YAML. Read again, it is the same recipe."""
+        unread = () if reads_answers(self) else ("answers",)  # given though nothing reads it, it would be an error
+        return {name: _dump(getattr(self, name)) for name in type(self).model_fields if name not in unread}
+
+
+def reads_answers(recipe: Recipe) -> bool:
+    return any(evaluator.reads_answers for evaluator in recipe.evaluate)
+
+
+def _dump(value: Any) -> Any:
+    if isinstance(value, Component):
+        return {"use": value.used_as, **{name: _dump(getattr(value, name)) for name in type(value).model_fields}}
+    if isinstance(value, BaseModel):
+        return {name: _dump(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        return {key: _dump(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(map(_dump, value), key=repr)  # in an order that is the same in every process
+    if isinstance(value, list | tuple):
+        return [_dump(item) for item in value]
+    return to_jsonable_python(value)
+
+
+def components_of(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Component]]:
+    """Every component of a recipe with its path."""
+    if isinstance(value, Component):
+        yield path, value
+    if isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from components_of(getattr(value, name), (*path, name))
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from components_of(item, (*path, name))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from components_of(item, (*path, index))

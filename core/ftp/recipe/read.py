@@ -1,0 +1,161 @@
+"""The recipe: YAML to validated components, every mistake at once with its place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import (
+    ValidationError,
+)
+
+from ftp.components import (
+    Curator,
+    Evaluator,
+    Formatter,
+    Watcher,
+    kind_of,
+)
+from ftp.data.files import files_of, rows_of
+from ftp.errors import DataError, RecipeError
+from ftp.plugins import Plugin, Plugins, missing_packages
+from ftp.recipe.checks import cross_check
+from ftp.recipe.explain import explain
+from ftp.recipe.model import Recipe, Source, components_of
+from ftp.recipe.slots import _rebuild, recipe_model
+from ftp.recipe.yaml_source import Path_, dotted, override, parse
+
+VALIDATION = 0.1
+"""Share of the domain rows to watch the loss on, where a recipe says nothing of it."""
+LOOKED_AT = 200
+"""Rows of a source that a formatter which chooses by the data is shown."""
+
+
+# --- the model of a recipe, made from what is installed -------------------------------------------------------------
+
+
+# --- reading a recipe ------------------------------------------------------------------------------------------------
+
+
+def read(file: Path, plugins: Plugins, settings: Sequence[str] = ()) -> Recipe:
+    """Read, override, validate and cross-check a recipe.
+
+    Raises:
+        RecipeError: with every problem found, each with its place.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start].decode("utf-8")
+        where = f"{file}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
+        what = f"not UTF-8: byte 0x{error.object[error.start]:02x}; save it as UTF-8"
+        raise RecipeError([f"{where}: {what}"]) from None
+    except OSError as error:
+        raise RecipeError([f"{file}: {error.strerror or error}"]) from None
+    document = parse(text, str(file))
+    if not document.places:
+        raise RecipeError([f"{file}:1:1: the recipe is empty; `ftp init` writes one to start from"])
+    if not isinstance(document.data, dict):
+        raise RecipeError([f"{file}:1:1: a recipe is a block of keys such as `name:` and `model:`"])
+    for setting in settings:
+        override(document, setting)
+    model = recipe_model(plugins)
+    try:
+        # JSON mode is strict about types ("3" is no number, true is no integer) and lenient about containers.
+        checked = model.model_validate_json(
+            json.dumps(document.data), strict=True, context={"directory": str(file.absolute().parent)}
+        )
+    except ValidationError as error:
+        raise RecipeError(document.problems + list(explain(error, model, document, plugins))) from None
+    recipe, problems = _with_formats(_rebuild(Recipe)(checked), plugins)
+    problems += cross_check(recipe, plugins)
+    recipe, more = _with_defaults(recipe, plugins)
+    found = [f"{document.place(path)}: {dotted(path)}: {what}" for path, what in problems + more]
+    if document.problems or found:
+        raise RecipeError(document.problems + found)
+    return recipe
+
+
+def _with_formats(recipe: Recipe, plugins: Plugins) -> tuple[Recipe, list[tuple[Path_, str]]]:
+    """Have formatters that choose by the data look at the first rows, so that the recipe holds what they chose."""
+    names = {offer.component: name for name, offer in plugins.offers("formatters").items()}
+    problems: list[tuple[Path_, str]] = []
+    findings: list[str] = []
+
+    def settled(path: Path_, source: Source) -> Source:
+        if type(source.format).settle is Formatter.settle:
+            return source
+        if source.path is None:
+            problems.append(((*path, "format"), "can't look at a hub data set before the run; name its format"))
+            return source
+        try:
+            rows = (row.values for file in files_of(source.path) for row in rows_of(file) if row.values is not None)
+            chosen, evidence = source.format.settle(list(islice(rows, LOOKED_AT)))
+        except DataError as error:
+            problems.append(((*path, "format"), str(error)))
+            return source
+        chosen._used_as = names[type(chosen)]
+        findings.append(f"{dotted(path)}: {evidence}")
+        return source.model_copy(update={"format": chosen})
+
+    data = recipe.data
+    validation = data.validation
+    if isinstance(validation, Source):
+        validation = settled(("data", "validation"), validation)
+    sources = {
+        "train": [settled(("data", "train", at), source) for at, source in enumerate(data.train)],
+        "validation": validation,
+        "evals": {name: settled(("data", "evals", name), source) for name, source in data.evals.items()},
+    }
+    if findings:
+        # Only then: a copy counts what it is given as set by the recipe.
+        recipe = recipe.model_copy(update={"data": data.model_copy(update=sources)})
+        recipe._findings = tuple(findings)
+    return recipe, problems
+
+
+def _with_defaults(recipe: Recipe, plugins: Plugins) -> tuple[Recipe, list[tuple[Path_, str]]]:
+    """Write out what depends on several blocks and on what is installed: the share for validation, the curators that
+    guard eval sets, the watchers."""
+    data = recipe.data
+    update: dict[str, Any] = {}
+    if data.validation is None and not any(curator.splits for curator in data.curate):
+        update["validation"] = VALIDATION
+    guards: list[Curator] = []
+    problems: list[tuple[Path_, str]] = []
+    brought = any(e.on_its_own and type(e).own_evals is not Evaluator.own_evals for e in recipe.evaluate)
+    guarded = bool(data.evals) or brought
+    for name, offer in plugins.offers("curators").items():
+        guard = offer.component
+        assert issubclass(guard, Curator)
+        if guard.guards_evals and guarded and not any(isinstance(curator, guard) for curator in data.curate):
+            place = ("data", "evals") if data.evals else ("evaluate",)
+            problems += [(place, missing) for missing in missing_packages(offer)]
+            guards.append(guard())
+            guards[-1]._used_as = name
+    if guards:
+        update["curate"] = [*guards, *data.curate]
+    changed: dict[str, Any] = {"data": data.model_copy(update=update)} if update else {}
+    if recipe.watch is None:
+        changed["watch"] = _default_watchers(plugins)
+    return (recipe.model_copy(update=changed) if changed else recipe), problems
+
+
+def _default_watchers(plugins: Plugins) -> list[Watcher]:
+    watchers = []
+    for name, offer in plugins.offers("watchers").items():
+        watcher = offer.component
+        assert issubclass(watcher, Watcher)
+        if watcher.by_default:
+            watchers.append(watcher())
+            watchers[-1]._used_as = name
+    return watchers
+
+
+def plugins_of(recipe: Recipe, plugins: Plugins) -> list[Plugin]:
+    """The plugins whose components the recipe uses."""
+    used = {plugins.offers(kind_of(component))[component.used_as].plugin.name for _, component in components_of(recipe)}
+    return [plugin for plugin in plugins.plugins if plugin.name in used]

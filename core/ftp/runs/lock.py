@@ -1,0 +1,214 @@
+"""What a run was made from: its lock, and whether another run was made from the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ftp.recipe.model import Source
+from ftp.recipe.yaml_source import Path_, dotted, shown_value
+from ftp.errors import RunError
+from ftp.plugins import Plugins
+from ftp.recipe.model import Recipe
+from ftp.recipe.read import plugins_of
+from ftp.data.files import files_of
+from ftp.runs.directory import RunDirectory, runs_below
+from ftp.files import digest, file_digest, finite
+from ftp.types import LoadedModel
+
+PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes", "gguf", "openai")
+INPUTS = ("recipe", "data", "packages", "plugins")
+"""The parts of a lock that results depend on; another machine only rounds differently."""
+
+
+def fingerprints(recipe: Recipe, plugins: Plugins) -> dict[str, Any]:
+    """What the result depends on: the resolved recipe, the bytes of the data, packages, plugins, hardware."""
+    sources = [*recipe.data.train, *recipe.data.evals.values()]
+    if isinstance(recipe.data.validation, Source):
+        sources.append(recipe.data.validation)
+    files = {file for source in sources if source.path for file in files_of(source.path)}
+    files |= {file for evaluator in recipe.evaluate for file in evaluator.files()}
+    installed = {}
+    for package in PACKAGES:
+        try:
+            installed[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "recipe": recipe.resolved(),
+        "data": {str(file): file_digest(file) for file in sorted(files)},
+        "packages": installed,
+        "plugins": {plugin.name: plugin.version for plugin in plugins_of(recipe, plugins)},
+        "hardware": {"machine": platform.machine(), "system": platform.platform(), "python": platform.python_version()},
+    }
+
+
+def equal_run(
+    root: Path, name: str, lock: Mapping[str, Any], note: Callable[[str], None] = lambda text: None
+) -> RunDirectory | None:
+    """The newest run that was made from the same things, from its beginning to its end.
+
+    Args:
+        note: told of every run that is passed over because its lock can't be read.
+    """
+    for directory, recorded in _readable(root, name, note):
+        if not recorded.get("anyway") and inputs_of(recorded) == inputs_of(lock):
+            return directory
+    return None
+
+
+def _readable(
+    root: Path, name: str, note: Callable[[str], None] = lambda text: None
+) -> Iterator[tuple[RunDirectory, dict[str, Any]]]:
+    """The runs of this name with their locks, newest first, but for those whose lock can't be read."""
+    for directory in reversed(runs_below(root, name)):
+        try:
+            recorded = directory.read_json("run.lock.json")
+            if not isinstance(recorded, dict) or not recorded.keys() >= set(INPUTS):
+                raise RunError(f"{directory.path / 'run.lock.json'}: not the lock of a run")
+        except RunError as error:
+            note(f"An old run is passed over: {error}")
+        else:
+            yield directory, recorded
+
+
+def note_origin(directory: RunDirectory, file: Path, plugins: Plugins) -> None:
+    """Write down what the command line said and the recipe doesn't: where it is, and plugins given or kept out."""
+    files = [plugin.name.removeprefix("file:") for plugin in plugins.plugins if plugin.name.startswith("file:")]
+    without = [plugin.name for plugin in plugins.plugins if plugin.disabled]
+    directory.write_json("origin.json", {"recipe": str(file.absolute()), "plugins": files, "without": without})
+
+
+def origin_of(directory: RunDirectory) -> dict[str, Any]:
+    """What `note_origin` wrote.
+
+    Raises:
+        RunError: it is not a run directory.
+    """
+    origin, lock = directory.read_json("origin.json"), directory.read_json("run.lock.json")
+    if lock is None:
+        instead = f"; `ftp run {directory.path}` goes on with its run" if directory.path.is_file() else ""
+        raise RunError(f"{directory.path}: not a run directory{instead}")
+    return origin or {"recipe": str(directory.path / "recipe.yaml"), "plugins": [], "without": []}
+
+
+def unfinished_run(root: Path, name: str, note: Callable[[str], None] = lambda text: None) -> RunDirectory | None:
+    """The newest run of this name that has not come to its end and that no process is at work on.
+
+    Args:
+        note: told of every run that is passed over because its stages can't be read.
+    """
+    for directory, _ in _readable(root, name):
+        try:
+            if "report" not in directory.stages() and not _is_held(directory):
+                return directory
+        except RunError as error:
+            note(f"An old run is passed over: {error}")
+    return None
+
+
+def _is_held(directory: RunDirectory) -> bool:
+    try:
+        with directory.lock():
+            return False
+    except RunError:
+        return True
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What two locks differ in, a line for each recipe key, file, package and plugin."""
+    now = json.loads(json.dumps(finite(now), default=str))  # as the other was written and read
+    found = [f"recipe: {what}" for what in _differences(before.get("recipe", {}), now["recipe"])]
+    old, new = before.get("data", {}), now["data"]
+    for file in sorted({*old, *new}):
+        if old.get(file) != new.get(file):
+            what = "new" if file not in old else "no longer read" if file not in new else "its content has changed"
+            found.append(f"data: {file}: {what}")
+    for kind in ("packages", "plugins"):
+        found += [f"{kind}: {what}" for what in _differences(before.get(kind, {}), now[kind])]
+    return found
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """`train.epochs: 3 -> 5` for each value that differs between two nested blocks."""
+    before, after = dict(_leaves(old, ())), dict(_leaves(new, ()))
+    for path in (*before, *(path for path in after if path not in before)):
+        if path not in before or path not in after or before[path] != after[path]:
+            values = (shown_value(side[path]) if path in side else "(none)" for side in (before, after))
+            yield f"{dotted(path)}: {' -> '.join(values)}"
+
+
+def _leaves(value: Any, path: Path_) -> Iterator[tuple[Path_, Any]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    if path and (not items or not value):
+        yield path, value
+    for key, item in items:
+        yield from _leaves(item, (*path, key))
+
+
+def accept(directory: RunDirectory, lock: Mapping[str, Any], found: Sequence[str]) -> None:
+    """Have a run go on with what has changed, and record that in its lock; the finished stages stay finished."""
+    recorded = directory.read_json("run.lock.json")
+    _record(directory, {**recorded, **lock, "hardware": recorded["hardware"]}, found)
+    inputs = inputs_of(directory.read_json("run.lock.json"))
+    stages = {name: {**record, "inputs": inputs} for name, record in directory.stages().items()}
+    directory.write_json("stages.json", stages)
+
+
+def _record(directory: RunDirectory, lock: Mapping[str, Any], found: Sequence[str]) -> None:
+    entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "changes": list(found)}
+    directory.write_json("run.lock.json", {**lock, "anyway": [*lock.get("anyway", []), entry]})
+
+
+def inputs_of(lock: Mapping[str, Any]) -> dict[str, str]:
+    """What the stages of a run are done on: a digest of each part of its lock that results depend on."""
+    return {key: digest(lock[key]) for key in INPUTS}
+
+
+def note_model(directory: RunDirectory, loaded: LoadedModel, *, anyway: bool = False) -> list[str]:
+    """Add to the lock what only the loaded model can tell, and return what of it has changed since the run began.
+
+    Args:
+        anyway: go on with another model all the same, and record it.
+
+    Raises:
+        RunError: the run began with another model.
+    """
+    lock = directory.read_json("run.lock.json")
+    now = {
+        "name": loaded.name,
+        "fingerprint": loaded.fingerprint,
+        "dtype": loaded.request.dtype,
+        "quantization": loaded.request.quantization and dataclasses.asdict(loaded.request.quantization),
+        "device": str(loaded.model.device),
+        "tokenizer": digest(loaded.tokenizer.backend_tokenizer.to_str()),
+        "chat_template": digest(loaded.tokenizer.chat_template),
+    }
+    before = lock.get("model")
+    if before is None or before == now:
+        directory.write_json("run.lock.json", {**lock, "model": now})
+        return []
+    found = [f"model: {what}" for what in _differences(before, now)]
+    if not anyway:
+        raise changed(directory, found)
+    _record(directory, {**lock, "model": now}, found)
+    return found
+
+
+def changed(directory: RunDirectory, found: Sequence[str]) -> RunError:
+    """The refusal to go on with a run that was made from something else."""
+    return RunError(
+        "\n".join(
+            (
+                f"{directory.path}: what this run is made from has changed since it began:",
+                *(f"  {what}" for what in found),
+                f"`ftp run` with --new begins anew; `ftp resume {directory.path} --anyway` goes on and records it.",
+            )
+        )
+    )

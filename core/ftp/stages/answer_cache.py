@@ -1,0 +1,96 @@
+"""Answers that were given before: the same model is never asked the same questions twice, also across runs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from ftp.files import digest, file_digest, user_cache
+from ftp.options import AnswerOptions
+from ftp.runs.answers import read_answers
+from ftp.types import Answer, Example, LoadedModel, TokenLoss
+
+LAYOUT = 1
+"""Part of the key; raised when what is kept, or how answers and losses are made, changes."""
+UNUSED_DAYS = 30
+
+
+def key(
+    loaded: LoadedModel,
+    trained: Path | None,
+    examples: Sequence[Example],
+    options: AnswerOptions | None,
+    open_end: bool = False,
+) -> str | None:
+    """SHA-256 over everything that answers and losses follow from; None for a model without a fingerprint.
+
+    Args:
+        trained: the directory of the trained weights that are in the model; None for the base model.
+        options: how answers are generated; None for losses alone.
+        open_end: whether the end of running text is left out of its loss.
+    """
+    if len(loaded.fingerprint.removeprefix("commit ")) < 40:
+        return None
+    model, tokenizer = loaded.model, loaded.tokenizer
+    found = hashlib.sha256(
+        digest(
+            [
+                *(LAYOUT, version("torch"), version("transformers"), loaded.fingerprint, weights_digest(trained)),
+                *(str(model.dtype), model.device.type, getattr(model.config, "_attn_implementation", "")),
+                *(loaded.request.quantization, loaded.new_tokens, model.generation_config.eos_token_id),
+                *(tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.special_tokens_map),
+                *(options and options.model_dump(), open_end),
+            ]
+        ).encode()
+    )
+    for example in examples:
+        content = [[dataclasses.astuple(message) for message in example.messages], example.text, example.tools]
+        found.update(json.dumps(content).encode())
+    return found.hexdigest()
+
+
+def weights_digest(directory: Path | None) -> str:
+    """SHA-256 over a model directory's weights and configuration; empty for none."""
+    if directory is None:
+        return ""
+    files = sorted(file for file in directory.rglob("*") if file.suffix in (".safetensors", ".json"))
+    return digest([(str(file.relative_to(directory)), file_digest(file)) for file in files])
+
+
+def recall(key: str | None) -> tuple[list[Answer], list[TokenLoss]] | None:
+    """What was kept under a key, or None."""
+    file = _file(key) if key else None
+    if file is None or not file.is_file():
+        return None
+    os.utime(file)
+    return read_answers(file)
+
+
+def keep(key: str | None, written: Path) -> None:
+    """Keep the answers that `ftp.runs.answers.write_answers` wrote to a file."""
+    if key is None:
+        return
+    file = _file(key)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for old in file.parent.glob("*.parquet"):
+        with contextlib.suppress(FileNotFoundError):  # another run may be at it
+            if time.time() - old.stat().st_mtime > UNUSED_DAYS * 86400:
+                old.unlink()
+    aside = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        shutil.copyfile(written, aside)
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _file(key: str) -> Path:
+    return user_cache("answers") / f"{key}.parquet"

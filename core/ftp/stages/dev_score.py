@@ -1,0 +1,63 @@
+"""What an evaluator makes of a model in training: the score by which the best state can be chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import islice
+
+from ftp.components import Evaluator
+from ftp.errors import ModelError
+from ftp.lm.rendering import encode, stop_ids
+from ftp.options import AnswerOptions
+from ftp.types import Answer, EvalView, Example, LoadedModel, TokenLoss
+
+
+class DevScore:
+    """`score(metric, rows)` for `ftp.TrainingJob`.
+
+    The first call is made before the first step, so what it hears are the base model's answers: an evaluator that
+    compares two models gets them as the base's.
+    """
+
+    def __init__(
+        self,
+        evaluators: Sequence[Evaluator],
+        options: AnswerOptions,
+        loaded: LoadedModel,
+        validation: Sequence[Example],
+    ) -> None:
+        # One on its own has data of its own; another of the same name may score validation rows.
+        self.evaluators = {e.used_as: e for e in evaluators if not e.on_its_own}
+        self.options, self.loaded = options, loaded
+        self.validation = validation
+        self.base: tuple[list[Answer], list[TokenLoss]] | None = None
+
+    @cached_property
+    def stops(self) -> tuple[int, ...]:
+        return stop_ids(self.loaded.tokenizer, self.loaded.model.generation_config.eos_token_id)
+
+    def __call__(self, metric: str, rows: int) -> float:
+        """Score the model as it is now on its answers to so many validation rows. Higher is better.
+
+        Raises:
+            ModelError: the evaluator has no such metric.
+        """
+        from ftp.lm.torch_generate import generate
+        from ftp.lm.torch_losses import token_losses
+
+        name, _, wanted = metric.partition(".")
+        examples = list(islice(self.validation, rows))
+        now = (
+            generate(self.loaded, examples, self.options) if self.evaluators[name].reads_answers else [],
+            token_losses(self.loaded, encode(self.loaded.tokenizer, examples, self.stops)),
+        )
+        self.base = self.base or now
+        evaluation = self.evaluators[name].evaluate(
+            EvalView("validation", examples, self.base[0], now[0], self.base[1], now[1])
+        )
+        found = {m.name: m for m in evaluation.metrics}
+        if wanted and wanted not in found:
+            raise ModelError(f"train.best_by: '{name}' gives no metric '{wanted}'; it gives {', '.join(found)}")
+        chosen = found[wanted] if wanted else evaluation.metrics[0]
+        return chosen.tuned if chosen.higher_is_better else -chosen.tuned

@@ -1,0 +1,212 @@
+"""What both models make of the eval sets, and what the evaluators make of that."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ftp.components import Evaluator
+from ftp.data.examples import Corpus, Examples
+from ftp.lm.rendering import Tokens, stop_ids
+from ftp.lm.tokens import tokenise
+from ftp.options import AnswerOptions
+from ftp.runs.answers import write_answers
+from ftp.runs.directory import RunDirectory
+from ftp.runs.finished import answers_file, view_of
+from ftp.stages import answer_cache
+from ftp.stages.own_evals import together
+from ftp.stats.paired import holm, on_subsets
+from ftp.types import Answer, Evaluation, EvalView, Example, LoadedModel, LoadedTokenizer, Metric
+
+LEAKS = ("leak", "paraphrase")
+"""Findings of the ledger that say that a row is an eval row, in whole, in part or in other words."""
+
+
+@dataclass(frozen=True)
+class Evaluating:
+    """The evaluators of a recipe at work in a run directory."""
+
+    evaluators: Sequence[Evaluator]
+    options: AnswerOptions
+    directory: RunDirectory
+    stage: Callable[[str, int | None], Callable[[int], None]]
+    """Called with the title of a stage and its units; what it returns, with the units done."""
+
+    @cached_property
+    def own_evals(self) -> dict[str, Sequence[Example]]:
+        """The eval sets that evaluators bring; see `own_evals`."""
+        return together(self._own)
+
+    @cached_property
+    def _own(self) -> list[tuple[Evaluator, Mapping[str, Sequence[Example]]]]:
+        return [(evaluator, evaluator.own_evals()) for evaluator in self.evaluators]
+
+    def sets_of(self, evaluator: Evaluator, evals: Mapping[str, Examples]) -> list[str]:
+        """The eval sets that an evaluator is evaluated on."""
+        if evaluator.on_its_own:
+            return next(list(sets) for other, sets in self._own if other is evaluator)
+        return [name for name in evals if name not in self.own_evals]
+
+    def check(self, evals: Mapping[str, Examples]) -> None:
+        """Have every evaluator look at its eval sets before a model is loaded.
+
+        Raises:
+            DataError: one of them can't be scored.
+        """
+        for evaluator in self.evaluators:
+            for name in self.sets_of(evaluator, evals):
+                evaluator.check(evals[name])
+
+    def ask(self, who: str, loaded: LoadedModel, trained: Path | None, evals: Mapping[str, Examples]) -> None:
+        """What a model says to every eval set, how well it predicts the references, what is measured on it: on disk.
+
+        Args:
+            who: `base` or `tuned`.
+            trained: the directory of the trained weights that are in the model.
+        """
+        for name, examples in evals.items():
+            scorers = [evaluator for evaluator in self.evaluators if name in self.sets_of(evaluator, evals)]
+            options = self.options if any(evaluator.reads_answers for evaluator in scorers) else None
+            self._ask(who, loaded, trained, name, examples, options)
+        for number, evaluator in enumerate(self.evaluators):
+            if evaluator.measures:
+                self.stage(f"{evaluator.used_as} on the {who} model", None)
+                was_training = loaded.model.training
+                loaded.model.eval()
+                found = evaluator.measure(loaded)
+                loaded.model.train(was_training)
+                file = self._measured(who, number)
+                (self.directory.path / file).parent.mkdir(parents=True, exist_ok=True)
+                self.directory.write_json(file, found)
+
+    def _ask(
+        self,
+        who: str,
+        loaded: LoadedModel,
+        trained: Path | None,
+        name: str,
+        examples: Examples,
+        options: AnswerOptions | None,
+    ) -> None:
+        from ftp.lm.torch_generate import generate
+        from ftp.lm.torch_losses import token_losses
+
+        own = name in self.own_evals
+        file, key = answers_file(self.directory, who, name), answer_cache.key(loaded, trained, examples, options, own)
+        known = answer_cache.recall(key)
+        if known is not None:
+            self.stage(f"Answers of the {who} model to {name}, known from before", len(examples))(len(examples))
+            write_answers(file, examples, *known)
+            return
+        stops = stop_ids(loaded.tokenizer, loaded.model.generation_config.eos_token_id)
+        rows: Sequence[Tokens] = tokenise(LoadedTokenizer(loaded.tokenizer, stops), examples)
+        if own:
+            rows = [row if example.messages else _open(row) for row, example in zip(rows, examples, strict=True)]
+        advance = self.stage(f"Loss of the {who} model on {name}", len(rows))
+        losses = token_losses(loaded, rows, advance)
+        said: list[Answer] = []
+        if options is not None:
+            advance = self.stage(f"Answers of the {who} model to {name}", len(rows))
+            said = generate(loaded, examples, options, advance)
+        write_answers(file, examples, said, losses)
+        answer_cache.keep(key, file)
+
+    def _measured(self, who: str, number: int) -> str:
+        """The file with what an evaluator measured on a model."""
+        return f"answers/{who}.{number}-{self.evaluators[number].used_as}.json"
+
+    def evaluate(
+        self, corpus: Corpus, leaked: Collection[str], emit: Callable[..., Any] = lambda *event, **values: None
+    ) -> list[Evaluation]:
+        """Have every evaluator compare the two models on its eval sets, and write down what they find.
+
+        Args:
+            leaked: the ids of the eval rows that leaked, see `leaked_rows`.
+            emit: gets an event `score` for every metric.
+
+        Where an eval set has leaked rows, each metric is also given on the clean and on the leaked rows alone. The
+        p-values are adjusted for being several: all metrics of all evaluators, the subsets not counted (Holm).
+        """
+        found: list[Evaluation] = []
+        for number, evaluator in enumerate(self.evaluators):
+            for view in self._views(number, evaluator, corpus):
+                evaluation = evaluator.evaluate(view)
+                flags = [example.id in leaked for example in view.examples]
+                notes = (*evaluation.notes, *_unscored(evaluation), *_leaks(flags))
+                subsets = _subsets(evaluation.metrics, flags) if any(flags) else {}
+                found.append(
+                    dataclasses.replace(
+                        evaluation, evaluator=evaluator.used_as, evals=view.name, notes=notes, subsets=subsets
+                    )
+                )
+        adjusted = iter(holm([metric.p_value for evaluation in found for metric in evaluation.metrics]))
+        found = [
+            dataclasses.replace(
+                evaluation,
+                metrics=tuple(dataclasses.replace(m, p_adjusted=next(adjusted)) for m in evaluation.metrics),
+            )
+            for evaluation in found
+        ]
+        for evaluation in found:
+            for m in evaluation.metrics:
+                names = {"evaluator": evaluation.evaluator, "evals": evaluation.evals, "metric": m.name}
+                emit("score", **names, base=m.base, tuned=m.tuned)
+        self.directory.write_json("evaluation.json", [dataclasses.asdict(evaluation) for evaluation in found])
+        return found
+
+    def _views(self, number: int, evaluator: Evaluator, corpus: Corpus) -> list[EvalView]:
+        views = [view_of(self.directory, corpus, name) for name in self.sets_of(evaluator, corpus.evals)]
+        if not evaluator.measures:
+            return views
+        base, tuned = (self.directory.read_json(self._measured(who, number)) for who in ("base", "tuned"))
+        views = views or [EvalView(evaluator.used_as, [], [], [], [], [], directory=self.directory.path)]
+        return [dataclasses.replace(view, base_measured=base, tuned_measured=tuned) for view in views]
+
+
+def _open(row: Tokens) -> Tokens:
+    """Running text without the end-of-sequence token that was put behind it."""
+    return Tokens(row.input_ids[:-1], row.trained[:-1])
+
+
+def leaked_rows(findings: Sequence[Mapping[str, Any]], used: Callable[[str], bool]) -> set[str]:
+    """The ids of the eval rows that leaked: a row that was trained on, or watched, was found to be like them.
+
+    Args:
+        findings: the ledger's. Of a finding `leak` or `paraphrase`, `id` is the row and `other` the eval row; what a
+            judge denied or didn't confirm is called otherwise and doesn't count.
+        used: whether the row with this id is among the training or validation rows. One that was dropped for it is
+            not, so nothing leaks under decontaminate's `policy: drop`.
+    """
+    return {found["other"] for found in findings if found["what"] in LEAKS and used(found["id"])}
+
+
+def _leaks(flags: Sequence[bool]) -> list[str]:
+    if not any(flags):
+        return []
+    rows = "rows are" if sum(flags) > 1 else "row is"
+    return [f"leaks: {sum(flags)} of {len(flags)} {rows} much like a training row; the clean rows are given apart"]
+
+
+def _subsets(metrics: Sequence[Metric], flags: Sequence[bool]) -> dict[str, tuple[Metric, ...]]:
+    """The metrics that have scores, on the clean and on the leaked rows alone."""
+    parts = [on_subsets(metric, flags) for metric in metrics if metric.base_scores]
+    found = {name: tuple(part[name] for part in parts if name in part) for name in ("clean", "leaked")}
+    return {name: part for name, part in found.items() if part}
+
+
+def _unscored(evaluation: Evaluation) -> list[str]:
+    """How many examples have no score, metric by metric; not where the evaluator says so itself."""
+    if "unscored" in evaluation.panel:
+        return []
+    notes = []
+    for metric in evaluation.metrics:
+        pairs = list(zip(metric.base_scores, metric.tuned_scores, strict=True))
+        missing = sum(math.isnan(base) or math.isnan(tuned) for base, tuned in pairs)
+        if missing:
+            notes.append(f"{metric.name}: {missing} of {len(pairs)} examples have no score and are left out")
+    return notes

@@ -1,0 +1,48 @@
+"""The base model of a recipe in memory, and the adapter put on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ftp.components import Adapter, Loader
+from ftp.lm import allocator
+from ftp.recipe.model import Recipe
+from ftp.types import LoadedModel
+
+
+def load_base_model(loader: Loader, adapter: Adapter | None, note: Callable[[str], object]) -> LoadedModel:
+    """Load a base model as the adapter asks for it.
+
+    Args:
+        adapter: what will be put on it; None for the model as it is.
+        note: called with each sentence that the user should read.
+
+    Raises:
+        ModelError: the model can't be loaded, or not in the way that the adapter needs.
+    """
+    allocator.keep_large_blocks()
+    request = loader.describe()
+    loaded = loader.load(adapter.prepare(request) if adapter else request)
+    for text in loaded.notes:
+        note(text)
+    return loaded
+
+
+def apply_adapter(recipe: Recipe, loaded: LoadedModel, note: Callable[[str], object]) -> LoadedModel:
+    """Put the adapter of a recipe on a loaded model, its first weights drawn with the recipe's seed.
+
+    Args:
+        note: called with each sentence that the user should read beyond those of the load.
+    """
+    import transformers
+
+    transformers.set_seed(recipe.seed)
+    adapted = recipe.adapter.apply(loaded)
+    for text in adapted.notes[len(loaded.notes) :]:
+        note(text)
+    return adapted
+
+
+def give_memory_back() -> None:
+    """Return free memory to the system, between stages that need blocks of other sizes."""
+    allocator.give_back()

@@ -1,0 +1,31 @@
+"""Eval sets that evaluators bring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ftp.components import Evaluator
+from ftp.errors import RecipeError
+from ftp.types import Example
+
+
+def bring_evals(evaluators: Sequence[Evaluator]) -> dict[str, Sequence[Example]]:
+    """The eval sets that evaluators bring. Where two bring the same examples under one name, it is one set.
+
+    Raises:
+        RecipeError: two of them bring other examples under one name.
+        DataError: an evaluator can't read its data.
+    """
+    return together([(evaluator, evaluator.own_evals()) for evaluator in evaluators])
+
+
+def together(own: Sequence[tuple[Evaluator, Mapping[str, Sequence[Example]]]]) -> dict[str, Sequence[Example]]:
+    found: dict[str, Sequence[Example]] = {}
+    for evaluator, sets in own:
+        for name, examples in sets.items():
+            if list(found.setdefault(name, examples)) != list(examples):
+                what = (
+                    f"brings an eval set '{name}', and another evaluator brings one with other examples under that name"
+                )
+                raise RecipeError([f"evaluate: '{evaluator.used_as}' {what}; give both the same data, or take one out"])
+    return found

@@ -1,0 +1,229 @@
+"""Sources to rows, rows to examples, examples to the corpus of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ftp.components import Curator
+from ftp.data.examples import BATCH, Corpus, Examples, read_examples, write_examples
+from ftp.data.files import Row, files_of, rows_of
+from ftp.data.ledger import Ledger
+from ftp.data.split import carve
+from ftp.errors import DataError, RowError, did_you_mean
+from ftp.files import shown
+from ftp.lm.tokens import token_counter
+from ftp.recipe.model import Data, Recipe, Source
+from ftp.stages.own_evals import bring_evals
+from ftp.types import Example
+
+SHOWN_PROBLEMS = 20
+
+
+# --- examples -------------------------------------------------------------------------------------------------------
+
+
+def examples_of(source: Source) -> Iterator[tuple[Path | str, int, Example | str]]:
+    """Read a source: for each row its file or hub name, its line, and the example or what is wrong with it."""
+    name = source.path or f"{source.hub}/{source.split or 'train'}"
+    good, bad = 0, ""
+    for place, row in _rows_of_source(source):
+        found = _format(source, row)
+        if isinstance(found, Example):
+            good += 1
+        else:
+            bad = bad or f"; the first bad one is {place}:{row.line}: {found}"
+        yield place, row.line, found
+    if not good and (source.on_bad_row == "drop" or not bad):
+        raise DataError([f"{name}: no usable row{bad}"])
+
+
+def _rows_of_source(source: Source) -> Iterator[tuple[Path | str, Row]]:
+    if source.path is None:
+        for row in _hub_rows(source):
+            yield f"{source.hub}/{source.split or 'train'}", row
+    else:
+        for file in files_of(source.path):
+            for row in rows_of(file):
+                yield file, row
+
+
+def _hub_rows(source: Source) -> Iterator[Row]:
+    import datasets
+
+    try:
+        found = datasets.load_dataset(source.hub, split=source.split or "train", revision=source.revision)
+    except Exception as error:  # the library raises many kinds; the user needs the name and the reason
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError([f"{source.hub}: can't be loaded from the hub: {reason}"]) from None
+    for number, values in enumerate(found, 1):
+        yield Row(number, values)
+
+
+def _format(source: Source, row: Row) -> Example | str:
+    if row.values is None:
+        return row.problem
+    try:
+        example = source.format.format(row.values)
+    except RowError as error:
+        return str(error)
+    except Exception as error:  # a plugin's own code may raise anything; the row and the plugin are named
+        return f"the formatter '{source.format.used_as}' failed on this row: {type(error).__name__}: {error}"
+    if not isinstance(example, Example):
+        return f"the formatter '{source.format.used_as}' returned {type(example).__name__}, not an Example"
+    if source.group is not None:
+        if source.group not in row.values:
+            return f"'{source.group}': missing column{did_you_mean(source.group, map(str, row.values))}"
+        group = row.values[source.group]
+        if isinstance(group, bool) or not isinstance(group, str | int):
+            return f"'{source.group}': a group is named by text or a whole number"
+        example = replace(example, group=str(group))
+    if example.kind == "text":
+        return example if example.text.strip() else "empty text"
+    if example.messages[-1].role != "assistant":
+        return f"ends with the {example.messages[-1].role}'s turn; an answer by the assistant is needed"
+    # An answer may be a call without a word.
+    return example if example.reference.strip() or example.messages[-1].tool_calls else "empty answer"
+
+
+# --- the whole data stage -------------------------------------------------------------------------------------------
+
+
+def prepare_data(
+    recipe: Recipe,
+    place: Path,
+    home: Path,
+    progress: Callable[[int], None] = lambda rows: None,
+    own_evals: Mapping[str, Sequence[Example]] | None = None,
+) -> tuple[Corpus, Ledger]:
+    """Run the data stage of a recipe: read every source, carve out validation, run the curators, write the rows.
+
+    Args:
+        place: where `read_prepared` finds what is left: `train.arrow`, `validation.arrow`, `eval-NAME.arrow`.
+        home: the recipe's directory; the ids of rows name files relative to it.
+        progress: called with the number of rows read since its last call.
+        own_evals: the eval sets that evaluators bring; None to ask them.
+
+    Raises:
+        DataError: bad rows, each named by file and line, or nothing left to train on.
+    """
+    own = bring_evals(recipe.evaluate) if own_evals is None else own_evals
+    counter = token_counter(recipe.model)
+    corpus, ledger = build_corpus(recipe.data, place, home, recipe.seed, progress, counter, own)
+    write_examples(place / "train.arrow", corpus.train)
+    write_examples(place / "validation.arrow", corpus.validation)
+    for name, examples in corpus.evals.items():
+        write_examples(place / f"eval-{name}.arrow", examples)
+    return corpus, ledger
+
+
+def read_prepared(place: Path, evals: Iterable[str]) -> Corpus:
+    """Open the rows that `prepare_data` wrote, with the named eval sets."""
+    sets = {name: read_examples(place / f"eval-{name}.arrow") for name in evals}
+    return Corpus(read_examples(place / "train.arrow"), read_examples(place / "validation.arrow"), sets)
+
+
+def build_corpus(
+    data: Data,
+    directory: Path,
+    home: Path,
+    seed: int,
+    progress: Callable[[int], None] = lambda rows: None,
+    count_tokens: Callable[[Sequence[str]], list[int]] | None = None,
+    own_evals: Mapping[str, Sequence[Example]] | None = None,
+) -> tuple[Corpus, Ledger]:
+    """Read every source, carve out validation, run the curators. Without training sources the eval sets alone.
+
+    Args:
+        directory: where the examples are written.
+        home: the recipe's directory; the ids of rows name files relative to it.
+        progress: called with the number of rows read since its last call.
+        count_tokens: handed to the curators; see `Corpus`.
+        own_evals: the eval sets that evaluators bring; the id of a row is its source and its number there.
+
+    Raises:
+        DataError: bad rows, each named by file and line, or nothing left to train on.
+    """
+    ledger = Ledger()
+    problems: list[str] = []
+
+    def collect(sources: Iterable[Source], split: str) -> Iterator[Example]:
+        for source in sources:
+            try:
+                yield from collect_one(source, split)
+            except DataError as error:  # a file that can't be read at all; go on, to tell of all of them at once
+                problems.extend(error.problems)
+
+    def collect_one(source: Source, split: str) -> Iterator[Example]:
+        number = 0
+        names: dict[Path | str, str] = {}
+        origin = source.name or shown(Path(source.path) if source.path else str(source.hub), home)
+        for number, (place, line, found) in enumerate(examples_of(source), 1):
+            if number % BATCH == 0:
+                progress(BATCH)
+            name = names.get(place) or names.setdefault(place, shown(place, home))
+            if isinstance(found, Example):
+                id = ledger.add(name, line, split, source.role)
+                yield replace(found, id=id, source=name, role=source.role, origin=origin)
+            elif source.on_bad_row == "drop":
+                ledger.drop(ledger.add(name, line, split, source.role), by=source.format.used_as, reason=found)
+            else:
+                problems.append(f"{shown(place, Path.cwd())}:{line}: {found}")
+        progress(number % BATCH)
+
+    def gather(sources: Iterable[Source], split: str, file: str) -> Examples:
+        return write_examples(directory / file, collect(sources, split))
+
+    def brought(name: str, examples: Sequence[Example]) -> Iterator[Example]:
+        for number, example in enumerate(examples, 1):
+            source = shown(Path(example.source), home)
+            yield replace(example, id=ledger.add(source, number, f"eval:{name}", example.role), source=source)
+
+    rows = gather(data.train, "train", "rows.arrow")
+    watched = gather([data.validation], "validation", "watched.arrow") if isinstance(data.validation, Source) else None
+    evals = {name: gather([source], f"eval:{name}", f"eval-{name}.arrow") for name, source in data.evals.items()}
+    if problems:
+        raise DataError(summary(problems))
+    for name, examples in evals.items():
+        if not len(examples):
+            raise DataError([f"data.evals.{name}: has no usable row"])
+    for name, own in (own_evals or {}).items():
+        if name in data.evals:
+            raise DataError([f"data.evals.{name}: an evaluator brings an eval set of this name; call yours otherwise"])
+        evals[name] = write_examples(directory / f"eval-{name}.arrow", brought(name, own))
+
+    if watched is None:
+        assert not isinstance(data.validation, Source)
+        rows, watched = carve(rows, data.validation or 0, seed, ledger)
+    corpus = Corpus(rows, watched, evals, count_tokens)
+    ledger.step("reading")
+    for curator in data.curate:
+        corpus = curator.curate(corpus, ledger)
+        _check_told(curator, corpus, ledger)
+        ledger.step(curator.used_as)
+    if data.train and not len(corpus.train):
+        raise DataError(["data.train: no row is left to train on"])
+    return corpus, ledger
+
+
+def _check_told(curator: Curator, corpus: Corpus, ledger: Ledger) -> None:
+    """After a curator, the rows of the corpus are the ones that the ledger says are kept."""
+    for split, examples in (("train", corpus.train), ("validation", corpus.validation)):
+        if len(examples) == ledger.count_kept(split):
+            continue
+        ids, kept = set(examples.column("id")), ledger.kept(split)
+        for rows, what in ((kept - ids, "took {} out of"), (ids - kept, "left {} that it told the ledger are out of")):
+            if rows:
+                told = f"{what.format(f'{len(rows)} rows')} {split} and told the ledger nothing, {min(rows)} among them"
+                raise DataError([f"{curator.used_as}: {told}"])
+
+
+def summary(problems: Sequence[str]) -> list[str]:
+    """The first bad rows, how many more there are, and what to do."""
+    more = len(problems) - SHOWN_PROBLEMS
+    return [
+        *problems[:SHOWN_PROBLEMS],
+        *([f"… and {more} more bad rows"] if more > 0 else []),
+        "Mend these, or set `on_bad_row: drop` on the source to drop bad rows into the ledger.",
+    ]

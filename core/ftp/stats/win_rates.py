@@ -1,0 +1,148 @@
+"""Figures of a judge: win rates with and without the pull of length, order consistency, correlation with length."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from ftp.stats.intervals import CONFIDENCE, design_effect, proportion_estimate, quantile
+from ftp.types import Interval
+
+FEWEST_FITTED = 20
+FEWEST_CLUSTERS = 8
+"""Below these a regression of two coefficients often has no solution."""
+BEYOND = 15.0
+"""No win rate and no pull of length is so extreme in logits; a fit that is has run away."""
+
+
+def win_rate(outcomes: Sequence[float], clusters: Sequence[str] | None = None) -> Interval | None:
+    """Share of wins, ties as half, with a 95% interval over examples; None for fewer than two examples or clusters.
+
+    Args:
+        outcomes: one for each example: 1 a win, 0.5 a tie, 0 a loss. Both orders are already one outcome.
+        clusters: for each example the name of what it shares with others, its source document say.
+
+    Without ties Wilson's score interval (Wilson 1927, JASA 22:209). With ties the rate is (1 + wins - losses) / 2,
+    wins and losses as shares, and their difference gets the adjusted Wald interval (Agresti & Min 2005). With clusters
+    the counts are first divided by the design effect (Rao & Scott 1992), and Student's t takes the normal's place.
+    Simulated coverage is 93-97% from 20 examples, at rates from 0.5 to 0.75, or 12 clusters.
+    """
+    if not {*outcomes} <= {0, 0.5, 1}:
+        raise ValueError(f"outcomes are 1, 0.5 or 0, not {sorted({*outcomes} - {0, 0.5, 1})}")
+    rest = [2 * outcome - 1 for outcome in outcomes]
+    found = proportion_estimate(rest, clusters)
+    if found is None:
+        return None
+    rate, n = math.fsum(outcomes) / len(outcomes), len(outcomes)
+    if 0 in rest:
+        interval = found.interval()
+        method = interval.method.replace("paired proportions", "wins less losses")
+        return Interval(rate, (1 + interval.low) / 2, (1 + interval.high) / 2, n, method)
+    return _wilson(rate, n, clusters, rest)
+
+
+def _wilson(rate: float, n: int, clusters: Sequence[str] | None, values: Sequence[float]) -> Interval:
+    from scipy import stats
+    from statsmodels.stats.proportion import proportion_confint
+
+    effect, df = design_effect(values, clusters)
+    alpha = 2 * float(stats.norm.sf(quantile((1 + CONFIDENCE) / 2, df)))
+    low, high = proportion_confint(rate * n / effect, n / effect, alpha, method="wilson")
+    clustered = "" if math.isinf(df) else f", {len(set(clusters or ()))} clusters"
+    return Interval(rate, float(low), float(high), n, f"Wilson{clustered}")
+
+
+def order_consistency(
+    first: Sequence[str], second: Sequence[str], pairs: Sequence[str] | None = None
+) -> Interval | None:
+    """Share of comparisons with the same winner in both orders, with Wilson's interval; None for fewer than two.
+
+    Args:
+        first, second: who won (not which position) in the one order and in the other; a tie is a winner of its own.
+        pairs: the pair of answers that each comparison judges, where a pair is judged more than once.
+    """
+    same = [float(one == other) for one, other in zip(first, second, strict=True)]
+    return win_rate(same, pairs)
+
+
+def correlation(
+    x: Sequence[float], y: Sequence[float], method: Literal["spearman", "pearson"] = "spearman"
+) -> Interval | None:
+    """Correlation of two figures of the same examples, by Fisher's z; None below four examples or with a constant.
+
+    The standard error of z is 1 / sqrt(n - 3) for Pearson's (normal figures), and sqrt((1 + r²/2) / (n - 3)) for
+    Spearman's (Bonett & Wright 2000, Psychometrika 65:23).
+    """
+    from scipy import stats
+
+    n = len(x)
+    if n != len(y):
+        raise ValueError(f"{n} figures against {len(y)}: the examples must be the same")
+    if n < 4 or len(set(x)) == 1 or len(set(y)) == 1:
+        return None
+    r = float(stats.spearmanr(x, y).statistic if method == "spearman" else stats.pearsonr(x, y).statistic)
+    if not abs(r) < 1:
+        return Interval(r, r, r, n, f"{method}, Fisher z")
+    half = quantile((1 + CONFIDENCE) / 2, math.inf) / math.sqrt(n - 3)
+    if method == "spearman":
+        half *= math.sqrt(1 + r * r / 2)
+    z = math.atanh(r)
+    return Interval(r, math.tanh(z - half), math.tanh(z + half), n, f"{method}, Fisher z")
+
+
+def length_controlled_win_rate(
+    outcomes: Sequence[float], lengths: Sequence[float], clusters: Sequence[str] | None = None
+) -> tuple[Interval | None, str]:
+    """The win rate that answers of equal length would have had, or None and the reason.
+
+    Args:
+        outcomes: as in `win_rate`.
+        lengths: the length of the tuned model's answer less that of the base's, for each example.
+        clusters: as in `win_rate`.
+
+    Logistic regression of the outcome on tanh(length difference / its standard deviation) and an intercept, predicted
+    at a difference of 0: the smallest model of Dubois et al. 2024 (arXiv:2404.04475), without their instruction
+    difficulty, which needs other models' results. Outcomes of 0.5 make it a fractional logit (Papke & Wooldridge 1996),
+    so the standard error of the intercept is the robust one. Simulated coverage is 93-97% from 30 examples or 8
+    clusters.
+    """
+    import numpy as np
+
+    if len(outcomes) != len(lengths):
+        raise ValueError(f"{len(outcomes)} outcomes, but {len(lengths)} length differences")
+    if len(outcomes) < FEWEST_FITTED:
+        return None, f"{len(outcomes)} examples are too few for it, {FEWEST_FITTED} are needed"
+    groups = np.unique(np.asarray(clusters or range(len(outcomes)), dtype=str), return_inverse=True)[1]
+    if len(np.bincount(groups)) < FEWEST_CLUSTERS:
+        return None, f"{len(np.bincount(groups))} clusters are too few for it, {FEWEST_CLUSTERS} are needed"
+    deviation = float(np.std(lengths, ddof=1))
+    if deviation == 0:
+        return None, "every length difference is the same"
+    intercept, slope, error = _fit(outcomes, np.tanh(np.asarray(lengths) / deviation), groups)
+    if not (math.isfinite(error) and max(abs(intercept) + error, abs(slope)) < BEYOND):
+        return None, "the regression has no solution: wins and losses part too cleanly"
+    sizes = np.bincount(groups)
+    half = quantile((1 + CONFIDENCE) / 2, float(sizes.sum() ** 2 / np.square(sizes).sum()) - 2) * error
+    rate, low, high = (1 / (1 + math.exp(-z)) for z in (intercept, intercept - half, intercept + half))
+    clustered = f", {len(sizes)} clusters" if clusters else ""
+    return Interval(rate, low, high, len(outcomes), f"logistic regression on length, robust{clustered}"), ""
+
+
+def _fit(outcomes: Sequence[float], length: Any, groups: Any) -> tuple[float, float, float]:
+    """Intercept and slope of the regression, and the standard error of the intercept, robust to clusters."""
+    import numpy as np
+    from statsmodels.genmod.families import Binomial
+    from statsmodels.genmod.generalized_linear_model import GLM
+
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # of a fit that has no solution; the caller sees it by its size
+        try:
+            model = GLM(
+                np.asarray(outcomes, dtype=np.float64), np.column_stack([np.ones(len(length)), length]), Binomial()
+            )
+            found = model.fit(cov_type="cluster", cov_kwds={"groups": groups, "use_correction": False})
+        except np.linalg.LinAlgError:
+            return math.nan, math.nan, math.nan
+        return float(found.params[0]), float(found.params[1]), float(found.bse[0])

@@ -1,0 +1,224 @@
+"""Pytest fixtures: install a plugin, write a recipe, make a tiny model, make answers."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib
+import importlib.util
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+from ftp.testing.conformance import answers_view
+
+if TYPE_CHECKING:
+    from ftp.types import EvalView
+
+# --- installing a plugin for one test --------------------------------------------------------------------------------
+
+
+class Install(Protocol):
+    """The type of the fixture `ftp_install`."""
+
+    def __call__(
+        self,
+        name: str,
+        source: str | Path,
+        *,
+        version: str = "0.1",
+        entry_points: Mapping[str, str] | None = None,
+        group: str = "ftp",
+    ) -> Path: ...
+
+
+@pytest.fixture
+def ftp_install(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Install]:
+    """Install a plugin for one test, in milliseconds, so that FTP discovers it as it would after `pip install`.
+
+    `ftp_install("acme-evals", source)` writes the module `acme_evals` and a real `.dist-info` into a directory of its
+    own, puts that first on `sys.path` and returns it (as PYTHONPATH it serves a subprocess too). `source` is the
+    module's text, or the path of a module or package, which is copied. `entry_points` maps names to modules or objects
+    in `group`; left out, it is one that has the distribution's name. After the test everything is as it was before.
+    """
+    sites: list[Path] = []
+    path, kept = list(sys.path), dict[str, Any]()
+
+    def install(
+        name: str,
+        source: str | Path,
+        *,
+        version: str = "0.1",
+        entry_points: Mapping[str, str] | None = None,
+        group: str = "ftp",
+    ) -> Path:
+        module = source.stem if isinstance(source, Path) else re.sub(r"[-.]", "_", name)
+        site = tmp_path_factory.mktemp("site")
+        if isinstance(source, str):
+            (site / f"{module}.py").write_text(source, encoding="utf-8")
+        elif source.is_dir():
+            shutil.copytree(source, site / module, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, site)
+        _write_dist_info(site, name, version, group, {name: module} if entry_points is None else entry_points)
+        for found in [of for of in sys.modules if of.split(".")[0] == module]:
+            kept.setdefault(found, sys.modules.pop(found))
+        sites.append(site)
+        sys.path.insert(0, str(site))
+        importlib.invalidate_caches()
+        return site
+
+    yield install
+    sys.path[:] = path
+    sys.modules.update(kept)
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and any(Path(file).is_relative_to(site) for site in sites):
+            del sys.modules[name]
+    importlib.invalidate_caches()
+
+
+def _write_dist_info(site: Path, name: str, version: str, group: str, entry_points: Mapping[str, str]) -> None:
+    info = site / f"{re.sub(r'[-_.]+', '_', name)}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
+    lines = [f"[{group}]", *(f"{entry} = {target}" for entry, target in entry_points.items()), ""]
+    (info / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+    record = []
+    for file in sorted(file for file in site.rglob("*") if file.is_file()):
+        digest = base64.urlsafe_b64encode(hashlib.sha256(file.read_bytes()).digest()).rstrip(b"=").decode()
+        record.append(f"{file.relative_to(site).as_posix()},sha256={digest},{file.stat().st_size}\n")
+    (info / "RECORD").write_text("".join([*record, f"{info.name}/RECORD,,\n"]), encoding="utf-8")
+
+
+# --- a recipe, a model, answers --------------------------------------------------------------------------------------
+
+
+class WriteRecipe(Protocol):
+    """The type of the fixture `ftp_recipe`."""
+
+    def __call__(self, **overrides: Any) -> Path: ...
+
+
+@pytest.fixture
+def ftp_recipe(tmp_path: Path) -> WriteRecipe:
+    """Write a small, valid recipe with its data (12 rows to train on, 4 held out) and return the recipe's path.
+
+    Keywords change the recipe: blocks are merged key by key, except that one with another `use:` takes the place of
+    the old block; None takes a key out; anything else replaces what was there. The model is a name and nothing is
+    there under it: `ftp_recipe(model={"id": str(ftp_tiny_model)})` gives a recipe that runs.
+    """
+
+    def write(**overrides: Any) -> Path:
+        import yaml
+
+        numbers = range(2, 18)
+        rows = [{"instruction": f"Double {n}.", "context": "", "response": f"{n} doubled is {2 * n}."} for n in numbers]
+        for name, part in (("train", rows[:12]), ("heldout", rows[12:])):
+            text = "".join(json.dumps(row) + "\n" for row in part)
+            (tmp_path / f"{name}.jsonl").write_text(text, encoding="utf-8")
+        recipe = {
+            "name": "small",
+            "model": {"use": "huggingface", "id": "example/model"},
+            "adapter": {"use": "lora", "r": 4},
+            "data": {
+                "train": [{"path": "train.jsonl", "format": {"use": "instruct"}}],
+                "validation": "25%",
+                "evals": {"heldout": {"path": "heldout.jsonl", "format": {"use": "instruct"}}},
+            },
+            "train": {"use": "sft", "epochs": 1, "batch_size": 4},
+            "evaluate": [{"use": "exact_match"}],
+        }
+        file = tmp_path / "recipe.yaml"
+        file.write_text(yaml.safe_dump(_merged(recipe, overrides), sort_keys=False), encoding="utf-8")
+        return file
+
+    return write
+
+
+def _merged(old: Any, new: Any) -> Any:
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)) or new.get("use", old.get("use")) != old.get("use"):
+        return new
+    merged = {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+@pytest.fixture(scope="session")
+def ftp_tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a tiny Llama (2 layers, 123,200 random weights) in Hugging Face's layout, made on the spot.
+
+    Its byte-level tokenizer knows every text, puts a BOS before plain text, and has a ChatML-like template that writes
+    the BOS itself; `<|im_end|>` ends a turn. The same bytes every time, one copy for all tests: don't write to it.
+    """
+    directory = tmp_path_factory.mktemp("tiny-model")
+    write_tiny_model(directory)
+    return directory
+
+
+TINY_TEXT = """The supplier shall keep the customer's data secret. Double two and you get four. What is the notice term?
+Either party may end this agreement by thirty days' notice in writing. Name the risk, say why, and propose the fix."""
+
+TINY_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def write_tiny_model(directory: Path) -> None:
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    bos, _, end, pad = special = ["<|bos|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=384, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator([TINY_TEXT], trainer)
+    bpe.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, bpe.token_to_id(bos))]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=bos, eos_token=end, pad_token=pad)
+    tokenizer.chat_template = TINY_TEMPLATE
+    tokenizer.save_pretrained(directory)
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(directory)
+
+
+class MakeAnswers(Protocol):
+    """The type of the fixture `ftp_answers`."""
+
+    def __call__(self, rows: Sequence[tuple[str, str, str, str]], *, name: str = "heldout") -> EvalView: ...
+
+
+@pytest.fixture
+def ftp_answers() -> MakeAnswers:
+    """Make the `ftp.EvalView` that an evaluator gets: `ftp_answers([(prompt, reference, base answer, tuned answer)])`.
+
+    Token counts are counts of words, and losses are plausible: the tuned model's are a quarter lower.
+    """
+    return answers_view

@@ -1,0 +1,145 @@
+"""`ftp data`: what a recipe's rows become before a model sees them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ftp.cli.options import JSON, RECIPE, SET, load_plugins, load_recipe, plugin_options
+
+if TYPE_CHECKING:
+    from ftp.recipe.model import Recipe
+    from ftp_plugins.commands.data.preview import Desk
+
+HTML = click.option("--html", "html", type=click.Path(path_type=Path), help="Write a page to this file as well.")
+
+
+@click.group("data")
+def command() -> None:
+    """Look at a recipe's data: every row's fate, duplicates, leaks, tokens. Loads no model."""
+
+
+@command.command("check")
+@RECIPE
+@SET
+@plugin_options
+@JSON
+@HTML
+def check(
+    recipe: Path,
+    settings: tuple[str, ...],
+    files: tuple[Path, ...],
+    without: tuple[str, ...],
+    as_json: bool,
+    html: Path | None,
+) -> None:
+    """Run the whole data stage and say what became of the rows: totals, tokens, duplicates, leaks, examples."""
+    from ftp_plugins.commands.data import preview_report
+
+    checked, desk = _desk(recipe, settings, files, without)
+    summary = preview_report.summary(desk, checked)
+    if html:
+        html.write_text(preview_report.page(summary), encoding="utf-8")
+    if as_json:
+        click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+    else:
+        preview_report.show(summary)
+    if html and not as_json:
+        click.echo(html)
+
+
+@command.command("show")
+@RECIPE
+@click.argument("row")
+@SET
+@plugin_options
+@JSON
+@HTML
+def show(
+    recipe: Path,
+    row: str,
+    settings: tuple[str, ...],
+    files: tuple[Path, ...],
+    without: tuple[str, ...],
+    as_json: bool,
+    html: Path | None,
+) -> None:
+    """Show a row as the trainer sees it: the rendered template, token by token, trained or masked.
+
+    ROW is a row's id (file:line), or its number among the rows to train on, from 1.
+    """
+    from ftp_plugins.commands.data import row_report
+
+    checked, desk = _desk(recipe, settings, files, without)
+    found = row_report.tokens_of(checked, desk, row)
+    if html:
+        html.write_text(row_report.page(found), encoding="utf-8")
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        row_report.show(found)
+    if html and not as_json:
+        click.echo(html)
+
+
+@command.command("why")
+@RECIPE
+@click.argument("row")
+@SET
+@plugin_options
+@JSON
+def why(
+    recipe: Path,
+    row: str,
+    settings: tuple[str, ...],
+    files: tuple[Path, ...],
+    without: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Tell the whole fate of a row, kept or not: where it is from, what was found on it, by whom, and why.
+
+    ROW is a row's id, file:line.
+    """
+    from ftp_plugins.commands.data import row_report
+
+    _, desk = _desk(recipe, settings, files, without)
+    found = row_report.fate(desk, row)
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        row_report.show_fate(found)
+
+
+@command.command("index")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The index, a .ftpindex file.")
+def index(files: tuple[Path, ...], output: Path) -> None:
+    """Write a hashed n-gram index of data files that must never be trained on.
+
+    The index holds no text. `decontaminate` reads it: `against: [OUTPUT]`.
+    """
+    from ftp_plugins.curators.ngram_index import index_files
+
+    made = index_files([str(file) for file in files], output)
+    click.echo(f"{output}: {len(made):,} rows, {output.stat().st_size:,} bytes")
+
+
+def _desk(
+    recipe: Path, settings: tuple[str, ...], files: tuple[Path, ...], without: tuple[str, ...]
+) -> tuple[Recipe, Desk]:
+    from ftp.cli.run import quiet_libraries
+    from ftp.cli.show import show
+    from ftp_plugins.commands.data import preview
+
+    plugins = load_plugins(files, without)
+    checked = load_recipe(recipe, plugins, settings)
+    for finding in checked.findings:
+        click.echo(finding, err=True)
+    quiet_libraries()
+    with show() as progress:
+        begin: Callable[[str], Callable[[int], None]] = progress.stage
+        return checked, preview.lay_out(checked, plugins, recipe, begin)

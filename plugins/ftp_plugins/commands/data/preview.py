@@ -1,0 +1,86 @@
+"""The data stage by itself: what a run would train on and what became of every row, without a model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ftp.data.examples import Corpus, Examples
+from ftp.data.ledger import Ledger
+from ftp.files import digest, user_cache
+from ftp.lm.tokens import UNUSED_DAYS
+from ftp.plugins import Plugins
+from ftp.recipe.model import Recipe
+from ftp.runs.lock import fingerprints
+from ftp.stages.own_evals import bring_evals
+from ftp.stages.prepare_data import prepare_data, read_prepared
+from ftp.types import Example
+
+READS = ("data", "train", "model", "seed")
+"""The parts of a recipe that the data stage depends on, beside the evaluators that bring eval sets."""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """The rows of a recipe as its run would have them."""
+
+    directory: Path
+    corpus: Corpus
+    ledger: Ledger
+
+    def parts(self) -> Iterator[tuple[str, Examples]]:
+        """The rows that are left, by split."""
+        yield "train", self.corpus.train
+        yield "validation", self.corpus.validation
+        for name, examples in self.corpus.evals.items():
+            yield f"eval:{name}", examples
+
+    def find(self, id: str) -> tuple[str, Example] | None:
+        """A row that is left, by its id, with its split."""
+        for split, examples in self.parts():
+            ids = examples.column("id")
+            if id in ids:
+                return split, examples[ids.index(id)]
+        return None
+
+
+def lay_out(recipe: Recipe, plugins: Plugins, file: Path, progress: Callable[[str], Callable[[int], None]]) -> Desk:
+    """Run the data stage of a recipe, or take it from the cache where it was run on the same inputs.
+
+    Args:
+        file: the recipe's file; the ids of rows name files relative to its directory.
+        progress: called with a title when something begins; returns what to call with the rows done since last.
+
+    Raises:
+        DataError: rows that can't be used, or that can't be trained on.
+    """
+    lock = fingerprints(recipe, plugins)
+    inputs = [{part: lock["recipe"][part] for part in READS}, lock["data"], lock["packages"], lock["plugins"]]
+    blocks = zip(recipe.evaluate, lock["recipe"]["evaluate"], strict=True)
+    inputs.append([block for evaluator, block in blocks if evaluator.on_its_own])
+    own = bring_evals(recipe.evaluate)
+    cache = user_cache("desk")
+    place = cache / digest([*inputs, str(file.absolute().parent)])
+    if not (place / "ledger.parquet").is_file():
+        _forget_unused(cache)
+        shutil.rmtree(place, ignore_errors=True)
+        home, advance = file.absolute().parent, progress("Reading and curating rows")
+        corpus, ledger = prepare_data(recipe, place, home, advance, own)
+        tokenizer = recipe.model.load_tokenizer()
+        if tokenizer is not None:
+            recipe.train.tokenise(corpus, tokenizer, ledger, progress("Tokenising"))
+            ledger.step(recipe.train.used_as)
+        ledger.write(place / "ledger.parquet")  # the last file: with it the others are there
+    os.utime(place / "ledger.parquet")
+    corpus = read_prepared(place, (*recipe.data.evals, *own))
+    return Desk(place, corpus, Ledger.read(place / "ledger.parquet"))
+
+
+def _forget_unused(cache: Path) -> None:
+    for file in cache.glob("*/ledger.parquet"):
+        if time.time() - file.stat().st_mtime > UNUSED_DAYS * 86400:
+            shutil.rmtree(file.parent, ignore_errors=True)

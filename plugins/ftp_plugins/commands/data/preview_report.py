@@ -1,0 +1,184 @@
+"""What `ftp data check` says: totals, tokens, what was found and dropped, with examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ftp.data.examples import decode
+from ftp.recipe.model import Recipe
+from ftp.types import Example
+from ftp_plugins.commands.data.preview import Desk
+
+EXAMPLES = 3
+"""Examples shown of each finding and of each reason."""
+
+
+def summary(desk: Desk, recipe: Recipe) -> dict[str, Any]:
+    """Everything there is to say of a recipe's data, as plain values."""
+    import pyarrow.compute as pc
+
+    rows = desk.ledger.table()
+    dropped = []
+    for total in desk.ledger.totals():
+        if total["fate"] != "kept":
+            same = pc.and_(pc.equal(rows["by"], total["by"]), pc.equal(rows["reason"], total["reason"]))
+            of = rows.filter(pc.and_(same, pc.equal(rows["split"], total["split"])))
+            dropped.append({**total, "examples": [_example(id) for id in of["id"].slice(0, EXAMPLES).to_pylist()]})
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for finding in desk.ledger.findings():
+        key = finding["by"], finding["what"]
+        group = found.setdefault(key, {"by": key[0], "what": key[1], "findings": 0, "examples": []})
+        group["findings"] += 1
+        if len(group["examples"]) < EXAMPLES:
+            group["examples"].append(_example(**{key: finding[key] for key in ("id", "other", "score", "detail")}))
+    shown = [example for group in (*dropped, *found.values()) for example in group["examples"]]
+    texts = texts_of(desk, {id for example in shown for id in (example["id"], example["other"]) if id})
+    for example in shown:
+        example["text"] = texts.get(example["id"], "")
+        example["other_text"] = texts.get(example["other"], "")
+    return {
+        "name": recipe.name,
+        "rows": len(desk.ledger),
+        "steps": desk.ledger.steps,
+        "totals": desk.ledger.totals(),
+        "tokens": _tokens(rows),
+        "not_kept": dropped,
+        "found": list(found.values()),
+    }
+
+
+def _example(id: str, other: str = "", score: float | None = None, detail: str = "") -> dict[str, Any]:
+    return {"id": id, "other": other, "score": score, "detail": detail}
+
+
+def _tokens(rows: Any) -> dict[str, Any] | None:
+    """Tokens of the rows to train on; None when nothing was tokenised."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    used = rows.filter(pc.and_(pc.equal(rows["split"], "train"), pc.not_equal(rows["fate"], "dropped")))
+    used = used.filter(pc.is_valid(used["tokens"]))
+    if not used.num_rows:
+        return None
+    tokens, trained = (used[name].to_numpy() for name in ("tokens", "trained_tokens"))
+    edges = [0, *(2**power for power in range(5, max(5, int(tokens.max() - 1).bit_length()) + 1))]
+    counts, _ = np.histogram(tokens, bins=[edge + 1 if edge else 0 for edge in edges])
+    bins = [
+        {"from": low + 1, "to": high, "rows": int(count)}
+        for low, high, count in zip(edges, edges[1:], counts, strict=False)
+    ]
+    while len(bins) > 1 and not bins[0]["rows"]:
+        bins.pop(0)
+    quantiles = dict(
+        zip(("min", "median", "p95", "p99", "max"), np.quantile(tokens, (0, 0.5, 0.95, 0.99, 1)), strict=True)
+    )
+    return {
+        "rows": int(used.num_rows),
+        "tokens": int(tokens.sum()),
+        "trained_tokens": int(trained.sum()),
+        "trained_share": float(trained.sum() / tokens.sum()),
+        **{name: int(value) for name, value in quantiles.items()},
+        "histogram": bins,
+    }
+
+
+def texts_of(desk: Desk, ids: Iterable[str]) -> dict[str, str]:
+    """The beginning of rows as they were read, kept or not, by id."""
+    return {example.id: _short(example) for example in read_rows(desk, ids)}
+
+
+def read_rows(desk: Desk, ids: Iterable[str]) -> Iterable[Example]:
+    """Rows as they were read, kept or not, by id."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from ftp.data.examples import read_examples
+
+    wanted = pa.array(sorted(set(ids)), pa.string())
+    for name in ("rows", "watched", *(f"eval-{name}" for name in desk.corpus.evals)):
+        file = desk.directory / f"{name}.arrow"
+        if file.is_file():
+            for table in read_examples(file).batches():
+                yield from decode(table.filter(pc.is_in(table["id"], wanted)))
+
+
+def _short(example: Example) -> str:
+    text = example.text or " ⟶ ".join(message.content for message in example.messages if message.role != "system")
+    text = " ".join(text.split())
+    return text if len(text) <= 200 else f"{text[:199]}…"
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print a summary: tables on a terminal, the same without colour elsewhere."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+
+    def table(title: str, *columns: str) -> Table:
+        made = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+        for column in columns:
+            made.add_column(column.removesuffix("#"), justify="right" if column.endswith("#") else "left")
+        return made
+
+    steps = table("Rows", "after", "train#", "validation#", "evals#", "dropped#", "= read#")
+    for step in found["steps"]:
+        parts = [step[part] for part in ("train", "validation", "evals", "dropped")]
+        steps.add_row(step["after"], *(f"{part:,}" for part in parts), f"{sum(parts):,}")
+    console.print(steps)
+    tokens = found["tokens"]
+    if tokens is None:
+        console.print("\nNo tokens are counted: this loader has no tokenizer without its weights.")
+    else:
+        console.print(
+            f"\nTokens: {tokens['tokens']:,} in {tokens['rows']:,} rows to train on, {tokens['trained_share']:.1%} of "
+            f"them trained; a row has {tokens['min']} to {tokens['max']}, median {tokens['median']}, 95% at most "
+            f"{tokens['p95']}"
+        )
+        most = max(bin["rows"] for bin in tokens["histogram"])
+        for bin in tokens["histogram"]:
+            bar = "█" * round(40 * bin["rows"] / most) or ("▏" if bin["rows"] else "")
+            console.print(f"{bin['from']:>7}-{bin['to']:<6} {bin['rows']:>9,} {bar}")
+    for title, groups, count in (
+        ("Not kept as they were", found["not_kept"], "rows"),
+        ("Found", found["found"], "findings"),
+    ):
+        if not groups:
+            continue
+        console.print(f"\n[bold]{title}[/bold]")
+        for group in groups:
+            what = f"{group['fate']}, {group['reason']}" if "fate" in group else group["what"]
+            where = f" ({group['split']})" if "split" in group else ""
+            console.print(Text(f"{group[count]:>9,}  {group['by']}: {what}{where}"))
+            for example in group["examples"]:
+                console.print(
+                    Text(f"           {example['id']}  {_evidence(example)}{example['text'][:100]}", style="dim")
+                )
+    console.print(
+        "\n`ftp data why RECIPE ID` tells the fate of a row, `ftp data show RECIPE ID` what the trainer sees of it."
+    )
+
+
+def _evidence(example: dict[str, Any]) -> str:
+    score = "" if example["score"] is None else f"{example['score']:.2f} "
+    other = f"~ {example['other']} " if example["other"] else ""
+    detail = f"{example['detail']} " if example["detail"] else ""
+    return f"{other}{score}{detail}"
+
+
+def page(found: dict[str, Any]) -> str:
+    """The summary as one self-contained page."""
+    from markupsafe import Markup
+
+    from ftp_plugins.reporters.charts import row_steps, token_histogram
+    from ftp_plugins.reporters.html import render_page
+
+    tokens = found["tokens"]
+    return render_page(
+        "data.html.j2",
+        found=found,
+        steps=Markup(row_steps(found["steps"])),
+        histogram=Markup(token_histogram(tokens["histogram"])) if tokens else "",
+    )

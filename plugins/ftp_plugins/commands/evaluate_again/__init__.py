@@ -1,0 +1,54 @@
+"""`ftp eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ftp.cli.options import REPLAY, RUNS, SET, load_plugins, load_recipe, plugin_options
+
+
+@click.command("eval")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "-e",
+    "--evaluate",
+    "file",
+    type=click.Path(path_type=Path),
+    help="The recipe whose evaluators and eval sets are taken. Default: those of the run.",
+)
+@SET
+@plugin_options
+@RUNS
+@REPLAY
+def command(
+    model: Path,
+    file: Path | None,
+    settings: tuple[str, ...],
+    files: tuple[Path, ...],
+    without: tuple[str, ...],
+    root: Path,
+) -> None:
+    """Evaluate a trained model again: MODEL is a run, or a model directory. Nothing is trained.
+
+    With -e the `evaluate:`, `answers:`, `report:` and eval sets of another recipe are taken. A model directory needs
+    that; it is compared with the recipe's own model. What is found goes into a new directory, evals/ below the run or
+    below --runs. Answers that the same model gave before are not generated again.
+    """
+    from ftp.cli.run import quiet_libraries
+    from ftp.cli.show import show, three_lines
+    from ftp.errors import RecipeError
+    from ftp_plugins.commands.evaluate_again.again import evaluate_again
+
+    if settings and file is None:
+        raise RecipeError(["--set changes the recipe that -e names; name one"])
+    plugins = load_plugins(files, without)
+    asked = load_recipe(file, plugins, settings) if file else None
+    quiet_libraries()
+    with show() as progress:
+        found = evaluate_again(model, asked, file, root, plugins, progress)
+    for line in three_lines(found):
+        click.echo(line)
+    report = found.directory / "report.html"
+    click.echo(report if report.exists() else found.directory)

@@ -1,0 +1,221 @@
+"""Evaluation without training: the model of an old run again, or any model directory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from ftp import recipe
+from ftp.components import Reporter
+from ftp.data.examples import Corpus, Examples, read_examples, write_examples
+from ftp.data.ledger import Ledger
+from ftp.errors import DataError, ModelError, RunError
+from ftp.pipeline import default_reporters, write_reports
+from ftp.plugins import Plugins
+from ftp.progress import Progress
+from ftp.recipe.model import Data, Recipe
+from ftp.runs.directory import RunDirectory
+from ftp.runs.finished import finished
+from ftp.runs.lock import fingerprints, note_model
+from ftp.stages.evaluate import Evaluating, leaked_rows
+from ftp.stages.load_model import load_base_model
+from ftp.stages.prepare_data import prepare_data
+from ftp.types import FinishedRun, LoadedModel
+
+
+def evaluate_again(
+    target: Path, asked: Recipe | None, file: Path | None, root: Path, plugins: Plugins, progress: Progress
+) -> FinishedRun:
+    """Evaluate a model that is trained already; the result is a directory of its own, `evals/<time>/`.
+
+    Args:
+        target: a run, or the directory of a model or an adapter in Hugging Face's layout.
+        asked: the recipe whose `evaluate:`, `answers:`, `report:` and eval sets are taken; None for those of the run.
+            For a model directory it also says what the base model is.
+        file: where that recipe was read from.
+        root: where the result goes for a model directory; that of a run goes below the run.
+
+    Raises:
+        RunError: the target is neither, or a run without a trained model, or of another base model.
+        ModelError: the trained weights can't be put into the base model.
+    """
+    if (target / "run.lock.json").is_file():
+        return _Run(target, asked, file, plugins, progress).do()
+    if not any((target / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise RunError(f"{target}: neither a run nor a model directory")
+    if asked is None or file is None:
+        raise RunError(f"{target}: is a model directory; name a recipe with -e for its base model and its eval sets")
+    return _Directory(target, asked, file, root, plugins, progress).do()
+
+
+class _Again:
+    """What both have in common."""
+
+    asked: Recipe
+    evals: dict[str, Examples]
+    leaked: set[str]
+
+    def __init__(self, place: Path, asked: Recipe, plugins: Plugins, progress: Progress) -> None:
+        self.asked, self.plugins, self.progress = asked, plugins, progress
+        self.directory = RunDirectory.create(place, "evals")
+        self.evaluating = Evaluating(asked.evaluate, asked.answers, self.directory, progress.stage)
+
+    def do(self) -> FinishedRun:
+        nothing = write_examples(self.directory.path / "data" / "validation.arrow", [])
+        ledger = self.look_up()
+        ledger.write(self.directory.path / "ledger.parquet")
+        self.evaluating.check(self.evals)
+        for who, loaded, trained in self.models():
+            self.evaluating.ask(who, loaded, trained, self.evals)
+            del loaded  # there may be room for one at a time
+        self.evaluating.evaluate(Corpus(nothing, nothing, self.evals), self.leaked, self.directory.emit)
+        self.progress.stage("Writing reports")
+        for reporter in self.asked.report or default_reporters(self.plugins):
+            self.report(reporter)
+        for stage in ("evaluate", "report"):
+            self.directory.finish(stage, {})
+        return finished(self.directory)
+
+    def look_up(self) -> Ledger:
+        """Find the eval sets and the rows of them that leaked."""
+        raise NotImplementedError
+
+    def models(self) -> Iterator[tuple[str, LoadedModel, Path | None]]:
+        """The base and the tuned model, one at a time, and where the trained weights in it lie."""
+        raise NotImplementedError
+
+    def note(self, text: str) -> None:
+        self.directory.emit("note", text=text)
+        self.progress.note(text)
+
+    def write_recipe(self, whole: Recipe, hashed: Data) -> None:
+        """Write the recipe down, and the lock with the bytes of the data that was read."""
+        resolved = yaml.safe_dump(whole.resolved(), sort_keys=False, allow_unicode=True)
+        self.directory.write_text("resolved.yaml", resolved)
+        lock = fingerprints(whole.model_copy(update={"data": hashed}), self.plugins)
+        self.directory.write_json("run.lock.json", {**lock, "recipe": whole.resolved()})
+
+    def read_evals(self, file: Path) -> Ledger:
+        """Read the eval sets of the recipe."""
+        alone = self.asked.model_copy(update={"data": _evals_alone(self.asked)})
+        advance = self.progress.stage("Reading rows")
+        place, home = self.directory.path / "data", file.absolute().parent
+        corpus, ledger = prepare_data(alone, place, home, advance, self.evaluating.own_evals)
+        self.evals = dict(corpus.evals)
+        return ledger
+
+    def report(self, reporter: Reporter) -> None:
+        try:
+            write_reports(self.directory, self.plugins, [reporter])
+        except Exception as error:  # a reporter may need what only a training leaves, and raises anything
+            self.progress.note(f"no report by '{type(reporter).__name__}': {type(error).__name__}: {error}")
+
+
+class _Run(_Again):
+    """The model of a run: base model, adapter and training are the run's."""
+
+    def __init__(
+        self, run: Path, asked: Recipe | None, file: Path | None, plugins: Plugins, progress: Progress
+    ) -> None:
+        if "train" not in RunDirectory(run).stages():
+            raise RunError(f"{run}: no trained model in it; `ftp run` with its recipe goes on with it")
+        self.run, self.file = run, file
+        self.trained_by = recipe.read(run / "resolved.yaml", plugins)
+        super().__init__(run, asked or self.trained_by, plugins, progress)
+        shutil.copy(run / "training.json", self.directory.path)
+
+    def look_up(self) -> Ledger:
+        mine = self.asked.model_copy(update={"model": self.trained_by.model, "adapter": self.trained_by.adapter})
+        if self.file is not None:
+            self.write_recipe(mine, _evals_alone(self.asked))
+            ledger = self.read_evals(self.file)
+            self.leaked = self.leaks()
+            return ledger
+        self.write_recipe(mine, _evals_alone(self.asked).model_copy(update={"evals": {}}))
+        self.evals = {}
+        for name in (*self.asked.data.evals, *self.evaluating.own_evals):
+            known = read_examples(self.run / "data" / f"eval-{name}.arrow")
+            self.evals[name] = write_examples(self.directory.path / "data" / f"eval-{name}.arrow", known)
+        ledger = Ledger.read(self.run / "ledger.parquet")
+        self.leaked = leaked_rows(ledger.findings(), lambda id: ledger.row(id)["fate"] != "dropped")
+        return ledger
+
+    def leaks(self) -> set[str]:
+        """The eval rows that are like a row of the training, as the curators that guard eval sets find them."""
+        train, validation = (read_examples(self.run / "data" / f"{part}.arrow") for part in ("train", "validation"))
+        lines: dict[str, set[int]] = {}
+        for id in (*train.column("id"), *validation.column("id")):
+            source, _, line = id.rpartition(":")
+            lines.setdefault(source, set()).add(int(line))
+        ledger = Ledger()
+        for source in lines:
+            for line in sorted(lines[source]):
+                ledger.add(source, line, "train", "domain")
+        for guard in self.asked.data.curate:
+            if guard.guards_evals:
+                try:
+                    guard.curate(Corpus(train, validation, self.evals), ledger)
+                except DataError as error:  # it would stop a run; here training is over, and what it found counts
+                    self.note(str(error))
+        # Whatever the guard would have dropped, the model has seen.
+        return leaked_rows(ledger.findings(), lambda id: True)
+
+    def models(self) -> Iterator[tuple[str, LoadedModel, Path | None]]:
+        self.progress.stage("Loading the model")
+        model, adapter, trained = self.trained_by.model, self.trained_by.adapter, self.run / "model"
+        loaded = load_base_model(model, adapter, self.note)
+        before = RunDirectory(self.run).read_json("run.lock.json").get("model", {})
+        if before.get("fingerprint") != loaded.fingerprint:
+            raise RunError(f"{self.run}: the base model {loaded.name} is not the one that it was trained on")
+        note_model(self.directory, loaded)
+        yield "base", loaded, None
+        tuned = adapter.restore(loaded, trained)
+        if tuned is None:
+            raise ModelError(f"'{adapter.used_as}' can't be restored from disk, so the run can't be evaluated again")
+        yield "tuned", tuned, trained
+
+
+class _Directory(_Again):
+    """A model directory against the base model of a recipe."""
+
+    def __init__(
+        self, target: Path, asked: Recipe, file: Path, root: Path, plugins: Plugins, progress: Progress
+    ) -> None:
+        super().__init__(root, asked, plugins, progress)
+        self.target, self.file = target.absolute(), file
+
+    def look_up(self) -> Ledger:
+        self.write_recipe(self.asked, _evals_alone(self.asked))
+        self.note(f"What {self.target} was trained on isn't known: rows of the eval sets may be among it.")
+        self.leaked = set()
+        return self.read_evals(self.file)
+
+    def models(self) -> Iterator[tuple[str, LoadedModel, Path | None]]:
+        model, adapter = self.asked.model, self.asked.adapter
+        is_adapter = (self.target / "adapter_config.json").is_file()
+        if not is_adapter and "id" not in type(model).model_fields:
+            raise ModelError(f"'{model.used_as}' has no `id:`, so it can't load {self.target}")
+        self.progress.stage("Loading the model")
+        loaded = load_base_model(model, adapter if is_adapter else None, self.note)
+        note_model(self.directory, loaded)
+        yield "base", loaded, None
+        if not is_adapter:
+            del loaded
+            whole = model.model_copy(update={"id": str(self.target)})
+            yield "tuned", load_base_model(whole, None, self.note), None
+            return
+        try:
+            tuned = adapter.restore(loaded, self.target)
+        except Exception as error:  # the libraries raise many kinds for weights that don't fit
+            raise ModelError(f"{self.target}: doesn't fit {loaded.name}: {str(error).splitlines()[0]}") from None
+        if tuned is None:
+            raise ModelError(f"'{adapter.used_as}' can't take the adapter in {self.target}")
+        yield "tuned", tuned, self.target
+
+
+def _evals_alone(whole: Recipe) -> Data:
+    """The data block of a recipe with nothing but its eval sets."""
+    return whole.data.model_copy(update={"train": [], "validation": None, "curate": []})

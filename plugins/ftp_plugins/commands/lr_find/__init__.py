@@ -1,0 +1,106 @@
+"""`ftp lr-find`: a learning-rate range test on a recipe's own rows and model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ftp.cli.options import JSON, RECIPE, SET, load_plugins, load_recipe, plugin_options
+
+RANGE = (5e-5, 2e-4)
+"""Taken for an adapter that knows no range of its own."""
+BELOW, ABOVE = 10, 500
+"""How far beyond the usual rates the test goes where nothing else is said; upwards the loss ends it."""
+SHOWN = 15
+"""Lines of the curve in the terminal."""
+
+
+@click.command("lr-find")
+@RECIPE
+@SET
+@plugin_options
+@JSON
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page with the curve to this file as well.")
+@click.option("--steps", type=click.IntRange(min=10), default=60, show_default=True, help="Optimizer steps to take.")
+@click.option("--low", type=click.FloatRange(min=0, min_open=True), help="Where the rate begins.")
+@click.option("--high", type=click.FloatRange(min=0, min_open=True), help="Where it would end if the loss let it.")
+def command(
+    recipe: Path,
+    settings: tuple[str, ...],
+    files: tuple[Path, ...],
+    without: tuple[str, ...],
+    as_json: bool,
+    html: Path | None,
+    steps: int,
+    low: float | None,
+    high: float | None,
+) -> None:
+    """Find a learning rate: a few real steps with a rising rate, and what the loss makes of it. Keeps nothing of them.
+
+    The rate grows from --low to --high (default: from a tenth of the usual rates of the adapter to 500 times them),
+    and the test ends early where the loss goes up (Smith 2017, arXiv:1506.01186).
+    """
+    from ftp.cli.run import quiet_libraries
+    from ftp.cli.show import show
+    from ftp.errors import ModelError
+    from ftp.files import finite
+    from ftp.recipe.checks import rate_in_words
+    from ftp.stages.dry_run import dry_run, notes_only
+
+    checked = load_recipe(recipe, load_plugins(files, without), settings)
+    adapter, pace = checked.adapter, checked.train.peak_rate()
+    usual = adapter.learning_rates or RANGE
+    first, last = low or usual[0] / BELOW, high or usual[1] * ABOVE
+    if first >= last:
+        raise click.UsageError(f"--low is {first:g} and --high {last:g}; the rate has to rise")
+    quiet_libraries()
+    with show() as progress, dry_run(checked, recipe, progress.stage, notes_only(progress.event)) as job:
+        progress.stage("Training with a rising rate")
+        tested = checked.train.range_test(job, first, last, steps)
+    if tested is None:
+        raise ModelError(f"the trainer '{checked.train.used_as}' has no range test")
+    batch = pace[1] if pace else None
+    found: dict[str, Any] = {
+        "name": checked.name,
+        **tested,
+        "usual": adapter.learning_rates,
+        "recipe_rate": pace[0] if pace else None,
+        "batch": batch,
+        "against_usual": rate_in_words(adapter, tested["suggestion"], batch) if batch and tested["suggestion"] else "",
+    }
+    if html:
+        from ftp_plugins.commands.lr_find.page import page
+
+        html.write_text(page(found, headline(found)), encoding="utf-8")
+    click.echo(json.dumps(finite(found), indent=2) if as_json else "\n".join(lines(found)))
+    if html and not as_json:
+        click.echo(html)
+
+
+def headline(found: dict[str, Any]) -> str:
+    """The suggestion, or that there is none, with the reason."""
+    from ftp.recipe.checks import rate_shown
+
+    rate = found["suggestion"]
+    return f"suggestion {rate_shown(rate)}: {found['reason']}" if rate else f"no suggestion: {found['reason']}"
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """The curve in a few lines, the suggestion, and how it lies to the usual rates."""
+    from ftp.recipe.checks import rate_shown
+
+    rates, smoothed = found["rates"], found["smoothed"]
+    told = [f"untouched model: loss {found['start']:.3f}"]
+    for at in sorted({round(n * (len(rates) - 1) / (SHOWN - 1)) for n in range(SHOWN)}):
+        told.append(f"rate {rate_shown(rates[at]):>7}   loss {smoothed[at]:.3f}")
+    if found["diverged"]:
+        told.append(f"the loss went up at {rate_shown(rates[-1])}, so the test ended after {len(rates)} steps")
+    told.append(headline(found))
+    if found["against_usual"]:
+        told.append(found["against_usual"])
+    if found["recipe_rate"]:
+        told.append(f"the recipe says {rate_shown(found['recipe_rate'])}; the weights are as they were")
+    return told

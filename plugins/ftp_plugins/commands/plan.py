@@ -1,0 +1,90 @@
+"""`ftp plan`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ftp.cli.options import JSON, RECIPE, SET, load_plugins, load_recipe, plugin_options
+
+
+@click.command("plan")
+@RECIPE
+@SET
+@plugin_options
+@JSON
+def command(
+    recipe: Path, settings: tuple[str, ...], files: tuple[Path, ...], without: tuple[str, ...], as_json: bool
+) -> None:
+    """Say what training would take: parameters, tokens, steps, time, memory, disk. Trains nothing and makes no run.
+
+    The model is loaded, the largest batch goes through it, and a few real steps are timed.
+    """
+    from ftp.cli.run import quiet_libraries
+    from ftp.cli.show import show
+    from ftp.errors import ModelError
+    from ftp.stages.dry_run import dry_run, notes_only
+
+    checked = load_recipe(recipe, load_plugins(files, without), settings)
+    quiet_libraries()
+    with show() as progress, dry_run(checked, recipe, progress.stage, notes_only(progress.event)) as job:
+        progress.stage("Measuring a few steps")
+        planned = checked.train.plan(job)
+        if planned is None:
+            raise ModelError(f"the trainer '{checked.train.used_as}' can't tell what training would take")
+        saved = job.directory.parent / "model"
+        saved.mkdir()
+        checked.adapter.save(job.model, saved)
+        size = sum(file.stat().st_size for file in saved.rglob("*") if file.is_file())
+    found = {**planned, "model_mb": round(size / 1e6, 1)}
+    click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_lines(found)))
+
+
+def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """The plan in words; what a trainer doesn't tell is left out."""
+
+    def line(name: str, text: str, *needed: str) -> Iterator[str]:
+        if all(key in found for key in needed):
+            yield f"{name:12}{text.format(**found)}"
+
+    yield from line(
+        "parameters",
+        "{trainable_parameters:,} of {total_parameters:,} train",
+        *("trainable_parameters", "total_parameters"),
+    )
+    yield from line(
+        "data",
+        "{rows:,} rows, {tokens_per_epoch:,} tokens an epoch; {trained_tokens:,} trained tokens in all",
+        *("rows", "tokens_per_epoch", "trained_tokens"),
+    )
+    yield from line(
+        "steps",
+        "{steps:,}, with {evaluations} validations of {validation_rows:,} rows and {checkpoints} checkpoints",
+        *("steps", "evaluations", "validation_rows", "checkpoints"),
+    )
+    if "seconds" in found:
+        parts = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in found.get("seconds_of", {}).items())
+        yield (
+            f"{'time':12}about {_duration(found['seconds'])}{f' ({parts})' if parts else ''}, with this machine as "
+            "busy as it is now"
+        )
+        yield from (f"{'':12}not counted: {what}" for what in found.get("not_counted", ()))
+    if "memory_mb" in found:
+        most = found.get("memory_most_mb", found["memory_mb"])
+        later = f"; about {most:,.0f} MB over a long training" if most > found["memory_mb"] else ""
+        yield f"{'memory':12}{found['memory_mb']:,.0f} MB at the peak of what was measured{later}"
+    if "checkpoint_mb" in found:
+        checkpoint, best, model = found["checkpoint_mb"], found.get("best_mb", 0), found["model_mb"]
+        yield (
+            f"{'disk':12}{2 * (checkpoint + best) + model:,.0f} MB at the most: a checkpoint of {checkpoint:,} MB and "
+            f"the best state, {best:,} MB, twice each while one takes the other's place, and the model, {model:,} MB"
+        )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,99 @@
+"""FTP's own way through a causal language model in training: rows packed, loss where labels are, fast layers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ftp.lm.torch_models import causal_model, head_of, logit_scale_and_cap
+from ftp.lm.torch_packing import Pack, documents, hidden_states, why_not
+from ftp_plugins.speed.torch_batches import packed_batch
+from ftp_plugins.speed.torch_head import loss_through, summed_loss
+from ftp_plugins.speed.torch_layers import copy_of, fast_layers
+
+if TYPE_CHECKING:
+    from ftp.lm.rendering import Tokens
+    from ftp.lm.tokens import TokenRows
+
+TRIED_TOKENS = 100
+"""Trained tokens that are compared with the model's own forward before it is trusted."""
+
+
+class FastPath:
+    """Loss of packed batches.
+
+    Args:
+        compute: what float32 weights that train are multiplied in.
+    """
+
+    def __init__(self, model: Any, compute: torch.dtype) -> None:
+        self.model, self.compute = model, compute
+        self.scale, self.softcap = logit_scale_and_cap(causal_model(model))
+        self.head = causal_model(model).get_output_embeddings()
+        self.plain_head = type(self.head) is torch.nn.Linear and self.head.bias is None
+        self.mixes = self.plain_head and self.head.weight.dtype == torch.float32 and compute != torch.float32
+
+    @staticmethod
+    def why_not(model: Any) -> str | None:
+        """Why this model can't take it, or None when it can."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return "several processes train together"
+        return why_not(model)
+
+    @contextlib.contextmanager
+    def layers(self) -> Iterator[list[str]]:
+        """Put the fast layers in while the block lasts; yields what was replaced, in words."""
+        with fast_layers(self.model, self.compute) as done:
+            yield done
+
+    def attention(self) -> contextlib.AbstractContextManager[None]:
+        """Forward and backward of a batch take place in it."""
+        return documents(self.model)
+
+    def loss(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Summed negative log-likelihood of a `packed_batch`, in nats."""
+        packed_rows = Pack(batch["input_ids"], batch["position_ids"], batch["lengths"])
+        states = hidden_states(self.model, packed_rows)[batch["at"]]
+        if not self.plain_head:
+            return loss_through(head_of(self.model), states, batch["targets"], self.model.config.vocab_size)
+        copy = copy_of(self.head.weight, self.compute) if self.mixes else None
+        return summed_loss(states, self.head.weight, batch["targets"], self.scale, self.softcap, copy)
+
+    def disagrees(self, rows: TokenRows) -> str | None:
+        """Try it on a few short rows: None when its loss is the model's own, else what is wrong, in words.
+
+        In bfloat16 a single logit is off by up to a tenth; the bound is on the mean over some dozens of tokens.
+        """
+        tried: list[Tokens] = []
+        for at in rows.lengths().argsort(kind="stable"):
+            tried.append(rows[int(at)])
+            if sum(sum(row.trained[1:]) for row in tried) >= TRIED_TOKENS:
+                break
+        batch = packed_batch([{"input_ids": row.input_ids, "trained": row.trained} for row in tried])
+        batch = {name: value.to(self.model.device) if hasattr(value, "to") else value for name, value in batch.items()}
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                plain = sum(self._plain(row.input_ids, row.labels) for row in tried) / len(batch["targets"])
+                with self.layers(), self.attention():
+                    ours = self.loss(batch).item() / len(batch["targets"])
+        except (RuntimeError, TypeError, NotImplementedError, AttributeError) as error:
+            what = str(error).strip().split("\n")[0]
+            return f"it failed on this model ({type(error).__name__}: {what})"
+        finally:
+            self.model.train(was_training)
+        exact = self.compute == torch.float32 and self.model.dtype == torch.float32
+        if not abs(ours - plain) <= (1e-4 * plain if exact else 0.05 + 0.01 * plain):
+            return f"its loss on {len(tried)} rows, {ours:.4f}, is not the model's own, {plain:.4f}"
+        return None
+
+    def _plain(self, ids: list[int], labels: list[int]) -> float:
+        """Summed negative log-likelihood of a row by the model's own forward."""
+        device = self.model.device
+        logits = self.model(input_ids=torch.tensor([ids], device=device)).logits[0, :-1].float()
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(labels[1:], device=device), reduction="sum")
+        return float(loss)

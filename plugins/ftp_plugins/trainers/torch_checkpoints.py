@@ -1,0 +1,148 @@
+"""Checkpoints of a training run: each appears whole or not at all, and the last and the best are kept."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ftp
+
+WEIGHTS, PROGRESS = "weights.safetensors", "progress.json"
+
+
+class Checkpoints:
+    """`step-<N>/` for going on, `best-<N>/` for the weights to keep; no other weights than those that train.
+
+    The best has the step in its name, so that the last checkpoint always finds the one that it knows of, whatever was
+    written after it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def last(self) -> Path | None:
+        """The newest whole checkpoint."""
+        found = sorted(self.directory.glob("step-*"), key=lambda path: path.name)
+        return next((path for path in reversed(found) if path.suffix != ".part"), None)
+
+    def best(self, step: int) -> Path:
+        """Where the weights of a best state are."""
+        return self.directory / best_name(step)
+
+    @contextlib.contextmanager
+    def new(self, name: str) -> Iterator[Path]:
+        """A directory to fill, which takes its name once everything in it is on the disk.
+
+        Raises:
+            ModelError: it can't be written; the checkpoint before it still is what it was.
+        """
+        from safetensors import SafetensorError
+
+        target, aside = self.directory / name, self.directory / f"{name}.part"
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            yield aside
+            for file in aside.iterdir():
+                _sync(file)
+            _sync(aside)
+            if target.exists():  # from before a resume; no checkpoint speaks of it, so it may be gone for a moment
+                old = self.directory / f"{name}.old.part"
+                shutil.rmtree(old, ignore_errors=True)
+                target.rename(old)
+                shutil.rmtree(old)
+            aside.rename(target)
+            _sync(self.directory)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            # torch.save and safetensors tell of a full disk in errors of their own kinds.
+            shutil.rmtree(aside, ignore_errors=True)
+            before = self.last()
+            kept = f"the last one, {before}, is kept" if before else "there is none before it"
+            raise ftp.ModelError(
+                f"{target}: the checkpoint can't be written: {_first_line(error)}; {kept}. Make room and go on with "
+                f"`ftp resume {self.directory.parent}`"
+            ) from error
+
+    def keep_only(self, step: int, best_step: int) -> None:
+        """Remove everything but the checkpoint of this step and the best that it knows of."""
+        kept = {step_name(step), best_name(best_step)}
+        for path in (*self.directory.glob("step-*"), *self.directory.glob("best-*")):
+            if path.name not in kept:
+                shutil.rmtree(path)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def step_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def best_name(step: int) -> str:
+    return f"best-{step:08d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def save_weights(directory: Path, model: torch.nn.Module) -> None:
+    """Write the weights that train, in their own types."""
+    from safetensors.torch import save_file
+
+    trained = {name: weight.detach().contiguous() for name, weight in _trained(model).items()}
+    save_file(trained, directory / WEIGHTS)
+
+
+def load_weights(directory: Path, model: torch.nn.Module) -> None:
+    """Put the weights that `save_weights` wrote back into the same model.
+
+    Raises:
+        ModelError: they are those of another model or adapter.
+    """
+    from safetensors.torch import load_file
+
+    weights, stored = _trained(model), load_file(directory / WEIGHTS)
+    if {name: w.shape for name, w in weights.items()} != {name: w.shape for name, w in stored.items()}:
+        raise ftp.ModelError(f"{directory}: holds the weights of another model or adapter; begin a run with `ftp run`")
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(stored[name])
+
+
+def _trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def save_progress(directory: Path, progress: dict[str, Any]) -> None:
+    """Write how far training has come; what was there before is replaced in one step."""
+    aside = directory / f"{PROGRESS}.part"
+    aside.write_text(json.dumps(progress), encoding="utf-8")
+    _sync(aside)
+    aside.replace(directory / PROGRESS)
+
+
+def load_progress(directory: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((directory / PROGRESS).read_text(encoding="utf-8"))
+    return found
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

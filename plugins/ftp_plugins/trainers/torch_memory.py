@@ -1,0 +1,37 @@
+"""How much memory a run takes, and what to say when there is not enough."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+import ftp
+
+
+def peak_memory_mb(device: Any) -> float:
+    """The most memory that this process has held: on the GPU where it trains on one, else in RAM. In 10^6 bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+@contextlib.contextmanager
+def too_much_memory(rows: int, longest: int) -> Iterator[None]:
+    """Say what to do when a batch doesn't fit."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
+            raise
+        raise ftp.ModelError(
+            f"a batch of {rows} rows of up to {longest} tokens doesn't fit into memory; lower train.batch_size and "
+            "raise train.gradient_accumulation by as much (the result is the same), or set "
+            "train.gradient_checkpointing: true, or lower train.max_length"
+        ) from error
