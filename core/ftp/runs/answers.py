@@ -1,0 +1,41 @@
+"""Answers and losses of a model on an eval set, as a Parquet file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ftp.types import Answer, Example, TokenLoss
+
+
+def write_answers(file: Path, examples: Sequence[Example], answers: Sequence[Answer], losses: Sequence[TokenLoss]) -> None:
+    """Write what a model made of an eval set as Parquet, whole or not at all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    nothing = [None] * len(examples)
+    table = pa.table(
+        {
+            "id": [example.id for example in examples],
+            "prompt": ["\n\n".join(m.content for m in example.prompt) for example in examples],
+            "reference": [example.reference for example in examples],
+            "answer": pa.array([a.text for a in answers] or nothing, pa.string()),
+            "answer_tokens": pa.array([a.tokens for a in answers] or nothing, pa.int64()),
+            "stopped": pa.array([a.stopped for a in answers] or nothing, pa.bool_()),
+            "nll": [loss.nll for loss in losses],
+            "nll_tokens": [loss.tokens for loss in losses],
+        }
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f"{file.name}.part")
+    pq.write_table(table, aside)
+    aside.replace(file)
+
+
+def read_answers(file: Path) -> tuple[list[Answer], list[TokenLoss]]:
+    """Read what `write_answers` wrote."""
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(file).to_pylist()
+    answers = [Answer(r["answer"], r["answer_tokens"], r["stopped"]) for r in rows if r["answer"] is not None]
+    return answers, [TokenLoss(r["nll"], r["nll_tokens"]) for r in rows]
