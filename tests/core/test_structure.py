@@ -1,6 +1,7 @@
 """The rooms of the core and their floors: an import never runs up and never in a circle, also for types alone."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -8,20 +9,10 @@ import pytest
 import ftp
 
 CORE = Path(ftp.__file__).parent
+DESIGN = (CORE.parents[1] / "docs" / "design.md").read_text(encoding="utf-8")
+ROWS = re.findall(r"^\| (\d+) \| ((?:`\w+`(?:, )?)+) \|", DESIGN, re.MULTILINE)
 # From the ground up; rooms on one floor don't know each other.
-FLOORS = [
-    {"errors"},
-    {"types", "options", "files"},
-    {"data", "stats"},
-    {"components"},
-    {"hookspecs"},
-    {"plugins"},
-    {"recipe"},
-    {"lm", "runs", "progress"},
-    {"stages"},
-    {"pipeline"},
-    {"cli", "testing"},
-]
+FLOORS = [set(re.findall(r"\w+", rooms)) for _, rooms in sorted(ROWS, key=lambda row: int(row[0]))]
 KERNEL = {"errors", "types", "options", "files", "progress", "components", "hookspecs", "plugins", "recipe", "runs"}
 """With `pipeline` and `stages`, which put it to work, what a newcomer reads to understand FTP."""
 
