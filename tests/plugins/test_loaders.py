@@ -134,7 +134,7 @@ def test_a_gguf_file_becomes_plain_weights_once(tmp_path, monkeypatch):
     monkeypatch.setenv("FTP_CACHE", str(tmp_path))
     loader = Gguf(file=SMOLLM2, device="cpu", dtype="bfloat16")
     loaded = loader.load(loader.describe())
-    [directory] = [path for path in (tmp_path / "ftp" / "gguf").iterdir() if path.is_dir()]
+    [directory] = [path for path in (tmp_path / "gguf").iterdir() if path.is_dir()]
     assert loaded.fingerprint == directory.name.split("-")[0]
     assert not hasattr(loaded.model.config, "quantization_config")
     assert loaded.model.dtype == torch.bfloat16 and "<|im_start|>" in loaded.tokenizer.chat_template

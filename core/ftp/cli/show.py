@@ -10,8 +10,9 @@ from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
 
 from ftp.progress import Progress
 from ftp.stats.paired import verdict_in_words
@@ -23,47 +24,67 @@ PLAIN_EVERY = 15.0
 
 @contextlib.contextmanager
 def show() -> Iterator[Progress]:
-    """A Progress for this terminal, or for the lack of one."""
+    """Show progress in this terminal, or as plain lines where there is none."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield Plain()
         return
+    with live(console) as progress:
+        yield progress
+
+
+@contextlib.contextmanager
+def live(console: Console) -> Iterator[Progress]:
+    """Show one bar at a time on a console of 80 columns or more; a finished stage becomes a line above it."""
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[detail]}"),
-    )  # fmt: skip
+        TextColumn("{task.description}", table_column=Column(max_width=32, no_wrap=True, overflow="ellipsis")),
+        BarColumn(bar_width=8),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[detail]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+    )
     with Bars(*columns, console=console) as bars:
-        yield Live(bars)
+        progress = Live(bars)
+        yield progress
+        progress.end_stage()
 
 
 class Live(Progress):
-    """Bars."""
+    """A bar with the stage that is going on."""
 
     def __init__(self, bars: Bars) -> None:
         self.bars = bars
-        self.task = bars.add_task("Starting", total=None, detail="")
+        self.task: TaskID | None = None
         self.validation = ""
-        self.total: int | None = None
 
     def stage(self, title: str, total: int | None = None) -> Callable[[int], None]:
-        self._end()
-        self.task = self.bars.add_task(title, total=total, detail="")
-        return lambda units: self.bars.advance(self.task, units)
+        self.end_stage()
+        self.task = task = self.bars.add_task(title, total=total, detail="")
+        return lambda units: self.bars.advance(task, units)
 
-    def _end(self) -> None:
-        found = next(task for task in self.bars.tasks if task.id == self.task)
-        done = max(found.completed, 1)
-        self.bars.update(self.task, total=found.total or done, completed=found.total or done)
+    def end_stage(self) -> None:
+        """Turn the bar of the stage that has ended into a line."""
+        if self.task is None:
+            return
+        ended = next(task for task in self.bars.tasks if task.id == self.task)
+        count = f" {ended.total:,.0f}," if ended.total else ""
+        line = f"{ended.description}:{count} {timedelta(seconds=round(ended.elapsed or 0))}"
+        self.bars.remove_task(self.task)
+        self.task = None
+        self.bars.refresh()  # else the removed bar is drawn once more below the line
+        self.bars.console.print(line, style="dim", markup=False, highlight=False)
 
     def event(self, event: str, values: Mapping[str, Any]) -> None:
         if event == "plan":
-            self.total = values["steps"]
-            self.bars.update(self.task, total=values["steps"])
+            if self.task is not None:
+                self.bars.update(self.task, total=values["steps"])
             self.bars.console.print(plan_line(values), markup=False, highlight=False)
         elif event == "validation":
-            self.validation = f", validation {values['loss']:.3f}"
-        elif event == "metric":
-            detail = f"{metric_line(values, self.total)}{self.validation}"
+            self.validation = f", val {values['loss']:.3f}"
+        elif event == "metric" and self.task is not None:
+            # The time left has a column of its own.
+            parts = metric_parts(values)
+            detail = ", ".join([f"{parts[0]}{self.validation}", *parts[1:]])
             self.bars.update(self.task, completed=values["step"], detail=detail)
         elif event in ("note", "watcher"):
             self.note(told(event, values))
@@ -79,16 +100,20 @@ class Plain(Progress):
         self.title = ""
         self.total: int | None = None
         self.done = 0
-        self.last = time.monotonic()
+        self.began = self.last = time.monotonic()
 
     def stage(self, title: str, total: int | None = None) -> Callable[[int], None]:
-        self.title, self.total, self.done = title, total, 0
+        self.title, self.total, self.done, self.began = title, total, 0, time.monotonic()
         self._line(f"{title} …")
         return self._advance
 
     def _advance(self, units: int) -> None:
         self.done += units
-        self._now_and_then(f"{self.title}: {self.done}{f' of {self.total}' if self.total else ''}")
+        of = left = ""
+        if self.total:
+            seconds = (time.monotonic() - self.began) / self.done * (self.total - self.done)
+            of, left = f" of {self.total}", f", {timedelta(seconds=round(seconds))} left"
+        self._now_and_then(f"{self.title}: {self.done}{of}{left}")
 
     def event(self, event: str, values: Mapping[str, Any]) -> None:
         if event == "plan":
@@ -97,7 +122,8 @@ class Plain(Progress):
         elif event == "validation":
             self._line(f"step {values['step']}: validation loss {values['loss']:.4f}")
         elif event == "metric":
-            self._now_and_then(f"step {values['step']} of {self.total}: {metric_line(values, self.total)}")
+            parts = [*metric_parts(values), *time_left(values, self.total)]
+            self._now_and_then(f"step {values['step']} of {self.total}: {', '.join(parts)}")
         elif event in ("note", "watcher"):
             self.note(told(event, values))
 
@@ -120,17 +146,22 @@ def plan_line(values: Mapping[str, Any]) -> str:
     return ", ".join(figures + words)
 
 
-def metric_line(values: Mapping[str, Any], steps: int | None) -> str:
-    """Loss, speed, memory and the time left, of those that the trainer tells."""
+def metric_parts(values: Mapping[str, Any]) -> list[str]:
+    """Return loss, speed and memory in words, of those that the trainer reports."""
     parts = [f"loss {values['loss']:.3f}"]
     if values.get("tokens_per_second"):
-        parts.append(f"{values['tokens_per_second']:,.0f} tokens/s")
+        parts.append(f"{values['tokens_per_second']:,.0f} tok/s")
     if values.get("memory_mb"):
         parts.append(f"{values['memory_mb'] / 1000:.1f} GB")
-    if steps and values.get("seconds") and values["step"]:
-        left = values["seconds"] / values["step"] * (steps - values["step"])
-        parts.append(f"{timedelta(seconds=round(left))} left")
-    return ", ".join(parts)
+    return parts
+
+
+def time_left(values: Mapping[str, Any], steps: int | None) -> list[str]:
+    """Return the time left in words, or nothing where it isn't known."""
+    if not (steps and values.get("seconds") and values["step"]):
+        return []
+    seconds = values["seconds"] / values["step"] * (steps - values["step"])
+    return [f"{timedelta(seconds=round(seconds))} left"]
 
 
 def told(event: str, values: Mapping[str, Any]) -> str:

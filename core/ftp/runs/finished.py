@@ -8,14 +8,12 @@ from typing import Any
 
 import yaml
 
-from ftp.runs.answers import read_answers
-from ftp.errors import RunError
-from ftp.data.examples import read_examples
+from ftp.data.examples import Corpus, read_examples
 from ftp.data.ledger import Ledger
+from ftp.errors import RunError
+from ftp.runs.answers import read_answers
 from ftp.runs.directory import RunDirectory
-from ftp.types import Interval
-from ftp.data.examples import Corpus
-from ftp.types import Evaluation, EvalView, FinishedRun, Metric
+from ftp.types import Evaluation, EvalView, FinishedRun, Interval, Metric
 
 
 def finished(directory: RunDirectory) -> FinishedRun:

@@ -11,15 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ftp.recipe.model import Source
-from ftp.recipe.yaml_source import Path_, dotted, shown_value
-from ftp.errors import RunError
-from ftp.plugins import Plugins
-from ftp.recipe.model import Recipe
-from ftp.recipe.read import plugins_of
 from ftp.data.files import files_of
-from ftp.runs.directory import RunDirectory, runs_below
+from ftp.errors import RunError
 from ftp.files import digest, file_digest, finite
+from ftp.plugins import Plugins
+from ftp.recipe.model import Recipe, Source
+from ftp.recipe.read import plugins_of
+from ftp.recipe.yaml_source import Path_, dotted, shown_value
+from ftp.runs.directory import RunDirectory, runs_below
 from ftp.types import LoadedModel
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes", "gguf", "openai")
