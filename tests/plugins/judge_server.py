@@ -23,6 +23,8 @@ class Say(NamedTuple):
     """Break the connection off in the middle of the body."""
     hang: float = 0
     usage: tuple | None = (100, 20)
+    stream: object = None
+    """Called with the handler in place of a whole response."""
 
 
 def prompt_of(request):
@@ -99,7 +101,11 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             with self.server.lock:
                 self.server.under_way -= 1
-        if said.status != 200:
+        if said.stream is not None:
+            self.close_connection = True
+            with contextlib.suppress(OSError):  # the client has heard enough
+                said.stream(self)
+        elif said.status != 200:
             self.send(said.status, json.dumps({"error": {"message": said.message, "code": "x"}}), said.headers)
         elif said.raw is not None:
             self.send(200, said.raw.decode("utf-8", "replace"), said.headers)

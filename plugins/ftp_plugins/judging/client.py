@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +14,14 @@ from urllib.parse import urlsplit
 import ftp
 from ftp.errors import did_you_mean
 
+REFUSED = "x-ftp-refused"
+"""Header of the responses that stand in for those that were not taken; see `transport`."""
+
 OPENAI = "https://api.openai.com/v1"
+VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+"""Names of environment variables; a key put in the place of one has lower case letters or dashes."""
+MOST_CHARACTERS = 100_000
+"""The longest reply that is read for a verdict."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -54,7 +62,7 @@ class Server:
     base_url: str | None = None
     api_key_env: str = "OPENAI_API_KEY"
     timeout: float = 120
-    """Seconds to wait for an answer."""
+    """Seconds for one attempt, from sending the request to the last byte of the answer."""
     max_retries: int = 5
     """Attempts after the first on 408, 409, 429, 5xx, time-outs and lost connections."""
 
@@ -67,8 +75,26 @@ class Server:
     def needs_key(self) -> bool:
         return urlsplit(self.address).hostname not in LOOPBACK
 
+    def secrets_in_recipe(self) -> list[str]:
+        """Name the options that hold a secret; the messages don't repeat it."""
+        found = []
+        parts = urlsplit(self.address)
+        if parts.username or parts.password or parts.query or parts.fragment:
+            found.append(
+                "base_url: has a user name, a password or a query in it; give the plain address, and the key in the "
+                "environment variable that api_key_env names"
+            )
+        if not VARIABLE.fullmatch(self.api_key_env):
+            found.append(
+                "api_key_env: not the name of an environment variable (capital letters, digits and _); if it is the "
+                "key itself, take it out of the recipe and put it into a variable"
+            )
+        return found
+
     def problems(self) -> list[str]:
-        """What is missing on this machine."""
+        """Say what is missing on this machine."""
+        if found := self.secrets_in_recipe():
+            return found
         found = [] if importlib.util.find_spec("openai") else ["openai is not installed: pip install openai"]
         if urlsplit(self.address).scheme not in ("http", "https"):
             found.append(f"base_url: {self.address}: not an address; it is like http://localhost:8000/v1")
@@ -85,13 +111,19 @@ class Server:
         """
         import openai
 
+        from ftp_plugins.judging.transport import http_client
+
         key = os.environ.get(self.api_key_env) or ""
         if not key and self.needs_key:
             raise JudgeError(
                 f"the environment variable {self.api_key_env} is not set; it has to hold the key for {self.address}"
             )
         async with openai.AsyncOpenAI(
-            api_key=key or "none", base_url=self.address, timeout=self.timeout, max_retries=self.max_retries
+            api_key=key or "none",
+            base_url=self.address,
+            timeout=self.timeout,
+            max_retries=self.max_retries,
+            http_client=http_client(self.timeout),
         ) as client:
             yield Connection(self, client, key)
 
@@ -147,17 +179,22 @@ class Connection:
         except openai.APIConnectionError as error:
             raise CallFailed(self._what(error), "lost") from None
         except openai.APIStatusError as error:
-            raise CallFailed(self._what(error), "refused") from None
-        except (openai.OpenAIError, ValueError) as error:
+            why = error.response.headers.get(REFUSED)
+            if why == "redirect":
+                advice = "if that is meant, make it the base_url"
+                raise JudgeError(f"{where}: {self._what(error)}; nothing was sent there; {advice}") from None
+            raise CallFailed(self._what(error), "garbled" if why == "size" else "refused") from None
+        except (openai.OpenAIError, ValueError, RecursionError) as error:
             raise CallFailed(f"the server's answer can't be read: {self._what(error)}", "garbled") from None
-        return _reply(completion, raw.retries_taken + 1)
+        return self._reply(completion, raw.retries_taken + 1)
 
     async def _offered(self) -> str:
         """What to do when there is no such model."""
         import openai
 
         try:
-            offered = [str(model.id) async for model in await self._client.models.list()]
+            page = (await self._client.models.list()).data
+            offered = [self._without_key(str(model.id))[:100] for model in page[:1000]]
         except (openai.OpenAIError, ValueError, AttributeError, TypeError):
             return "base_url may be wrong: it usually ends in /v1"
         if self._server.model in offered:
@@ -177,18 +214,31 @@ class Connection:
         lines = str(said or error).strip().splitlines() or [type(error).__name__]
         status = getattr(error, "status_code", None)
         text = f"{status}: {lines[0]}" if status and str(status) not in lines[0] else lines[0]
-        return (text.replace(self._key, "…") if self._key else text)[:500]
+        return self._without_key(text)[:500]
 
+    def _without_key(self, text: str) -> str:
+        """Return a text of the server's without the key, should the server have repeated it."""
+        return text.replace(self._key, "…") if self._key else text
 
-def _reply(completion: Any, attempts: int) -> Reply:
-    try:
-        choice = completion.choices[0]
-        text = choice.message.content or getattr(choice.message, "refusal", None) or ""
-    except (AttributeError, IndexError, TypeError, KeyError):
-        text = None
-    if not isinstance(text, str):
-        raise CallFailed("the server's answer is not a chat completion", "garbled")
-    usage = getattr(completion, "usage", None)
-    counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    prompt, said = (count if isinstance(count, int) else None for count in counts)
-    return Reply(text, str(choice.finish_reason or "stop"), prompt, said, attempts)
+    def _reply(self, completion: Any, attempts: int) -> Reply:
+        """Read a chat completion.
+
+        Raises:
+            CallFailed: it is none, or its text is no Unicode or longer than any verdict.
+        """
+        try:
+            choice = completion.choices[0]
+            text = choice.message.content or getattr(choice.message, "refusal", None) or ""
+        except (AttributeError, IndexError, TypeError, KeyError):
+            text = None
+        if not isinstance(text, str):
+            raise CallFailed("the server's answer is not a chat completion", "garbled")
+        if len(text) > MOST_CHARACTERS:
+            raise CallFailed(f"the reply has {len(text):,} characters, more than {MOST_CHARACTERS:,}", "garbled")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise CallFailed("the reply is not valid Unicode: it holds half a character", "garbled")
+        usage = getattr(completion, "usage", None)
+        counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+        prompt, said = (count if isinstance(count, int) else None for count in counts)
+        finish = self._without_key(str(choice.finish_reason or "stop"))[:40]
+        return Reply(self._without_key(text), finish, prompt, said, attempts)

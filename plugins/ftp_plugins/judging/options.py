@@ -97,7 +97,8 @@ class JudgeOptions(ftp.Evaluator):
                 found.append(
                     "max_cost: needs max_tokens or max_completion_tokens, so that no call can cost more than foreseen"
                 )
-        return found if self._replays else found + self._server.problems()
+        server = self._server
+        return found + (server.secrets_in_recipe() if self._replays else server.problems())
 
     @property
     def _replays(self) -> bool:

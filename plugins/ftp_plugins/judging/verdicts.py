@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -10,11 +11,12 @@ from typing import Any
 REASON = 1000
 """Characters kept of a reason."""
 _DECODER = json.JSONDecoder()
+_OBJECT = re.compile(r'\{(?=\s*["}])')
 _NAME = r"(?:output|answer|response|assistant|option|completion)"
 _LETTER = r"(?:\(?\b(?P<{}>[ab])\b\)?)"
 _MORE = re.compile(r"[.,]\d|\s*(?:-|\u2013|to|or)\s*\d")
 """After a number: a part of it, or the other end of a range."""
-_DECORATION = r"[\s*_`#>\"'-]*"
+_DECORATION = r"[^\S\n]*(?:[*_`#>\"'-][^\S\n]*)*"
 
 
 def read_scores(reply: str, criteria: Mapping[str, int]) -> dict[str, Any] | None:
@@ -35,16 +37,12 @@ def read_scores(reply: str, criteria: Mapping[str, int]) -> dict[str, Any] | Non
 
 def _objects(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Every JSON object in a text that isn't part of another one, with where it ends."""
-    at = text.find("{")
-    while at >= 0:
-        end = at + 1
-        try:
-            value, end = _DECODER.raw_decode(text, at)
-        except (ValueError, RecursionError):
-            pass
-        else:
-            yield end, value
-        at = text.find("{", end)
+    end = 0
+    for brace in _OBJECT.finditer(text):
+        if brace.start() >= end:  # not part of the object before it
+            with contextlib.suppress(ValueError, RecursionError):
+                value, end = _DECODER.raw_decode(text, brace.start())
+                yield end, value
 
 
 def _scored(value: Mapping[str, Any], criteria: Mapping[str, int]) -> dict[str, Any] | None:
@@ -98,7 +96,8 @@ _WINNERS = (
     re.compile(r"\[\[\s*(?P<w1>[abc]|tie)\s*\]\]", re.I),
     # Verdict: A
     re.compile(
-        rf"^{_DECORATION}(?:(?:my|the|final|overall)\s+)*(?:verdict|winner|answer|choice|judgement|judgment|decision){_DECORATION}"
+        rf"^{_DECORATION}(?:(?:my|the|final|overall)[ \t]+)*"
+        rf"(?:verdict|winner|answer|choice|judgement|judgment|decision){_DECORATION}"
         rf"(?:[:=]|\bis\b:?){_DECORATION}(?:{_NAME}\s*)?(?:{_LETTER.format('w2')}|(?P<t2>tie|draw|neither|equal)\b){_DECORATION}\.?{_DECORATION}$",
         re.I | re.M,
     ),
@@ -136,7 +135,7 @@ def read_winner(reply: str) -> dict[str, Any] | None:
     for pattern in _WINNERS:
         for match in pattern.finditer(reply):
             winner = next((text for text in match.groups() if text), "")
-            before = re.split(r"[.!?\n]", reply[: match.start()])[-1]
+            before = reply[max(reply.rfind(mark, 0, match.start()) for mark in ".!?\n") + 1 : match.start()]
             if re.search(r"\bneither\b", before, re.I):
                 winner = "tie"
             elif _NEGATED.search(before):

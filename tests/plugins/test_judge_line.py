@@ -1,0 +1,132 @@
+"""The line to a judge: time, size, redirects and secrets."""
+
+import asyncio
+import gzip
+import json
+import time
+
+import pytest
+from judge_server import Say, serving
+
+from ftp_plugins.judging.client import CallFailed, JudgeError, Server
+from ftp_plugins.judging.verdicts import read_scores, read_winner
+
+KEY = "sk-very-secret-4711"
+ASK = [{"role": "user", "content": "Which?"}]
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001)
+
+
+def ask(server, **options):
+    """One call to a scripted server."""
+
+    async def call():
+        async with Server("judge-1", server.url, **{"max_retries": 0, **options}).connect() as connection:
+            return await connection.ask(ASK, {})
+
+    return asyncio.run(call())
+
+
+def body(text, **more):
+    message = {"role": "assistant", "content": text}
+    return json.dumps({"id": "1", "model": "m", "choices": [{"index": 0, "message": message, **more}]}).encode()
+
+
+def test_a_server_that_drips_is_given_up_in_time():
+    def drip(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Type", "application/json")
+        handler.end_headers()
+        for _ in range(100):  # a byte now and then: no single read is slow
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
+            time.sleep(0.05)
+
+    with serving(lambda request: Say(stream=drip)) as server:
+        began = time.monotonic()
+        with pytest.raises(CallFailed, match=r"no answer within 0.5 s, tried 1 times"):
+            ask(server, timeout=0.5)
+        assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_answer_without_end_is_not_read_to_the_end(packed):
+    def pour(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Type", "application/json")
+        if packed:
+            handler.send_header("Content-Encoding", "gzip")
+        handler.end_headers()
+        if packed:
+            handler.wfile.write(gzip.compress(b"x" * (100 << 20)))
+            return
+        block = b"x" * (1 << 20)
+        for _ in range(100):
+            handler.wfile.write(block)
+
+    with (
+        serving(lambda request: Say(stream=pour)) as server,
+        pytest.raises(CallFailed, match="more than 4 MB") as failed,
+    ):
+        ask(server)
+    assert failed.value.how == "garbled"
+
+
+@pytest.mark.parametrize(
+    "raw, why",
+    [
+        (body("x" * 100_001), "100,001 characters"),
+        (body("\ud800 A"), "half a character"),
+        (b'{"choices": ' + b"[" * 100_000, "can't be read|not a chat completion"),
+    ],
+)
+def test_replies_that_are_none_are_unscored(raw, why):
+    with serving(lambda request: Say(raw=raw)) as server, pytest.raises(CallFailed, match=why) as failed:
+        ask(server)
+    assert failed.value.how == "garbled"
+
+
+def test_a_redirect_to_another_host_is_refused_and_named():
+    with serving(lambda request: Say(status=307, headers=(("Location", "http://evil.example/v1"),))) as server:
+        with pytest.raises(JudgeError, match=r"redirects to another host, 'evil\.example'; nothing was sent there"):
+            ask(server)
+        assert len(server.asked) == 1
+
+
+def test_a_key_that_the_server_repeats_is_not_passed_on():
+    with serving(lambda request: Say(raw=body(f"I know {KEY}", finish_reason=KEY))) as server:
+        reply = ask(server)
+    assert KEY not in reply.text + reply.finish and reply.text == "I know …"
+    other = serving(lambda request: Say(status=404, message="none"), models=(f"judge-1-{KEY}",))
+    with other as server, pytest.raises(JudgeError) as refused:
+        ask(server)
+    assert KEY not in str(refused.value) and "judge-1-…" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "options, place",
+    [
+        ({"base_url": f"https://me:{KEY}@judge.example/v1"}, "base_url"),
+        ({"base_url": f"https://judge.example/v1?key={KEY}"}, "base_url"),
+        ({"api_key_env": KEY}, "api_key_env"),
+    ],
+)
+def test_a_secret_in_a_recipe_is_refused_and_not_repeated(ftp_recipe, ftp, options, place):
+    judge = {"use": "judge", "model": "judge-1", **options}
+    result = ftp("check", str(ftp_recipe(evaluate=[judge])))
+    assert result.code == 2 and f"evaluate.0.{place}: " in result.err
+    assert KEY not in result.err + result.out
+
+
+@pytest.mark.parametrize(
+    "text", ["\n" * 100_000, "my\n" * 33_000, "final\n" * 16_000, "{" * 100_000, "verdict: " * 11_000]
+)
+def test_long_replies_are_read_in_time(text):
+    began = time.monotonic()
+    read_scores(text, {"accuracy": 5, "helpfulness": 5})
+    read_winner(text)
+    assert time.monotonic() - began < 20  # 10,000 line breaks took 26 s
