@@ -65,6 +65,7 @@ def command(
 @contextlib.contextmanager
 def at_work() -> Iterator[Progress]:
     """Show a run that is going on; end with exit code 130 or 143 and the command to go on when a signal ends it."""
+    from ftp.cli.memory import is_lack_of_memory
     from ftp.cli.show import show
     from ftp.errors import FtpError, Interrupted
 
@@ -87,6 +88,9 @@ def at_work() -> Iterator[Progress]:
         click.echo(f"\n{to_go_on(f'Interrupted{saved}')}", err=True)
         sys.exit(128 + number)
     except Exception as error:
+        if not isinstance(error, FtpError) and is_lack_of_memory(error):
+            first = str(error).strip().split("\n")[0][:200]
+            raise FtpError(to_go_on(f"too little memory ({first or type(error).__name__})")) from error
         if isinstance(error, FtpError) or not _no_room(error):
             raise
         raise FtpError(to_go_on(f"{error}: make room")) from error
@@ -131,10 +135,13 @@ def _tell_seeds(runs: list[FinishedRun]) -> None:
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' own bars and notices out of our output, and their notices to their own developers."""
+    """Prepare for the heavy libraries: check the address space, and keep their bars and notices out of our output."""
     import logging as standard_logging
     import warnings
 
+    from ftp.cli.memory import check_address_space
+
+    check_address_space()
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|torch)\b")
     standard_logging.getLogger("bitsandbytes").setLevel(standard_logging.ERROR)
     for name, value in {
