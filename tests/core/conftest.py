@@ -40,3 +40,21 @@ def toys(ftp_install, no_built_in_plugin, monkeypatch):
     site = ftp_install("toys", TOYS)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ["PYTHONPATH"]]))
     return importlib.import_module("toys")
+
+
+@pytest.fixture
+def toy_recipe(ftp_recipe, toys):
+    """Write a recipe of toy components; keywords change it as they change that of `ftp_recipe`."""
+
+    def write(**overrides):
+        source = {"path": "train.jsonl", "format": {"use": "pairs"}}
+        recipe = {
+            "model": {"use": "store", "id": "some/model"},
+            "adapter": {"use": "part"},
+            "data": {"train": [source], "evals": {"heldout": {"path": "heldout.jsonl", "format": {"use": "pairs"}}}},
+            "train": {"use": "steps"},
+            "evaluate": [{"use": "same"}],
+        }
+        return ftp_recipe(**{**recipe, **overrides})
+
+    return write

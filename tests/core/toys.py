@@ -37,6 +37,18 @@ class Lines(ftp.Formatter):
         return ftp.Example(text=row["text"])
 
 
+class Blend(ftp.Curator):
+    """Decides on replay rows and leaves them as they are."""
+
+    handles: ClassVar = ("replay",)
+
+    replay: ftp.Share | None = None
+    """Their share."""
+
+    def curate(self, corpus, ledger):
+        return corpus
+
+
 class Store(ftp.Loader):
     """Names a model and has none."""
 
@@ -65,6 +77,9 @@ class Part(ftp.Adapter):
 
 class Whole(ftp.Adapter):
     """Trains everything."""
+
+    layers: int = 12
+    """From the top."""
 
     def apply(self, loaded):
         return loaded
@@ -120,6 +135,11 @@ class Plain(ftp.Reporter):
 @ftp.hookimpl
 def ftp_formatters():
     return {"pairs": Pairs, "lines": Lines}
+
+
+@ftp.hookimpl
+def ftp_curators():
+    return {"blend": Blend}
 
 
 @ftp.hookimpl
