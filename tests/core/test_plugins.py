@@ -28,18 +28,6 @@ def plugin(name, **more):
     return found
 
 
-def test_the_built_in_ones_come_first_and_whole():
-    found = plugins.load()
-    ours = [plugin for plugin in found.plugins if plugin.distribution == "ftp-finetune"]
-    assert found.plugins[: len(ours)] == ours
-    assert not any(plugin.error for plugin in ours)
-    assert {"instruct", "alpaca", "sharegpt", "messages", "prompt_completion", "text"} <= set(
-        found.offers("formatters")
-    )
-    for kind in plugins.KINDS:
-        assert found.offers(kind), kind
-
-
 def test_a_good_plugin(ftp_install):
     ftp_install("acme-evals", HOUSE, version="1.2", entry_points={"evals": "acme_evals"})
     found = plugins.load()
@@ -189,14 +177,6 @@ def test_a_clash_names_both(ftp_install):
     assert plugins.load(without=["acme-two:acme-two"]).clashes == []
 
 
-def test_a_clash_with_a_built_in_one(ftp_install):
-    ftp_install("acme-evals", HOUSE.replace('"house"', '"rouge"'))
-    assert plugins.load().clashes == [
-        "evaluators 'rouge' is offered by both ftp-finetune:evaluators and acme-evals:acme-evals; "
-        "keep one out: --no-plugin acme-evals:acme-evals"
-    ]
-
-
 def test_a_clash_of_files(ftp_install, tmp_path):
     for name in ("one.py", "two.py"):
         (tmp_path / name).write_text(HOUSE)
@@ -316,12 +296,12 @@ def test_a_file_that_fails_leaves_no_module_behind(tmp_path):
 # --- what the command line says ------------------------------------------------------------------------------------
 
 
-def test_a_broken_plugin_is_a_warning_until_it_is_named(ftp, ftp_install, tmp_path):
+def test_a_broken_plugin_is_a_warning_until_it_is_named(ftp, ftp_install, toys, tmp_path):
     site = ftp_install("acme-broken", "import no_such_thing\n")
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
     recipe = (
-        "name: x\nmodel: {use: huggingface, id: some/model}\nadapter: {use: lora}\ntrain: {use: sft}\n"
-        "data: {train: [{path: rows.jsonl, format: {use: text}}]}\n"
+        "name: x\nmodel: {use: store, id: some/model}\nadapter: {use: part}\ntrain: {use: steps}\n"
+        "data: {train: [{path: rows.jsonl, format: {use: lines}}]}\n"
     )
     reason = f"ModuleNotFoundError: No module named 'no_such_thing' ({site}/acme_broken.py:1)"
     warning = f"warning: plugin acme-broken:acme-broken is broken and not in use: {reason}"
@@ -329,13 +309,13 @@ def test_a_broken_plugin_is_a_warning_until_it_is_named(ftp, ftp_install, tmp_pa
     outcome = ftp("check", "r.yaml")
     assert (outcome.code, outcome.err.splitlines()) == (0, [warning])
 
-    (tmp_path / "r.yaml").write_text(recipe.replace("use: text", "use: tickets"))
+    (tmp_path / "r.yaml").write_text(recipe.replace("use: lines", "use: tickets"))
     outcome = ftp("check", "r.yaml")
     assert outcome.code == 2
     assert outcome.err.splitlines() == [
         warning,
         'r.yaml:5:44: data.train.0.format.use: nothing called "tickets" is installed; '
-        "known: alpaca, auto, feedback, instruct, messages, preference, prompt_completion, sharegpt, text "
+        "known: lines, pairs "
         f"(plugin acme-broken:acme-broken is not in use: {reason})",
     ]
     assert ftp("check", "r.yaml", "--no-plugin", "acme-broken:acme-broken").err.count("\n") == 1

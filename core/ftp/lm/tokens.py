@@ -109,7 +109,7 @@ def tokenise(
     import pyarrow as pa
 
     cache = user_cache("tokens")
-    file = cache / f"{_key(loaded, examples, loss_on)}.arrow"
+    file = cache / f"{cache_key(loaded, examples, loss_on)}.arrow"
     if file.is_file():
         os.utime(file)
         progress(len(examples))
@@ -202,8 +202,8 @@ def _read(file: Path) -> TokenRows:
         return TokenRows(pa.ipc.open_file(source).read_all())
 
 
-def _key(loaded: LoadedTokenizer, examples: Examples, loss_on: str) -> str:
-    """SHA-256 over everything that the tokens follow from."""
+def cache_key(loaded: LoadedTokenizer, examples: Examples, loss_on: str = "answers") -> str:
+    """Return the name under which the cache keeps these tokens: SHA-256 over everything that they follow from."""
     import pyarrow as pa
 
     tokenizer, backend = loaded.tokenizer, loaded.tokenizer.backend_tokenizer

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import time
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +14,7 @@ from ftp.components import Loader
 from ftp.data.examples import encode_batch, read_examples, schema, write_examples
 from ftp.lm import tokens as module
 from ftp.lm.rendering import Tokens, encode
-from ftp.lm.tokens import TokenRows, token_counter, tokenise
+from ftp.lm.tokens import TokenRows, cache_key, token_counter, tokenise
 from ftp.types import Example, LoadedTokenizer, Message
 
 
@@ -91,14 +90,15 @@ def test_no_rows(loaded, write):
     assert len(found.cut(3)) == len(found.take([])) == 0
 
 
-def test_the_same_rows_are_tokenised_once(loaded, write, cache, monkeypatch):
+def test_the_same_rows_are_tokenised_once(loaded, write, cache):
     examples = write(rows(1200))
     first = list(tokenise(loaded, examples))
-    monkeypatch.setattr(module, "_batches", None)  # nothing is tokenised from here on
+    [file] = cache()
+    written = file.stat().st_ino  # a file that is written again is another one
     seen = []
     assert list(tokenise(loaded, examples, progress=seen.append)) == first
     assert seen == [1200]
-    assert len(cache()) == 1
+    assert cache() == [file] and file.stat().st_ino == written
 
 
 def test_other_files_ids_origins_groups_and_labels_hit(loaded, write, cache):
@@ -123,7 +123,7 @@ def test_rows_hit_wherever_they_come_from(loaded, tmp_path, start, count, before
     alone = write_examples(tmp_path / "alone.arrow", iter(list(chosen)))
     moved = write_examples(tmp_path / "moved.arrow", [*rows(before), *chosen])[before:]
     backwards = pool.take(range(2599, -1, -1)).take([2599 - n for n in range(start, min(start + count, 2600))])
-    keys = {module._key(loaded, examples, "answers") for examples in (chosen, alone, moved, backwards)}
+    keys = {cache_key(loaded, examples) for examples in (chosen, alone, moved, backwards)}
     assert len(keys) == 1
 
 
@@ -131,9 +131,7 @@ def test_rows_of_many_batches_hit_when_taken(loaded, write):
     pool = write(rows(3000))
     odd = [n for n in range(3000) if n % 2]
     found = tokenise(loaded, pool.take(odd))
-    assert module._key(loaded, write([pool[n] for n in odd]), "answers") == module._key(
-        loaded, pool.take(odd), "answers"
-    )
+    assert cache_key(loaded, write([pool[n] for n in odd])) == cache_key(loaded, pool.take(odd))
     whole = tokenise(loaded, pool)
     assert list(found) == list(whole.take(odd))
     assert list(tokenise(loaded, pool[10:1500])) == list(whole[10:1500])
@@ -176,13 +174,13 @@ CHANGES = {
 @pytest.mark.parametrize(("example", "change"), CHANGES.values(), ids=list(CHANGES))
 def test_any_change_of_a_row_misses(loaded, write, example, change):
     before, after = ([talk(1), one, talk(2)] for one in (example, change(example)))
-    assert module._key(loaded, write(before), "answers") != module._key(loaded, write(after), "answers")
+    assert cache_key(loaded, write(before)) != cache_key(loaded, write(after))
 
 
 def test_the_order_and_the_number_of_rows_count(loaded, write):
     one, two = talk(1), talk(2)
     keys = {
-        module._key(loaded, write(examples), "answers")
+        cache_key(loaded, write(examples))
         for examples in ([one, two], [two, one], [one], [two], [one, one], [one, two, two], [])
     }
     assert len(keys) == 7
@@ -194,7 +192,7 @@ def test_template_tokenizer_stops_and_loss_miss(loaded, write, ftp_tiny_model):
     def fresh(change=lambda tokenizer: None, stops=loaded.stops, loss_on="answers"):
         tokenizer = AutoTokenizer.from_pretrained(ftp_tiny_model)
         change(tokenizer)
-        return module._key(LoadedTokenizer(tokenizer, stops), examples, loss_on)
+        return cache_key(LoadedTokenizer(tokenizer, stops), examples, loss_on)
 
     keys = [
         fresh(),
@@ -211,15 +209,15 @@ def test_template_tokenizer_stops_and_loss_miss(loaded, write, ftp_tiny_model):
     assert fresh(lambda tokenizer: tokenizer("x", truncation=True, max_length=3, padding="max_length")) == keys[0]
     used = AutoTokenizer.from_pretrained(ftp_tiny_model)
     encode(used, rows(10), loaded.stops)
-    assert module._key(LoadedTokenizer(used, loaded.stops), examples, "answers") == keys[0]
+    assert cache_key(LoadedTokenizer(used, loaded.stops), examples) == keys[0]
 
 
 @pytest.mark.parametrize("library", ["tokenizers", "transformers"])
 def test_another_release_of_what_renders_and_encodes_misses(loaded, write, monkeypatch, library):
     examples = write(rows(3))
-    before = module._key(loaded, examples, "answers")
+    before = cache_key(loaded, examples)
     monkeypatch.setattr(module, "version", lambda name: "0" if name == library else version(name))
-    assert module._key(loaded, examples, "answers") != before
+    assert cache_key(loaded, examples) != before
 
 
 def test_a_run_that_stops_half_way_leaves_nothing(loaded, write, cache):
@@ -243,11 +241,13 @@ def test_what_nobody_used_for_a_month_is_forgotten(loaded, write, cache):
     assert len(cache()) == 1 and not old.exists()
 
 
-def test_a_file_that_another_run_forgets_meanwhile(tmp_path, monkeypatch):
-    file = tmp_path / "a.arrow"
-    file.symlink_to(tmp_path / "gone")  # what is listed and no longer there
-    monkeypatch.setattr(Path, "unlink", None)
-    module._forget_unused(tmp_path)
+def test_a_file_that_another_run_forgets_meanwhile(loaded, write, cache):
+    tokenise(loaded, write(rows(5)))
+    [kept] = cache()
+    gone = kept.with_name("gone.arrow")
+    gone.symlink_to(kept.with_name("nothing"))  # what is listed and no longer there
+    tokenise(loaded, write(rows(6)))
+    assert gone.is_symlink() and kept in cache() and len(cache()) == 3
 
 
 # --- rows, against plain lists --------------------------------------------------------------------------------------
@@ -332,16 +332,14 @@ def test_a_batch_is_written_as_the_schema_says():
     assert encode_batch(rows(8)).schema == schema()
 
 
-def test_several_processes_make_the_same_rows_in_the_same_order(tmp_path, ftp_tiny_model, monkeypatch):
-    from ftp.lm import tokens
-    from ftp_plugins.loaders.weights import load_tokenizer
-
-    loaded = load_tokenizer(str(ftp_tiny_model), None)
+def test_several_processes_make_the_same_rows_in_the_same_order(loaded, tmp_path, monkeypatch):
     turns = [(Message("user", f"Double {n}é."), Message("assistant", f"{n} doubled is {2 * n}.")) for n in range(2500)]
     examples = write_examples(tmp_path / "e.arrow", (Example(pair, id=f"f:{n}") for n, pair in enumerate(turns)))
-    inline = list(tokens._batches(loaded, examples, "answers"))
-    monkeypatch.setattr(tokens, "PARALLEL_ROWS", 1)
+    inline = list(tokenise(loaded, examples))
+    monkeypatch.setenv("FTP_CACHE", str(tmp_path / "another"))
+    monkeypatch.setattr(module, "PARALLEL_ROWS", 1)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1}, raising=False)
-    shared_out = list(tokens._batches(loaded, examples, "answers"))
-    assert [batch.num_rows for batch in shared_out] == [1000, 1000, 500]
-    assert all(a.equals(b) for a, b in zip(inline, shared_out, strict=True))
+    seen = []
+    shared_out = tokenise(loaded, examples, progress=seen.append)
+    assert seen == [1000, 1000, 500]
+    assert list(shared_out) == inline

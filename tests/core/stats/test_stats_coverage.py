@@ -1,6 +1,6 @@
 """Whether 95% intervals hold 95%: simulated evaluations of every statistic, in the shapes that evaluations have.
 
-`pytest -m slow -s tests/core/test_stats_coverage.py` simulates 2,000 evaluations each and prints the table.
+`pytest -m slow -s tests/core/stats/test_stats_coverage.py` simulates 2,000 evaluations each and prints the table.
 """
 
 from collections.abc import Callable

@@ -7,18 +7,18 @@ import pytest
 
 GOOD = """\
 name: bad
-model: {use: huggingface, id: some/model}
-adapter: {use: lora, r: 16}
+model: {use: store, id: some/model}
+adapter: {use: part, rank: 16}
 data:
   train:
-    - {path: train.jsonl, format: {use: instruct}}
+    - {path: train.jsonl, format: {use: pairs}}
   validation: 10%
   evals:
-    held: {path: held.jsonl, format: {use: instruct}}
-train: {use: sft, epochs: 1, learning_rate: 1e-4}
+    held: {path: held.jsonl, format: {use: pairs}}
+train: {use: steps, epochs: 1, learning_rate: 1e-4}
 evaluate:
   - {use: loss}
-  - {use: exact_match}
+  - {use: same}
 """
 TOP = "adapter, answers, data, evaluate, model, name, report, seed, train, watch"
 
@@ -35,15 +35,15 @@ BAD = {
         ["r.yaml:5:1: not valid YAML: found character '\\t' that cannot start any token"],
     ),
     "open bracket": (
-        "r: 16}",
-        "r: 16",
+        "rank: 16}",
+        "rank: 16",
         ["r.yaml:4:5: not valid YAML: expected ',' or '}', but got ':'"],
     ),
     "control character": ("name: bad", "name: b\x07d", ["r.yaml:1:8: the character U+0007 is not allowed"]),
     "two documents": ("name: bad", "name: bad\n---", ["r.yaml:2:1: not valid YAML: but found another document"]),
-    "unknown alias": ("r: 16", "r: *rank", ["r.yaml:3:25: not valid YAML: found undefined alias 'rank'"]),
+    "unknown alias": ("rank: 16", "rank: *rank", ["r.yaml:3:28: not valid YAML: found undefined alias 'rank'"]),
     "alias to itself": (
-        "r: 16", "targets: &a [*a]",
+        "rank: 16", "targets: &a [*a]",
         ["r.yaml:3:31: adapter.targets.0: an alias that refers to itself"],
     ),
     "aliases of aliases": (
@@ -73,9 +73,9 @@ BAD = {
     "half a character": (
         "id: some/model",
         'id: "\\ud83d\\ude00 \\ud800"',
-        ["r.yaml:2:31: model.id: \\ud800 alone is half a character"],
+        ["r.yaml:2:25: model.id: \\ud800 alone is half a character"],
     ),
-    "list as a key": ("r: 16", "[r]: 16", ["r.yaml:3:22: adapter: a key must be a word"]),
+    "list as a key": ("rank: 16", "[rank]: 16", ["r.yaml:3:22: adapter: a key must be a word"]),
     "key given twice": (
         "name: bad",
         "name: bad\nname: worse",
@@ -83,69 +83,72 @@ BAD = {
     ),
     # --- keys
     "unknown key": (
-        "r: 16", "rank: 16",
+        "rank: 16", "size: 16",
         [
-            "r.yaml:3:22: adapter.rank: unknown key; known: alpha, dora, dropout, experts, init, layers, "
-            "modules_to_save, pissa_iterations, r, rslora, targets, use"
+            "r.yaml:3:22: adapter.size: unknown key; known: bias, rank, targets, use"
         ],
     ),
-    "misspelt key": ("epochs: 1", "epoch: 1", ["r.yaml:10:19: train.epoch: unknown key; did you mean 'epochs'?"]),
+    "misspelt key": ("epochs: 1", "epoch: 1", ["r.yaml:10:21: train.epoch: unknown key; did you mean 'epochs'?"]),
     "unknown key at the top": ("name: bad", "name: bad\nzzz: 1", [f"r.yaml:2:1: zzz: unknown key; known: {TOP}"]),
     "missing key": ("name: bad\n", "", ["r.yaml:1:1: name: is missing"]),
     "missing key in a block": ("id: some/model", "device: cpu", ["r.yaml:2:1: model.id: is missing"]),
     "missing format": (
-        ", format: {use: instruct}}\n  val", "}\n  val",
+        ", format: {use: pairs}}\n  val", "}\n  val",
         ["r.yaml:6:7: data.train.0.format: is missing"],
     ),
     # --- use
     "misspelt name": (
-        "use: lora",
-        "use: lorra",
-        ["r.yaml:3:11: adapter.use: nothing called \"lorra\" is installed; did you mean 'lora'?"],
+        "use: part",
+        "use: prat",
+        ["r.yaml:3:11: adapter.use: nothing called \"prat\" is installed; did you mean 'part'?"],
     ),
     "unknown name": (
-        "use: instruct}}\n  val",
+        "use: pairs}}\n  val",
         "use: zzz}}\n  val",
         ['r.yaml:6:36: data.train.0.format.use: nothing called "zzz" is installed; '
-         "known: alpaca, auto, feedback, instruct, messages, preference, prompt_completion, sharegpt, text"],
+         "known: lines, pairs"],
     ),
     "misspelt name of the only one": (
-        "use: sft",
-        "use: stf",
-        ["r.yaml:10:9: train.use: nothing called \"stf\" is installed; did you mean 'sft'?"],
+        "use: steps",
+        "use: setps",
+        ["r.yaml:10:9: train.use: nothing called \"setps\" is installed; did you mean 'steps'?"],
     ),
-    "no use": ("use: lora, ", "", ["r.yaml:3:1: adapter.use: is missing; one of full, lora, qlora"]),
-    "no use where there is one": ("use: sft, ", "", ["r.yaml:10:1: train.use: is missing; one of sft"]),
+    "no use": ("use: part, ", "", ["r.yaml:3:1: adapter.use: is missing; one of part, whole"]),
+    "no use where there is one": ("use: steps, ", "", ["r.yaml:10:1: train.use: is missing; one of steps"]),
     "use is null": (
-        "use: lora",
+        "use: part",
         "use: ~",
-        ["r.yaml:3:11: adapter.use: nothing called null is installed; known: full, lora, qlora"],
+        ["r.yaml:3:11: adapter.use: nothing called null is installed; known: part, whole"],
     ),
-    "a word for a block": ("{use: lora, r: 16}", "lora", ['r.yaml:3:1: adapter: must be a block of keys, not "lora"']),
+    "a word for a block": (
+        "{use: part, rank: 16}",
+        "part",
+        ['r.yaml:3:1: adapter: must be a block of keys, not "part"'],
+    ),
     "a word for a block in a list": (
         "- {use: loss}",
         "- loss",
         ['r.yaml:12:5: evaluate.0: must be a block of keys, not "loss"'],
     ),
     # --- types and limits
-    "text for a number": ("r: 16", "r: '16'", ['r.yaml:3:22: adapter.r: must be a whole number, not "16"']),
-    "true for a number": ("r: 16", "r: true", ["r.yaml:3:22: adapter.r: must be a whole number, not true"]),
-    "true for a float": ("epochs: 1", "epochs: true", ["r.yaml:10:19: train.epochs: must be a number, not true"]),
-    "fraction for a whole": ("r: 16", "r: 16.5", ["r.yaml:3:22: adapter.r: must be a whole number, not 16.5"]),
+    "text for a number": ("rank: 16", "rank: '16'", ['r.yaml:3:22: adapter.rank: must be a whole number, not "16"']),
+    "true for a number": ("rank: 16", "rank: true", ["r.yaml:3:22: adapter.rank: must be a whole number, not true"]),
+    "true for a float": ("epochs: 1", "epochs: true", ["r.yaml:10:21: train.epochs: must be a number, not true"]),
+    "fraction for a whole": ("rank: 16", "rank: 16.5", ["r.yaml:3:22: adapter.rank: must be a whole number, not 16.5"]),
     "number for text": ("name: bad", "name: 7", ["r.yaml:1:1: name: must be text, not 7"]),
-    "yes is text": ("r: 16", "dora: yes", ['r.yaml:3:22: adapter.dora: must be true or false, not "yes"']),
-    "null": ("r: 16", "r:", ["r.yaml:3:22: adapter.r: must be a whole number, not null"]),
+    "yes is text": ("rank: 16", "bias: yes", ['r.yaml:3:22: adapter.bias: must be true or false, not "yes"']),
+    "null": ("rank: 16", "rank:", ["r.yaml:3:22: adapter.rank: must be a whole number, not null"]),
     "not a number": (
         "learning_rate: 1e-4",
         "learning_rate: .nan",
-        ["r.yaml:10:30: train.learning_rate: must be a finite number, not NaN"],
+        ["r.yaml:10:32: train.learning_rate: must be a finite number, not NaN"],
     ),
     "infinite": (
         "learning_rate: 1e-4",
         "learning_rate: -.inf",
-        ["r.yaml:10:30: train.learning_rate: must be a finite number, not -Infinity"],
+        ["r.yaml:10:32: train.learning_rate: must be a finite number, not -Infinity"],
     ),
-    "too small": ("r: 16", "r: 0", ["r.yaml:3:22: adapter.r: must be greater than or equal to 1, not 0"]),
+    "too small": ("rank: 16", "rank: 0", ["r.yaml:3:22: adapter.rank: must be greater than or equal to 1, not 0"]),
     "too large": (
         "name: bad",
         f"name: bad\nseed: {2**40}",
@@ -154,22 +157,22 @@ BAD = {
     "not one of": (
         "epochs: 1",
         "schedule: cosin",
-        ["r.yaml:10:19: train.schedule: must be 'linear', 'cosine' or 'constant', not \"cosin\"; "
+        ["r.yaml:10:21: train.schedule: must be 'linear', 'cosine' or 'constant', not \"cosin\"; "
          "did you mean 'cosine'?"],
     ),
     "of no type allowed": (
-        "r: 16",
+        "rank: 16",
         "targets: q_proj",
-        ["r.yaml:3:22: adapter.targets: must be 'all-linear' or a list (lines that begin with `- `), not \"q_proj\""],
+        ["r.yaml:3:22: adapter.targets: must be 'all' or a list (lines that begin with `- `), not \"q_proj\""],
     ),
-    "one of a list": ("r: 16", "targets: [q, 1]", ["r.yaml:3:35: adapter.targets.1: must be text, not 1"]),
+    "one of a list": ("rank: 16", "targets: [q, 1]", ["r.yaml:3:35: adapter.targets.1: must be text, not 1"]),
     "block for a list": (
-        "    - {path: train.jsonl, format: {use: instruct}}",
+        "    - {path: train.jsonl, format: {use: pairs}}",
         "    {path: train.jsonl}",
         ['r.yaml:5:3: data.train: must be a list (lines that begin with `- `), not {"path": "train.jsonl"}'],
     ),
     "empty list": (
-        "    - {path: train.jsonl, format: {use: instruct}}",
+        "    - {path: train.jsonl, format: {use: pairs}}",
         "    []",
         ["r.yaml:5:3: data.train: must be a list of at least one entry, not []"],
     ),
@@ -189,7 +192,7 @@ BAD = {
     "share as a list": ("10%", "[10%]", ['r.yaml:7:3: data.validation: must be a number, not ["10%"]']),
     "misspelt key of a validation source": (
         "10%",
-        "{path: v.jsonl, fromat: {use: instruct}}",
+        "{path: v.jsonl, fromat: {use: pairs}}",
         ["r.yaml:7:3: data.validation.format: is missing",
          "r.yaml:7:31: data.validation.fromat: unknown key; did you mean 'format'?"],
     ),
@@ -227,80 +230,40 @@ BAD = {
     ),
     "trained on and watched": (
         "10%",
-        "{path: train.jsonl, format: {use: instruct}}",
+        "{path: train.jsonl, format: {use: pairs}}",
         ["r.yaml:7:16: data.validation.path: data.train.0 reads train.jsonl too; "
          "a leak: these rows would be trained on"],
     ),
     "read twice": (
         "  validation:",
-        "    - {path: train.jsonl, format: {use: alpaca}}\n  validation:",
+        "    - {path: train.jsonl, format: {use: pairs}}\n  validation:",
         ["r.yaml:7:8: data.train.1.path: data.train.0 reads train.jsonl too; read each file once"],
     ),
     "one split trained and evaluated on": (
-        "    - {path: train.jsonl, format: {use: instruct}}\n  validation: 10%\n  evals:\n    held: {path: held.jsonl,",
-        "    - {hub: a/b, format: {use: instruct}}\n  validation: 10%\n  evals:\n    held: {hub: a/b, split: train,",
+        "    - {path: train.jsonl, format: {use: pairs}}\n  validation: 10%\n  evals:\n    held: {path: held.jsonl,",
+        "    - {hub: a/b, format: {use: pairs}}\n  validation: 10%\n  evals:\n    held: {hub: a/b, split: train,",
         ["r.yaml:9:12: data.evals.held.hub: data.train.0 reads a/b/train too; "
          "a leak: these rows would be trained on"],
     ),
     "formatter and evaluator": (
-        "held: {path: held.jsonl, format: {use: instruct}}",
-        "held: {path: held.jsonl, format: {use: text}}",
-        ["r.yaml:13:5: evaluate.1: 'exact_match' takes conversation examples and data.evals.held holds text"],
+        "held: {path: held.jsonl, format: {use: pairs}}",
+        "held: {path: held.jsonl, format: {use: lines}}",
+        ["r.yaml:13:5: evaluate.1: 'same' takes conversation examples and data.evals.held holds text"],
     ),
     "evaluators without evals": (
-        "  evals:\n    held: {path: held.jsonl, format: {use: instruct}}\n",
+        "  evals:\n    held: {path: held.jsonl, format: {use: pairs}}\n",
         "",
         ["r.yaml:9:1: evaluate: there is nothing to evaluate on; name an eval set under data.evals"],
     ),
     "evals without evaluators": (
-        "evaluate:\n  - {use: loss}\n  - {use: exact_match}\n",
+        "evaluate:\n  - {use: loss}\n  - {use: same}\n",
         "",
         ["r.yaml:8:3: data.evals: no evaluator reads these; add one under `evaluate:`"],
     ),
     "answers that nothing reads": (
-        "  - {use: exact_match}\n",
+        "  - {use: same}\n",
         "answers: {batch_size: 4}\n",
         ["r.yaml:13:1: answers: no evaluator of this recipe reads answers; take it out"],
-    ),
-    "replay without mix": (
-        "  validation:",
-        "    - {path: general.jsonl, format: {use: alpaca}, role: replay}\n  validation:",
-        ["r.yaml:7:52: data.train.1.role: nothing says how much replay to mix in; "
-         "add `- {use: mix, replay: 5%}` to curate"],
-    ),
-    "mix without replay": (
-        "  validation:",
-        "  curate: [{use: mix, replay: 5%}]\n  validation:",
-        ["r.yaml:7:12: data.curate.0: mixes replay rows and no source has `role: replay`"],
-    ),
-    "mix that says nothing": (
-        "  validation:",
-        "  curate: [{use: mix, cap: 5}, {use: mix}]\n  validation:",
-        ["r.yaml:7:32: data.curate.1: says nothing to do; give replay, shares, weights, temperature or cap; "
-         'got {"use": "mix"}'],
-    ),
-    "replay alone": (
-        "{path: train.jsonl, format: {use: instruct}}\n",
-        "{path: train.jsonl, format: {use: instruct}, role: replay}\n  curate: [{use: mix, replay: 5%}]\n",
-        ["r.yaml:5:3: data.train: has replay rows only; a run needs domain rows"],
-    ),
-    "bad pattern": (
-        "{use: exact_match}",
-        "{use: exact_match, pattern: '*'}",
-        ["r.yaml:13:24: evaluate.1.pattern: not a regular expression: nothing to repeat at position 0"],
-    ),
-    "many at once": (
-        "",
-        "nmae: x\nmodel: {use: gguf, fiel: x}\ndata: {train: {}}\nevaluate: [loss, {use: rouge, stem: 1}]\n",
-        ["r.yaml:1:1: name: is missing",
-         "r.yaml:2:1: model.file: is missing",
-         "r.yaml:2:20: model.fiel: unknown key; did you mean 'file'?",
-         "r.yaml:1:1: adapter: is missing",
-         "r.yaml:3:8: data.train: must be a list (lines that begin with `- `), not {}",
-         "r.yaml:1:1: train: is missing",
-         "r.yaml:4:12: evaluate.0: must be a block of keys, not \"loss\"",
-         "r.yaml:4:31: evaluate.1.stem: must be true or false, not 1",
-         "r.yaml:1:1: nmae: unknown key; did you mean 'name'?"],
     ),
 }  # fmt: skip
 
@@ -312,7 +275,7 @@ def write(directory, text):
 
 
 @pytest.mark.parametrize(("old", "new", "lines"), BAD.values(), ids=list(BAD))
-def test_bad_recipe(ftp, tmp_path, old, new, lines):
+def test_bad_recipe(ftp, toys, tmp_path, old, new, lines):
     assert old in GOOD
     write(tmp_path, GOOD.replace(old, new, 1) if old else new)
     outcome = ftp("check", "r.yaml")
@@ -321,7 +284,7 @@ def test_bad_recipe(ftp, tmp_path, old, new, lines):
     assert outcome.code == 2
 
 
-def test_the_good_recipe_is_good(ftp, tmp_path):
+def test_the_good_recipe_is_good(ftp, toys, tmp_path):
     write(tmp_path, GOOD)
     outcome = ftp("check", "r.yaml")
     assert outcome == (
@@ -331,24 +294,18 @@ def test_the_good_recipe_is_good(ftp, tmp_path):
     )
 
 
-@pytest.mark.parametrize("options", ["cap: 5", "temperature: 2", "weights: {train.jsonl: 1}", "shares: {a: 5%}"])
-def test_a_mix_without_replay_needs_no_replay_rows(ftp, tmp_path, options):
-    write(tmp_path, GOOD.replace("  validation:", f"  curate: [{{use: mix, {options}}}]\n  validation:", 1))
-    assert ftp("check", "r.yaml").code == 0
-
-
-def test_no_file_of_text(ftp, tmp_path):
+def test_no_file_of_text(ftp, toys, tmp_path):
     (tmp_path / "latin.yaml").write_bytes("name: größe".encode("latin-1"))
     assert ftp("check", "latin.yaml").err == "latin.yaml:1:9: not UTF-8: byte 0xf6; save it as UTF-8\n"
     assert ftp("check", "none.yaml").err == "none.yaml: No such file or directory\n"
     assert ftp("check", str(tmp_path)).err == f"{tmp_path}: Is a directory\n"
 
 
-def test_in_a_process_of_its_own(tmp_path):
-    write(tmp_path, GOOD.replace("r: 16", "r: 0"))
+def test_in_a_process_of_its_own(toys, tmp_path):
+    write(tmp_path, GOOD.replace("rank: 16", "rank: 0"))
     done = subprocess.run(
         [sys.executable, "-m", "ftp", "check", "r.yaml"], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert done.stderr == "r.yaml:3:22: adapter.r: must be greater than or equal to 1, not 0\n"
+    assert done.stderr == "r.yaml:3:22: adapter.rank: must be greater than or equal to 1, not 0\n"
     assert done.stdout == ""

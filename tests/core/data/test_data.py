@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from toys import Lines, Pairs
 
 from ftp.data.examples import read_examples, write_examples
 from ftp.data.files import files_of, rows_of
@@ -19,9 +20,6 @@ from ftp.errors import DataError
 from ftp.recipe.model import Data, Source
 from ftp.stages.prepare_data import build_corpus, examples_of
 from ftp.types import Example, Message
-from ftp_plugins.formatters.chat import Messages
-from ftp_plugins.formatters.pairs import Instruct
-from ftp_plugins.formatters.text import Text
 
 ROWS = [
     {"instruction": "What is “it”?", "response": "A, b\tand “c”"},
@@ -85,9 +83,8 @@ def test_every_type_of_file_gives_the_same_rows(tmp_path, name, content, lines, 
 def test_nested_columns_of_parquet_are_lists_of_objects(tmp_path):
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     pq.write_table(pa.Table.from_pylist([{"messages": turns}]), tmp_path / "a.parquet")
-    source = Source(path=str(tmp_path / "a.parquet"), format=Messages())
-    ((_, line, example),) = examples_of(source)
-    assert (line, example.reference) == (1, "b")
+    (row,) = rows_of(tmp_path / "a.parquet")
+    assert (row.line, row.values) == (1, {"messages": turns})
 
 
 def test_a_separator_as_an_escape_is_fine(tmp_path):
@@ -199,7 +196,7 @@ def test_any_text_survives_json_lines_and_arrow(tmp_path, texts, ascii):
         return found.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
     (tmp_path / "a.jsonl").write_bytes("".join(line(text) + "\n" for text in texts).encode())
-    source = Source(path=str(tmp_path / "a.jsonl"), format=Text())
+    source = Source(path=str(tmp_path / "a.jsonl"), format=Lines())
     found = [example for _, _, example in examples_of(source)]
     assert [example.text for example in found] == texts
     assert [example.text for example in write_examples(tmp_path / "a.arrow", found)] == texts
@@ -269,8 +266,8 @@ def build(tmp_path):
 
     def build(validation=0.1, seed=1, **more):
         train = [
-            Source(path=str(tmp_path / "domain.jsonl"), format=Instruct()),
-            Source(path=str(tmp_path / "more" / "general.jsonl"), format=Instruct(), role="replay"),
+            Source(path=str(tmp_path / "domain.jsonl"), format=Pairs()),
+            Source(path=str(tmp_path / "more" / "general.jsonl"), format=Pairs(), role="replay"),
         ]
         options = Data(**{"train": train, "validation": validation, **more})
         return build_corpus(options, tmp_path / "data", tmp_path, seed)
@@ -314,20 +311,20 @@ def test_one_row_at_least_goes_and_one_stays(build, share, rows):
 
 def test_a_single_row_is_trained_on(build, tmp_path):
     write_rows(tmp_path / "one.jsonl", 1)
-    corpus, _ = build(train=[Source(path=str(tmp_path / "one.jsonl"), format=Instruct())])
+    corpus, _ = build(train=[Source(path=str(tmp_path / "one.jsonl"), format=Pairs())])
     assert (len(corpus.train), len(corpus.validation)) == (1, 0)
 
 
 def test_a_source_of_its_own_is_watched(build, tmp_path):
     write_rows(tmp_path / "watched.jsonl", 3)
-    corpus, ledger = build(validation=Source(path=str(tmp_path / "watched.jsonl"), format=Instruct()))
+    corpus, ledger = build(validation=Source(path=str(tmp_path / "watched.jsonl"), format=Pairs()))
     assert corpus.validation.column("id") == ["watched.jsonl:1", "watched.jsonl:2", "watched.jsonl:3"]
     assert len(corpus.train) == 70
     assert sum(total["rows"] for total in ledger.totals() if total["split"] == "validation") == 3
 
 
 def test_one_file_read_twice_is_refused(build, tmp_path):
-    twin = Source(path=str(tmp_path / "domain.jsonl"), format=Instruct())
+    twin = Source(path=str(tmp_path / "domain.jsonl"), format=Pairs())
     with pytest.raises(DataError, match=r"domain\.jsonl:1: this row is read twice; name each file once"):
         build(evals={"held": twin})
 
@@ -335,6 +332,6 @@ def test_one_file_read_twice_is_refused(build, tmp_path):
 def test_progress_counts_rows(build, tmp_path):
     write_rows(tmp_path / "many.jsonl", 2300)
     seen = []
-    options = Data(train=[Source(path=str(tmp_path / "many.jsonl"), format=Instruct())])
+    options = Data(train=[Source(path=str(tmp_path / "many.jsonl"), format=Pairs())])
     build_corpus(options, tmp_path / "data", tmp_path, 1, progress=seen.append)
     assert sum(seen) == 2300

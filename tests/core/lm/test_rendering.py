@@ -11,7 +11,6 @@ from ftp.errors import ModelError
 from ftp.lm.byte_level import ByteLevel
 from ftp.lm.rendering import DEFAULT_CHAT_TEMPLATE, Rendered, Tokens, encode, encode_texts, render, rendered, stop_ids
 from ftp.types import Example, Message
-from ftp_plugins.formatters.chat import Messages
 
 CHATML = (
     "{{ bos_token }}"
@@ -175,7 +174,30 @@ def row(*turns, **columns):
     for turn in turns:
         role, content = turn.split(": ", 1)
         messages.append({"role": role.strip("-"), "content": content, "train": None if role[0] != "-" else False})
-    return Messages().format({"messages": messages, **columns})
+    return conversation(messages, **columns)
+
+
+def conversation(turns, tools=()):
+    """An example of turns and tools as OpenAI's clients write them, in the form that formatters give it."""
+    return Example(
+        tuple(map(message, turns)), tools=json.dumps([typed(function=tool) for tool in tools]) if tools else ""
+    )
+
+
+def message(turn):
+    calls = []
+    for call in turn.get("tool_calls", ()):
+        arguments = call["function"]["arguments"]
+        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+        calls.append(typed(id=call["id"], function={**call["function"], "arguments": arguments}))
+    train = turn.get("train") is not False and turn.get("weight") != 0
+    written = json.dumps(calls, ensure_ascii=False) if calls else ""
+    names = (turn.get("name", ""), turn.get("tool_call_id", ""))
+    return Message(turn["role"], turn["content"] or "", train, written, *names)
+
+
+def typed(**more):
+    return {"type": "function", **more}
 
 
 @pytest.mark.parametrize("template", [CHATML.replace("<|im_end|>", "<|end|>"), LLAMA3, MISTRAL])
@@ -243,7 +265,7 @@ TALK = [
 
 def test_a_call_is_trained_and_what_the_tool_said_is_not(tokenizer):
     tokenizer.chat_template = TOOLS
-    example = Messages().format({"messages": TALK, "tools": [WEATHER]})
+    example = conversation(TALK, [WEATHER])
     [tokens] = encode(tokenizer, [example], [tokenizer.eos_token_id])
     assert trained_parts(tokenizer, tokens) == [
         '<tool_call>weather {"city": "Zürich"}</tool_call><tool_call>weather {"city": "Lima"}</tool_call><|im_end|>',
@@ -256,8 +278,8 @@ def test_a_call_is_trained_and_what_the_tool_said_is_not(tokenizer):
 
 def test_a_row_may_end_in_a_call_and_a_call_may_be_left_out_of_training(tokenizer):
     tokenizer.chat_template = TOOLS
-    ends = Messages().format({"messages": TALK[:2]})
-    masked = Messages().format({"messages": [TALK[0], {**TALK[1], "weight": 0}, *TALK[2:]]})
+    ends = conversation(TALK[:2])
+    masked = conversation([TALK[0], {**TALK[1], "weight": 0}, *TALK[2:]])
     first, second = encode(tokenizer, [ends, masked], [tokenizer.eos_token_id])
     assert trained_text(tokenizer, first).startswith("<tool_call>weather")
     assert trained_text(tokenizer, second) == "In Lima.<|im_end|>"
@@ -266,9 +288,7 @@ def test_a_row_may_end_in_a_call_and_a_call_may_be_left_out_of_training(tokenize
 def test_rows_with_several_lists_of_tools_keep_their_own(tokenizer):
     tokenizer.chat_template = TOOLS
     names = ["a", "", "b", "a", ""]
-    rows = [
-        Messages().format({"messages": TALK, "tools": [{"name": f"tool-{name}"}] if name else None}) for name in names
-    ]
+    rows = [conversation(TALK, [{"name": f"tool-{name}"}] if name else ()) for name in names]
     together = encode(tokenizer, rows, [tokenizer.eos_token_id])
     assert together == [encode(tokenizer, [one], [tokenizer.eos_token_id])[0] for one in rows]
     texts = [tokenizer.decode(tokens.input_ids) for tokens in together]
@@ -279,7 +299,7 @@ def test_rows_with_several_lists_of_tools_keep_their_own(tokenizer):
 def test_a_template_that_would_leave_out_calls_or_tools_is_refused(tokenizer, template):
     tokenizer.chat_template = template
     with pytest.raises(ModelError, match="the rows have tool calls and the chat template leaves them out; set"):
-        encode(tokenizer, [Messages().format({"messages": TALK})], [tokenizer.eos_token_id])
+        encode(tokenizer, [conversation(TALK)], [tokenizer.eos_token_id])
     with pytest.raises(ModelError, match="or leave the column out: `tools: null` on the format"):
         encode(tokenizer, [row("user: q", "assistant: a", tools=[WEATHER])], [tokenizer.eos_token_id])
     encode(tokenizer, [row("user: q", "assistant: a", tools=[])], [tokenizer.eos_token_id])
@@ -414,7 +434,7 @@ def test_the_tokens_are_those_of_the_chat_template(any_tokenizer, contents, temp
 
 def test_tool_calls_have_the_tokens_of_the_chat_template(any_tokenizer):
     any_tokenizer.chat_template = TOOLS
-    example = Messages().format({"messages": TALK, "tools": [WEATHER]})
+    example = conversation(TALK, [WEATHER])
     given = [{**turn, "content": turn["content"] or ""} for turn in TALK]
     given[1] = {**given[1], "tool_calls": calls({"city": "Zürich"}, {"city": "Lima"})}
     tools = [{"type": "function", "function": WEATHER}]

@@ -218,23 +218,6 @@ def test_the_lock_is_free_after_use_and_after_an_error(run):
     assert run.read_json(".writer.json") is None
 
 
-@pytest.mark.parametrize("command", ["resume", "report", "compare", "eval"])
-def test_a_recipe_or_a_damaged_run_in_place_of_a_run(ftp, tmp_path, command):
-    """A recipe where a run belongs, and a run with a file that was cut off: one line each, no traceback."""
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("name: small\n")
-    damaged = tmp_path / "runs" / "small" / "1"
-    damaged.mkdir(parents=True)
-    for name in ("run.lock.json", "evaluation.json"):
-        (damaged / name).write_text('{"recipe":\n')
-    for path, what in ((recipe, "run"), (damaged, "damaged")):
-        found = ftp(command, *[str(path)] * (2 if command == "compare" else 1))
-        assert found.code == 2
-        assert found.err.startswith(str(path)) and what in found.err and found.err.count("\n") == 1
-    if command == "resume":
-        assert f"`ftp run {recipe}` goes on with its run" in ftp(command, str(recipe)).err
-
-
 @pytest.mark.parametrize("content", [b'{"recipe":\n', b"\xff\x00", b"[]", b"{}"])
 def test_an_old_run_that_is_damaged_is_passed_over_and_named(tmp_path, content):
     lock = {part: {} for part in INPUTS}
@@ -251,17 +234,3 @@ def test_an_old_run_that_is_damaged_is_passed_over_and_named(tmp_path, content):
     (good.path / "stages.json").write_bytes(b"{")
     assert unfinished_run(tmp_path, "small", notes.append) is None
     assert notes[1].startswith(f"An old run is passed over: {good.path / 'stages.json'}:1: damaged")
-
-
-def test_the_list_of_runs_leaves_out_a_damaged_one_and_names_it(ftp, tmp_path):
-    for name, content in (("a", None), ("b", "{"), ("c", '[{"metrics": 3}]'), ("d", '[{"evaluator": "loss"}]')):
-        run = tmp_path / "runs" / name / "1"
-        run.mkdir(parents=True)
-        (run / "run.lock.json").write_text("{")
-        if content:
-            (run / "evaluation.json").write_text(content)
-    found = ftp("runs", "--json")
-    assert found.code == 0 and [run["name"] for run in json.loads(found.out)] == ["a"]
-    lines = found.err.splitlines()
-    assert [line.split(" is left out: ")[0] for line in lines] == [f"runs/{name}/1" for name in "dcb"]
-    assert all("evaluation.json" in line and "damaged" in line for line in lines)
