@@ -334,7 +334,7 @@ def test_a_batch_is_written_as_the_schema_says():
 
 def test_several_processes_make_the_same_rows_in_the_same_order(tmp_path, ftp_tiny_model, monkeypatch):
     from ftp.lm import tokens
-    from ftp_plugins.loaders.weights import load_tokenizer
+    from ftp.lm.hf_tokenizer import load_tokenizer
 
     loaded = load_tokenizer(str(ftp_tiny_model), None)
     turns = [(Message("user", f"Double {n}é."), Message("assistant", f"{n} doubled is {2 * n}.")) for n in range(2500)]

@@ -1,4 +1,4 @@
-"""Parts of a causal language model: the model inside an adapter's wrapper, and its output head."""
+"""Parts of a causal language model: the model inside an adapter's wrapper, its output head, its experts."""
 
 from __future__ import annotations
 
@@ -32,3 +32,12 @@ def logit_scale_and_cap(causal: Any) -> tuple[float, float | None]:
     config = causal.config.get_text_config()
     scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
     return scale, getattr(config, "final_logit_softcapping", None)
+
+
+def expert_weights(model: Any) -> list[str]:
+    """Return the paths of the weights that hold all experts of a layer at once, float [experts, …, …]."""
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim == 3 and name.split(".")[-2:-1] == ["experts"]
+    ]

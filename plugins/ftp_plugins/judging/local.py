@@ -35,7 +35,7 @@ class LocalModel:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the files of a directory; empty for a hub id."""
-        from ftp_plugins.loaders.weights import directory_fingerprint
+        from ftp.lm.hf_loader import directory_fingerprint
 
         directory = Path(self._model)
         return directory_fingerprint(directory) if directory.is_dir() else ""
