@@ -16,8 +16,8 @@ from ftp.errors import DataError, RecipeError
 from ftp.recipe.model import Data, Source
 from ftp.recipe.read import read
 from ftp.stages.prepare_data import build_corpus
-from ftp_plugins.formatters.judged import Preference
 from ftp_plugins.formatters.pairs import Instruct
+from ftp_plugins.formatters.preference import Preference
 
 RECIPE = """\
 name: bad-data
