@@ -34,6 +34,20 @@ class Grade:
     def overall(self) -> float:
         return math.fsum(self.scores.values()) / len(self.scores) if self.scores else math.nan
 
+    def score(self, name: str) -> float:
+        """Return the score on a criterion, or the `overall` one; NaN where there is none."""
+        if self.scores is None:
+            return math.nan
+        return self.overall if name == "overall" else float(self.scores[name])
+
+    def reason(self, name: str) -> str:
+        """Return the reason for a score, or why there is none."""
+        if self.scores is None:
+            return f"unscored: {self.why}"
+        if name == "overall":
+            return ", ".join(f"{criterion} {value:g}" for criterion, value in self.scores.items())
+        return self.reasons[name]
+
 
 class Judge(JudgeOptions):
     """Grades every answer on a rubric by a language model (Zheng et al. 2023, arXiv:2306.05685).
@@ -209,25 +223,12 @@ def cut_note(view: ftp.EvalView, limit: int) -> list[str]:
 
 def _metric(name: str, base: Sequence[Grade], tuned: Sequence[Grade]) -> ftp.Metric:
     """Figures over the examples with both answers scored; scores and reasons of all, NaN where there is none."""
-
-    def score(grade: Grade) -> float:
-        if grade.scores is None:
-            return math.nan
-        return grade.overall if name == "overall" else float(grade.scores[name])
-
-    def reason(grade: Grade) -> str:
-        if grade.scores is None:
-            return f"unscored: {grade.why}"
-        if name == "overall":
-            return ", ".join(f"{criterion} {value:g}" for criterion, value in grade.scores.items())
-        return grade.reasons[name]
-
     return with_unscored(
         name,
-        [score(grade) for grade in base],
-        [score(grade) for grade in tuned],
-        [reason(g) for g in base],
-        [reason(g) for g in tuned],
+        [grade.score(name) for grade in base],
+        [grade.score(name) for grade in tuned],
+        [grade.reason(name) for grade in base],
+        [grade.reason(name) for grade in tuned],
     )
 
 
