@@ -65,9 +65,3 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if near:
         return f"; did you mean '{near[0]}'?"
     return f"; known: {', '.join(known)}" if known else ""
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's text, or its class where it has none."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -17,7 +17,7 @@ class Shelf(HuggingFaceFiles):
     model: str = "tiny"
     """Which of them."""
 
-    def files(self) -> ModelFiles:
+    def locate(self) -> ModelFiles:
         directory = Path(self.shelf)
         if not (directory / "config.json").is_file():
             raise ftp.ModelError(f"{directory}: no model here")

@@ -52,7 +52,7 @@ class Store(HuggingFaceFiles):
             return [str(error)]
         return []
 
-    def files(self) -> ModelFiles:
+    def locate(self) -> ModelFiles:
         return ModelFiles(str(self.entry()[0]), f"{self.model} {self.version}")
 
     def load(self, request: ftp.ModelRequest) -> ftp.LoadedModel:

@@ -46,7 +46,7 @@ class HuggingFaceFiles(Loader):
     """Tokens to add to the vocabulary, such as <|tool|>; each is one token wherever it stands. Their rows train."""
 
     @abstractmethod
-    def files(self) -> ModelFiles:
+    def locate(self) -> ModelFiles:
         """Say where the model's files are, and make or fetch them where they aren't there yet.
 
         Called by every other method, so it has to be quick from the second time on. Raise `ftp.ModelError` where
@@ -55,27 +55,27 @@ class HuggingFaceFiles(Loader):
 
     def fingerprint(self) -> str:
         """Identify the files by their content; empty leaves that to the commit of a model of the hub."""
-        directory = Path(self.files().where)
+        directory = Path(self.locate().where)
         return directory_fingerprint(directory) if directory.is_dir() else ""
 
     def describe(self) -> ModelRequest:
         """List what the model is made of: layers, modules, how it is quantised. Reads no weights."""
         from ftp.lm.torch_weights import describe
 
-        files = self.files()
+        files = self.locate()
         request = describe(files.where, files.revision, files.trust_remote_code, self.new_tokens)
         return dataclasses.replace(request, model=files.name, dtype=self.dtype)
 
     def load_tokenizer(self) -> LoadedTokenizer:
         """Load the tokenizer alone, from the configuration files."""
-        files = self.files()
+        files = self.locate()
         return load_tokenizer(files.where, self.chat_template, files.revision, files.trust_remote_code, self.new_tokens)
 
     def load(self, request: ModelRequest) -> LoadedModel:
         """Load weights and tokenizer as `request` asks."""
         from ftp.lm.torch_weights import load
 
-        files = self.files()
+        files = self.locate()
         return load(
             files.where,
             request,

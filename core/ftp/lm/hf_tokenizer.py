@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ValidationInfo
 
-from ftp.errors import ModelError, first_line
+from ftp.errors import ModelError
+from ftp.files import first_line
 from ftp.lm.rendering import DEFAULT_CHAT_TEMPLATE, stop_ids
 from ftp.types import LoadedTokenizer
 

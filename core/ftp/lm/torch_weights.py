@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from ftp.errors import ModelError, first_line
+from ftp.errors import ModelError
+from ftp.files import first_line
 from ftp.lm.hf_tokenizer import add_tokens, finish_tokenizer
 from ftp.lm.torch_devices import pick_device, pick_dtype
 from ftp.lm.torch_models import expert_weights

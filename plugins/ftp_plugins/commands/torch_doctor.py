@@ -6,7 +6,7 @@ import logging
 
 import torch
 
-from ftp.errors import first_line
+from ftp.files import first_line
 from ftp.lm.torch_devices import multiplies_bfloat16
 
 

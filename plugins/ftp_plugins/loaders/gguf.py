@@ -63,7 +63,7 @@ class Gguf(HuggingFaceFiles):
                 raise ftp.ModelError(f"{path}: not a GGUF file")
         return path
 
-    def files(self) -> ModelFiles:
+    def locate(self) -> ModelFiles:
         return ModelFiles(str(self._dequantized()), self.path().stem)
 
     def fingerprint(self) -> str:

@@ -40,7 +40,7 @@ class HuggingFace(HuggingFaceFiles):
             return ["revision: is read for a model of the hub only; take it out"]
         return []
 
-    def files(self) -> ModelFiles:
+    def locate(self) -> ModelFiles:
         directory = Path(self.id)
         name = directory.name if directory.is_absolute() else self.id
         return ModelFiles(self.id, name, self.revision, self.trust_remote_code)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 import ftp
-from ftp.errors import first_line
+from ftp.files import first_line
 
 
 def dequantize(path: Path, target: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ftp.errors import first_line
+from ftp.files import first_line
 from ftp.lm.hf_loader import directory_fingerprint
 from ftp.lm.hf_tokenizer import ChatTemplate, NewTokens, add_tokens, finish_tokenizer, load_tokenizer, read_template
 
