@@ -12,7 +12,7 @@ from typing import Any
 
 import ftp
 from ftp.stats.win_rates import length_controlled_win_rate, order_consistency, win_rate
-from ftp_plugins.evaluators.general import INSTRUCTIONS, read_instructions
+from ftp_plugins.evaluators.general_instructions import INSTRUCTIONS, read_instructions
 from ftp_plugins.evaluators.judge import cut_note
 from ftp_plugins.judging import gold_set, prompts, reliability, verdicts
 from ftp_plugins.judging.calls import Asked, Calls

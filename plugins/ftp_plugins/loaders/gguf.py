@@ -77,8 +77,6 @@ class Gguf(HuggingFaceFiles):
         """Return the directory of Hugging Face files made from the GGUF file; make it if it is not in the cache."""
         import filelock
 
-        from ftp_plugins.loaders.torch_gguf import dequantize
-
         path = self.path()
         cache = user_cache("gguf")
         target = cache / f"{file_digest(path)}-{LAYOUT}"
@@ -87,6 +85,8 @@ class Gguf(HuggingFaceFiles):
         cache.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{target}.lock"):
             if not target.is_dir():
+                from ftp_plugins.loaders.torch_gguf import dequantize
+
                 aside = target.with_suffix(".part")
                 shutil.rmtree(aside, ignore_errors=True)
                 dequantize(path, aside)
