@@ -132,9 +132,9 @@ def limits(schema: Mapping[str, Any]) -> str:
 
 
 def options(model: type[BaseModel], schema: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
-    """The table of a block's keys."""
+    """Return the table of a block's keys, those that are required first."""
     rows = []
-    for name, field in model.model_fields.items():
+    for name, field in sorted(model.model_fields.items(), key=lambda field: not field[1].is_required()):
         if name == "use":
             continue
         default = "required" if field.is_required() else shown_default(field.get_default(call_default_factory=True))

@@ -46,3 +46,9 @@ def user_cache(name: str) -> Path:
     import platformdirs
 
     return Path(os.environ.get("FTP_CACHE") or platformdirs.user_cache_dir("ftp")) / name
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the error's kind where it has no message."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

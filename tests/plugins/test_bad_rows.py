@@ -10,8 +10,8 @@ import pytest
 from ftp import plugins
 from ftp.errors import RecipeError
 from ftp.recipe.read import read
-from ftp_plugins.formatters.judged import Preference
 from ftp_plugins.formatters.pairs import Instruct
+from ftp_plugins.formatters.preference import Preference
 
 RECIPE = """\
 name: bad-data

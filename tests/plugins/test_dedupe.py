@@ -16,7 +16,7 @@ from ftp.data.examples import Corpus, write_examples
 from ftp.data.ledger import Ledger
 from ftp.testing import assert_component_ok
 from ftp.types import Example, Message
-from ftp_plugins.curators import near, shingles
+from ftp_plugins.curators import near_duplicates, shingles
 from ftp_plugins.curators.dedupe import Dedupe, nearest_kept
 
 MEDQUAD = Path(__file__).resolve().parents[3] / Path("shared/data/medquad/medquad.jsonl")
@@ -92,7 +92,7 @@ def test_near_duplicates_are_as_alike_as_the_threshold(dedupe):
     assert dedupe(LONG, other, LONG, threshold=1, keep="first")[0] == [0, 1]
 
 
-def similarity(a, b, n=near.NGRAM):
+def similarity(a, b, n=near_duplicates.NGRAM):
     """Jaccard similarity by the definition."""
     one, two = ({tuple(words[k : k + n]) for k in range(len(words) - n + 1)} for words in (a.split(), b.split()))
     return len(one & two) / len(one | two)
@@ -212,10 +212,12 @@ def test_a_twin_of_a_near_duplicate_goes_for_the_row_that_stays(dedupe):
 def test_the_choice_is_the_greedy_one(data, threshold):
     sentence = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=12).map(" ".join)
     texts = data.draw(st.lists(sentence, min_size=2, max_size=30, unique=True))
-    number, sets = near.distinct_sets([texts[:7], texts[7:]], 2)
+    number, sets = near_duplicates.distinct_sets([texts[:7], texts[7:]], 2)
     assert number.tolist() == list(range(len(texts)))
     rank = np.array(data.draw(st.permutations(range(len(texts)))))
-    everything = near.jaccard(sets, *np.divmod(np.arange(len(texts) ** 2), len(texts))).reshape(len(texts), -1)
+    everything = near_duplicates.jaccard(sets, *np.divmod(np.arange(len(texts) ** 2), len(texts))).reshape(
+        len(texts), -1
+    )
     stands_for, score = nearest_kept(sets, rank, np.zeros(len(texts), np.int64), threshold)
     stay = []
     for at in np.argsort(rank).tolist():
@@ -239,9 +241,9 @@ def test_options_out_of_range(options):
 
 @pytest.mark.parametrize("threshold", [0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99, 0.999999])
 def test_bands_and_rows_propose_a_pair_at_the_threshold(threshold):
-    bands, rows = near.bands_and_rows(threshold)
-    assert bands * rows <= near.MAX_HASHES
-    assert 1 - (1 - threshold**rows) ** bands >= near.RECALL - 1e-12
+    bands, rows = near_duplicates.bands_and_rows(threshold)
+    assert bands * rows <= near_duplicates.MAX_HASHES
+    assert 1 - (1 - threshold**rows) ** bands >= near_duplicates.RECALL - 1e-12
     if threshold == 0.8:
         assert (bands, rows) == (23, 6)
 
@@ -261,13 +263,13 @@ def test_sets_hang_together_when_a_pair_is_similar(threshold):
         words = rng.choices([f"w{n}" for n in range(5000)], k=rng.randint(5, 120))
         texts += [" ".join(edited(rng, words, rng.randint(0, 4))) for _ in range(4)]
         texts += [" ".join([*words, *rng.sample("abcdef", rng.randint(1, 3))]) for _ in range(2)]
-    _, sets = near.distinct_sets([texts], 3)
+    _, sets = near_duplicates.distinct_sets([texts], 3)
     count = sets.shape[0]
     left, right = np.triu_indices(count, 1)
-    close = near.jaccard(sets, left, right) >= threshold
+    close = near_duplicates.jaccard(sets, left, right) >= threshold
     wanted = np.arange(count)
-    near.join(wanted, left[close], right[close])
-    found = near.components(sets, threshold)
+    near_duplicates.join(wanted, left[close], right[close])
+    found = near_duplicates.components(sets, threshold)
     assert close.sum() > 50
     assert (found == wanted).all()
 
@@ -282,7 +284,7 @@ def test_jaccard_is_exact(texts, n):
         words = shingles.words(text)
         return {tuple(words[k : k + n]) for k in range(max(1, len(words) - n + 1))} if words else set()
 
-    number, sets = near.distinct_sets([texts], n)
+    number, sets = near_duplicates.distinct_sets([texts], n)
     assert [texts.index(text) for text in texts] == [
         min(k for k, other in enumerate(number) if other == of) for of in number
     ]
@@ -290,19 +292,19 @@ def test_jaccard_is_exact(texts, n):
         for b, j in zip(texts, number, strict=True):
             either = grams(a) | grams(b)
             wanted = len(grams(a) & grams(b)) / len(either) if either else 0
-            assert near.jaccard(sets, np.array([i]), np.array([j]))[0] == wanted
+            assert near_duplicates.jaccard(sets, np.array([i]), np.array([j]))[0] == wanted
 
 
 @pytest.fixture
 def compared(monkeypatch):
     """How many pairs were compared, lot by lot."""
-    lots, exact = [], near.jaccard
+    lots, exact = [], near_duplicates.jaccard
 
     def counting(sets, left, right):
         lots.append(len(left))
         return exact(sets, left, right)
 
-    monkeypatch.setattr(near, "jaccard", counting)
+    monkeypatch.setattr(near_duplicates, "jaccard", counting)
     return lots
 
 
@@ -315,15 +317,15 @@ def test_many_near_duplicates_take_few_comparisons(compared, outsiders):
     # These share much with the others and are not near them.
     texts += [" ".join(edited(rng, base, 4)) for _ in range(outsiders)]
     rng.shuffle(texts)
-    _, sets = near.distinct_sets([texts], 3)
-    labels = near.components(sets, 0.8)
+    _, sets = near_duplicates.distinct_sets([texts], 3)
+    labels = near_duplicates.components(sets, 0.8)
     assert np.bincount(labels).max() == 20_000
     assert sum(compared) < 40_000 + 30_000 * outsiders
 
 
 def test_a_template_in_common_takes_bounded_time_and_hides_no_duplicates(compared, monkeypatch):
     """Rows of one template that are not quite near each other, in buckets that are left early, and pairs among them."""
-    monkeypatch.setattr(near, "_BUCKET_PAIRS", 20_000)
+    monkeypatch.setattr(near_duplicates, "_BUCKET_PAIRS", 20_000)
     rng = random.Random(0)
     texts = []
     for number in range(6000):
@@ -331,8 +333,8 @@ def test_a_template_in_common_takes_bounded_time_and_hides_no_duplicates(compare
         texts.append(" ".join(words))
         if number % 10 == 0:
             texts.append(" ".join([*words[:-1], "other"]))
-    _, sets = near.distinct_sets([texts], 3)
-    labels = near.components(sets, 0.8)
+    _, sets = near_duplicates.distinct_sets([texts], 3)
+    labels = near_duplicates.components(sets, 0.8)
     found = sum(count == 2 for count in np.bincount(labels))
     assert np.bincount(labels).max() == 2
     assert found >= 595
@@ -342,8 +344,8 @@ def test_a_template_in_common_takes_bounded_time_and_hides_no_duplicates(compare
 def test_a_chain_of_near_duplicates_hangs_together():
     words = [f"w{n}" for n in range(400)]
     texts = [" ".join(words[start : start + 80]) for start in range(0, 300, 3)]
-    _, sets = near.distinct_sets([texts], 3)
-    assert set(near.components(sets, 0.8).tolist()) == {0}
+    _, sets = near_duplicates.distinct_sets([texts], 3)
+    assert set(near_duplicates.components(sets, 0.8).tolist()) == {0}
 
 
 @given(text=st.text(st.characters(max_codepoint=127)))
@@ -379,10 +381,12 @@ def test_medquad_against_all_pairs(on, tmp_path, record_property):
         prompt = f"{row['instruction']}\n\n{row['context']}".strip()
         examples.append(chat(prompt, row["response"], id=ledger.add("m", line, "train", "domain"), source="m"))
     rows = write_examples(tmp_path / "rows.arrow", examples)
-    number, sets = near.distinct_sets([[near.text_of(example, on) for example in examples]], near.NGRAM)
+    number, sets = near_duplicates.distinct_sets(
+        [[near_duplicates.text_of(example, on) for example in examples]], near_duplicates.NGRAM
+    )
     left, right = all_pairs(sets, 0.8)
 
-    keys, labels = near.band_keys(sets, 0.8), near.components(sets, 0.8)
+    keys, labels = near_duplicates.band_keys(sets, 0.8), near_duplicates.components(sets, 0.8)
     figures = {"exact": len(number) - sets.shape[0], "pairs": len(left)}
     after = Dedupe(on=on).curate(Corpus(rows, rows.take([]), {}), ledger)
     found = ledger.findings()

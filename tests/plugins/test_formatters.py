@@ -15,8 +15,8 @@ from ftp.types import Example, Message
 from ftp_plugins.formatters import ftp_formatters
 from ftp_plugins.formatters.auto import Auto
 from ftp_plugins.formatters.chat import OPENAI_ROLES, SHAREGPT_ROLES, Messages, ShareGPT
-from ftp_plugins.formatters.judged import Feedback, Preference
 from ftp_plugins.formatters.pairs import Alpaca, Instruct, PromptCompletion
+from ftp_plugins.formatters.preference import Feedback, Preference
 from ftp_plugins.formatters.text import Text
 
 

@@ -14,7 +14,7 @@ from judge_server import Say, between, scores, serving, winner
 from ftp.stats.win_rates import order_consistency
 from ftp.types import Example, Message
 from ftp_plugins.evaluators.exact_match import ExactMatch
-from ftp_plugins.judging import instrument, prompts
+from ftp_plugins.judging import prompts, reliability
 from ftp_plugins.judging.client import CallFailed, JudgeError, Server
 from ftp_plugins.judging.rubric import DEFAULTS
 from ftp_plugins.judging.verdicts import read_scores, read_winner
@@ -379,7 +379,7 @@ def llmbar(name):
 def test_the_published_agreement_of_gpt_4_with_people(name, agreement, consistent):
     labels, winners, published = llmbar(f"{name}_gpt4")
     assert winners == published
-    found, kappa = instrument.agreement(labels, winners)
+    found, kappa = reliability.agreement(labels, winners)
     assert round(found.mean, 3) == agreement and found.low < agreement < found.high
     assert kappa == pytest.approx(2 * agreement - 1, abs=0.02)
     orders = order_consistency(*zip(*winners, strict=True))
@@ -412,20 +412,20 @@ def test_exact_match_agrees_with_the_grader_of_gsm8k():
 
 
 def test_kappa_and_agreement_by_hand():
-    same, kappa = instrument.agreement(["1", "2", "1", "2"], [["1", "1"], ["2", "1"], ["2", "2"], ["2", "2"]])
+    same, kappa = reliability.agreement(["1", "2", "1", "2"], [["1", "1"], ["2", "1"], ["2", "2"], ["2", "2"]])
     assert same.mean == 0.625 and same.n == 4
     # 5 of 8 agree; by chance (1/2)(3/8) + (1/2)(5/8) = 1/2
     assert kappa == pytest.approx((0.625 - 0.5) / 0.5)
-    same, kappa = instrument.score_agreement([1, 2, 3, 4, 5], [1, 2, 3, 4, 4])
+    same, kappa = reliability.score_agreement([1, 2, 3, 4, 5], [1, 2, 3, 4, 4])
     assert same.mean == 0.8
     # One squared distance of 1, where each score against each other one would make more.
     assert kappa == pytest.approx(1 - 1 / (sum((a - b) ** 2 for a in (1, 2, 3, 4, 5) for b in (1, 2, 3, 4, 4)) / 5))
-    assert instrument.kappa(["1"], ["1"]) is None
+    assert reliability.kappa(["1"], ["1"]) is None
 
 
 def test_longer_wins_counts_decided_pairs_of_unequal_length():
-    found = instrument.longer_wins([1, 1, 0, 0.5, 1, 0], [10, -5, -3, 8, 0, -1])
+    found = reliability.longer_wins([1, 1, 0, 0.5, 1, 0], [10, -5, -3, 8, 0, -1])
     assert (found.mean, found.n) == (0.75, 4)
     # Always the longer, and the tuned model's answer always longer: constant outcomes, and a correlation all the same.
-    assert instrument.pair_correlation([3, 4, 5], [1, 1, 1]) == pytest.approx(0.878, abs=0.01)
-    assert instrument.pair_correlation([0, 0], [1, 0]) is None
+    assert reliability.pair_correlation([3, 4, 5], [1, 1, 1]) == pytest.approx(0.878, abs=0.01)
+    assert reliability.pair_correlation([0, 0], [1, 0]) is None

@@ -20,7 +20,7 @@ from ftp.runs.finished import finished
 from ftp.stats.paired import paired_metric
 from ftp.testing import assert_component_ok
 from ftp.types import EvalView
-from ftp_plugins.reporters import accounts, charts, curves, figures, html
+from ftp_plugins.reporters import charts, curves, html, judge_panel, run_costs, tables
 from ftp_plugins.reporters.html import Html
 from ftp_plugins.reporters.model_card import ModelCard
 
@@ -235,7 +235,7 @@ def test_what_does_not_fit_is_left_out_and_counted(tmp_path, monkeypatch):
     [(4.0, "4"), (0.0, "0"), (0.25, "0.25"), (2 / 3, "0.667"), (-1.5, "-1.5"), (math.nan, "unscored"), (100.0, "100")],
 )
 def test_a_score_is_as_short_as_it_is(value, shown):
-    assert figures.score(value) == shown
+    assert tables.score(value) == shown
 
 
 def test_a_long_text_is_cut_visibly(tmp_path):
@@ -335,18 +335,18 @@ UP, DOWN, NONE = metric(0.2, 0.1, 0.3), metric(-0.2, -0.3, -0.1), metric(0.0, -0
     ],
 )
 def test_the_headline(metrics, word, sentence):
-    found = figures.headline(figures.rows_of([Evaluation(tuple(metrics), evaluator="eval", evals="set", n=50)]))
+    found = tables.headline(tables.rows_of([Evaluation(tuple(metrics), evaluator="eval", evals="set", n=50)]))
     assert found[0] == word and sentence in found[1]
 
 
 def test_the_figure_to_name_first_is_conclusive_and_of_answers():
     def rows(**metrics):
-        return figures.rows_of([Evaluation((m,), evaluator=name, evals="set", n=50) for name, m in metrics.items()])
+        return tables.rows_of([Evaluation((m,), evaluator=name, evals="set", n=50) for name, m in metrics.items()])
 
-    assert "set, rouge m" in figures.first_figure(rows(loss=UP, exact=NONE, rouge=DOWN))
-    assert "set, loss m" in figures.first_figure(rows(loss=UP, exact=NONE))
-    assert "set, exact m" in figures.first_figure(rows(loss=NONE, exact=NONE))
-    assert figures.first_figure(rows(exact=UP)) == ""
+    assert "set, rouge m" in tables.first_figure(rows(loss=UP, exact=NONE, rouge=DOWN))
+    assert "set, loss m" in tables.first_figure(rows(loss=UP, exact=NONE))
+    assert "set, exact m" in tables.first_figure(rows(loss=NONE, exact=NONE))
+    assert tables.first_figure(rows(exact=UP)) == ""
 
 
 def test_what_lies_beyond_the_forest_is_an_arrow():
@@ -361,12 +361,12 @@ def test_the_axis_of_the_forest_is_the_same_for_every_unit():
     found = []
     for scale, higher in ((1, True), (1000, True), (-1, False)):
         metric = paired_metric("m", [scale * s for s in scores], [scale * s for s in worse], higher_is_better=higher)
-        found.append(figures.standardised(figures.row(Evaluation((metric,), n=6), metric)))
+        found.append(tables.standardised(tables.row(Evaluation((metric,), n=6), metric)))
     assert found[1] == pytest.approx(found[0]) and found[2] == pytest.approx(found[0])
     assert found[0][1] < found[0][0] < found[0][2] < 0
-    assert figures.standardised({"difference": None}) is None
-    assert figures.standardised({"difference": Interval(1, 1, 1, 5, "t"), "better": "higher"}) is None
-    assert figures.standardised({"difference": Interval(1, -math.inf, math.inf, 5, "t"), "better": "higher"}) is None
+    assert tables.standardised({"difference": None}) is None
+    assert tables.standardised({"difference": Interval(1, 1, 1, 5, "t"), "better": "higher"}) is None
+    assert tables.standardised({"difference": Interval(1, -math.inf, math.inf, 5, "t"), "better": "higher"}) is None
 
 
 def events(*lines):
@@ -418,7 +418,7 @@ def test_any_name_can_stand_in_a_chart(name):
 
 def test_the_panel_keeps_what_it_does_not_know(tmp_path):
     panel = {"order consistency": 0.5, "order consistency, low": 0.4, "order consistency, high": 0.6, "unscored": 0.2}
-    found = accounts.panel(Evaluation((), panel={**panel, "new": "x", "calls": 3, "cost": 0.00123, "odd": math.nan}))
+    found = judge_panel.panel(Evaluation((), panel={**panel, "new": "x", "calls": 3, "cost": 0.00123, "odd": math.nan}))
     assert [(line["name"], line["value"]) for line in found] == [
         ("order consistency", "50.0% (40.0% to 60.0%)"),
         ("unscored", "20.0%"),
@@ -434,14 +434,14 @@ def test_the_plan_stands_beside_what_was_measured(tmp_path):
     run = read_run(tmp_path)
     plan = {"event": "plan", "steps": 120, "seconds": 900.0, "memory_mb": 2500, "trained_tokens": 90_000}
     run = dataclasses.replace(run, events=[plan, *(e for e in run.events if e["event"] != "plan")])
-    found = {line["what"]: (line["planned"], line["measured"]) for line in accounts.costs(run)}
+    found = {line["what"]: (line["planned"], line["measured"]) for line in run_costs.costs(run)}
     assert found["Training time"] == ("15.0 min", "15.3 min") and found["Peak memory"] == ("2.50 GB", "2.22 GB")
     assert found["Tokens that carried loss"] == ("90,000", "81,694") and found["Judge cost"] == ("", "0.0712")
 
 
 def test_leaked_rows_stand_beside_the_clean_ones(tmp_path):
     run = read_run(tmp_path)
-    [line] = figures.subsets(run.evaluations)
+    [line] = tables.subsets(run.evaluations)
     assert {part: found["count"] for part, found in line["parts"].items()} == {"all": 24, "clean": 19, "leaked": 5}
 
 

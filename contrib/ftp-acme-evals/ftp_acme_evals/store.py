@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 import ftp
 from ftp.errors import did_you_mean
-from ftp_plugins.loaders import weights
+from ftp.lm.hf_loader import HuggingFaceFiles, ModelFiles
 
 Checksum = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -36,10 +35,8 @@ class Index(BaseModel):
     models: dict[str, dict[str, Entry]]
 
 
-class Store(ftp.Loader):
+class Store(HuggingFaceFiles):
     """A model of Acme's store by name and version; weights that differ from the store's checksum are refused."""
-
-    requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "accelerate")
 
     store: ftp.FilePath
     """The store's directory, with index.json in it."""
@@ -47,10 +44,6 @@ class Store(ftp.Loader):
     """The model's name in the index."""
     version: str
     """Its version. Always a stated one, so that a run can be repeated."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the weights. auto: what the adapter needs, else what the hardware is best at."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, mps. auto: the first of cuda, mps, cpu that is there."""
 
     def problems(self) -> list[str]:
         try:
@@ -59,23 +52,13 @@ class Store(ftp.Loader):
             return [str(error)]
         return []
 
-    def describe(self) -> ftp.ModelRequest:
-        directory, _ = self.entry()
-        found = weights.describe(str(directory))
-        return dataclasses.replace(found, model=f"{self.model} {self.version}", dtype=self.dtype)
+    def locate(self) -> ModelFiles:
+        return ModelFiles(str(self.entry()[0]), f"{self.model} {self.version}")
 
     def load(self, request: ftp.ModelRequest) -> ftp.LoadedModel:
         directory, entry = self.entry()
         _verify(directory, entry.sha256)
-        return weights.load(
-            str(directory),
-            request,
-            name=f"{self.model} {self.version}",
-            fingerprint=weights.directory_fingerprint(directory),
-            device=self.device,
-            attention="auto",
-            chat_template=None,
-        )
+        return super().load(request)
 
     def entry(self) -> tuple[Path, Entry]:
         """The model's directory and its entry in the index.

@@ -82,7 +82,8 @@ def _show(found: Plugins, name: str, as_json: bool) -> None:
     for offer in offers:
         click.echo(f"{offer.name} ({offer.kind}), from {offer.plugin.name} {offer.plugin.version}".rstrip())
         click.echo(f"\n{(offer.component.__doc__ or '').strip()}\n")
-        for option, field in offer.component.model_fields.items():
+        fields = sorted(offer.component.model_fields.items(), key=lambda field: not field[1].is_required())
+        for option, field in fields:
             default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
             click.echo(f"  {option}  ({default})")
             click.echo(f"      {' '.join((field.description or '').split())}")

@@ -1,4 +1,28 @@
-"""Toolkit for language models: rendering, tokens, packing, losses and answers.
+"""Toolkit for causal language models: from rows to tokens, from files to a model, from a model to losses and answers.
 
-Modules named `torch_*.py` import torch; import them inside functions.
+Text and tokens:
+
+- `rendering`: examples to text by the chat template, and to tokens with the mask of those that carry loss.
+- `tokens`: tokenised rows on disk, cached by content; token counts for curators.
+- `byte_level`: encodes for byte-level tokenizers without their offsets, which is faster.
+- `ascii_bpe`: encodes ASCII text for byte-level BPE tokenizers by looking words up.
+
+Models from files:
+
+- `hf_loader`: a base class for loaders of Hugging Face files.
+- `hf_tokenizer`: tokenizers made ready for training: chat template, pad token, new tokens.
+- `torch_weights`: what a model is made of, and its weights in memory.
+- `torch_devices`: the device to compute on, and the type of number that suits it.
+- `torch_models`: parts of a causal language model: inside an adapter's wrapper, output head, experts.
+
+Computing:
+
+- `torch_packing`: rows of a batch in one sequence, without padding.
+- `torch_attention`: causal attention within the documents of a packed sequence.
+- `torch_losses`: the loss of a model on every row.
+- `torch_generate`: greedy answers.
+- `allocator`: glibc's allocator, set up for tensors on the CPU.
+
+Modules named `torch_*` import torch at the top; import them inside functions, so that commands which need no torch stay
+quick. docs/toolkits.md has examples.
 """

@@ -18,7 +18,11 @@ steps leave free."""
 
 
 def keep_large_blocks() -> bool:
-    """Tell glibc to keep freed memory for the next step, and oneDNN to keep less. False where there is no glibc."""
+    """Set glibc to keep freed memory for the next step, and oneDNN to cache fewer kernels.
+
+    Returns:
+        Whether glibc took the settings; False where there is no glibc.
+    """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", PRIMITIVES)  # read when the first kernel is made
     mallopt = getattr(_libc(), "mallopt", None)
     if mallopt is None:
@@ -27,7 +31,7 @@ def keep_large_blocks() -> bool:
 
 
 def give_back() -> None:
-    """Return free memory to the system, between stages that need blocks of other sizes."""
+    """Return free memory to the system, between stages that need blocks of other sizes. No effect without glibc."""
     trim = getattr(_libc(), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -47,6 +51,7 @@ class Growth:
         self.first: int | None = None
 
     def step_ended(self) -> None:
+        """Look at the memory of this process after a step, and give free memory back where it has grown too far."""
         held = _resident_pages()
         if self.first is None:
             self.first = held

@@ -39,7 +39,11 @@ class AsciiBPE:
 
     @classmethod
     def of(cls, tokenizer: Any) -> AsciiBPE | None:
-        """For a tokenizer that cuts and merges in this way; None for any other."""
+        """Return an encoder for a tokenizer that cuts and merges in this way; None for any other.
+
+        Args:
+            tokenizer: a fast tokenizer of transformers.
+        """
         backend = tokenizer.backend_tokenizer
         layout = json.loads(backend.to_str())
         model = layout["model"]
@@ -61,7 +65,10 @@ class AsciiBPE:
         return found if found.encode(probe) == backend.encode(probe, add_special_tokens=False).ids else None
 
     def encode(self, text: str) -> list[int] | None:
-        """The token ids of a text; None when it is not ASCII, or the expression leaves some of it over."""
+        """Return the token ids of a text, without special tokens that the text doesn't spell out.
+
+        None when the text is not ASCII, or the regular expression leaves some of it over.
+        """
         if not text.isascii():
             return None
         words = self._words
@@ -96,7 +103,7 @@ class _Words(dict[str, tuple[int, ...]]):
 
 
 def _cut_of(pre_tokenizer: Any) -> Callable[[str], list[str]] | None:
-    """What cuts ASCII text into words as a pre-tokenizer does; None for one of another make."""
+    """Return a function that cuts ASCII text into words as a pre-tokenizer does; None for one of another make."""
     steps = pre_tokenizer["pretokenizers"] if pre_tokenizer and pre_tokenizer["type"] == "Sequence" else [pre_tokenizer]
     if not steps[-1] or steps[-1]["type"] != "ByteLevel" or steps[-1]["add_prefix_space"]:
         return None
@@ -133,7 +140,7 @@ def _cut_of(pre_tokenizer: Any) -> Callable[[str], list[str]] | None:
 
 
 def _alphabet() -> dict[int, str]:
-    """The printable character that stands for each byte (Radford et al. 2019, GPT-2's `bytes_to_unicode`)."""
+    """Return the printable character that stands for each byte (Radford et al. 2019, GPT-2's `bytes_to_unicode`)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + at) for at, byte in enumerate(others)}

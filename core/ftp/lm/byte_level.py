@@ -23,7 +23,11 @@ class ByteLevel:
 
     @classmethod
     def of(cls, tokenizer: Any) -> ByteLevel | None:
-        """For a byte-level tokenizer; None for any other."""
+        """Return an encoder for a byte-level tokenizer; None for any other.
+
+        Args:
+            tokenizer: a fast tokenizer of transformers.
+        """
         from tokenizers import decoders, normalizers
 
         backend = tokenizer.backend_tokenizer
@@ -33,9 +37,15 @@ class ByteLevel:
     def encode(
         self, texts: Sequence[str], answers: Sequence[Sequence[tuple[int, int]]]
     ) -> list[tuple[list[int], list[tuple[int, int]]] | None]:
-        """The token ids of each text, and for each range of characters in `answers` the range of tokens that touch it.
+        """Encode texts and find the tokens of their answers. No special token is added.
 
-        No special token is added. None for a text that only the tokenizer's offsets can tell of.
+        Args:
+            texts: what a chat template wrote.
+            answers: for each text ranges of characters, [start, end).
+
+        Returns:
+            For each text its token ids and, for each range of characters, the range of tokens that touch it; None for
+            a text that needs the tokenizer's own offsets.
         """
         found: list[list[int] | None] = [None] * len(texts)
         rest: list[int] = []
@@ -55,7 +65,7 @@ class ByteLevel:
 
 
 def token_bytes(tokenizer: Any) -> Any:
-    """Bytes in each token of a byte-level vocabulary, int32 [tokens]."""
+    """Count the bytes in each token of a byte-level vocabulary: a numpy array, int32 [highest id + 1]."""
     import numpy as np
 
     backend = tokenizer.backend_tokenizer
@@ -71,13 +81,15 @@ def token_bytes(tokenizer: Any) -> Any:
 def answer_tokens(
     ids: Sequence[int], text: str, answers: Sequence[tuple[int, int]], sizes: Any
 ) -> list[tuple[int, int]] | None:
-    """The ranges of tokens that touch some ranges of characters.
+    """Find the tokens that touch some ranges of characters, from the sizes of the tokens alone.
 
     Args:
+        ids: the tokens of the text.
+        answers: ranges of characters, [start, end).
         sizes: from `token_bytes`.
 
     Returns:
-        A range for each of `answers`; None when the tokens don't spell the text byte for byte.
+        A range of tokens, [start, end), for each of `answers`; None when the tokens don't spell the text byte for byte.
     """
     import numpy as np
 

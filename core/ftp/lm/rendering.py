@@ -36,12 +36,17 @@ class Tokens:
 
     @property
     def labels(self) -> list[int]:
-        """`input_ids` with -100 where no loss is taken; models shift them by themselves."""
+        """Return `input_ids` with -100 where no loss is taken; models shift them by themselves."""
         return [id if on else -100 for id, on in zip(self.input_ids, self.trained, strict=True)]
 
 
 def render(tokenizer: Any, messages: Sequence[Message], answer_next: bool, tools: str = "") -> str:
-    """The chat template's text; with `answer_next` up to where the assistant begins to speak.
+    """Write messages out with the chat template.
+
+    Args:
+        tokenizer: one with a chat template.
+        answer_next: end where the assistant begins to speak, as for generation.
+        tools: the tools that the assistant may call, as the JSON text of a list of schemas; empty for none.
 
     Raises:
         ModelError: the template refuses these messages (many allow no system turn, or need user and assistant in turn).
@@ -50,7 +55,7 @@ def render(tokenizer: Any, messages: Sequence[Message], answer_next: bool, tools
 
 
 def _render_all(tokenizer: Any, rows: Sequence[tuple[Sequence[Message], str]], answer_next: bool) -> list[str]:
-    """The chat template's text of many rows; those with the same tools are rendered together."""
+    """Write the messages of many rows out with the chat template; those with the same tools are rendered together."""
     import jinja2
 
     texts: list[Any] = [None] * len(rows)
@@ -75,7 +80,7 @@ def _render_all(tokenizer: Any, rows: Sequence[tuple[Sequence[Message], str]], a
 
 
 def _check_writes(tokenizer: Any, tools: Any, has_calls: bool) -> None:
-    """Many chat templates know no tools and leave them and the calls out without a word."""
+    """Refuse tools and calls that the chat template would leave out; many templates know none."""
     if not tools and not has_calls:
         return
     template = tokenizer.get_chat_template(tools=tools)
@@ -103,7 +108,12 @@ def _turn(message: Message) -> dict[str, Any]:
 
 
 def stop_ids(tokenizer: Any, configured: int | Sequence[int] | None) -> tuple[int, ...]:
-    """The tokens that end an answer: the tokenizer's end of sequence and those of the generation config."""
+    """Return the ids of the tokens that end an answer, in rising order.
+
+    Args:
+        tokenizer: its end of sequence is one of them.
+        configured: `eos_token_id` of the model's generation config.
+    """
     stops = {tokenizer.eos_token_id}
     stops.update(configured if isinstance(configured, Sequence) else [configured])
     return tuple(sorted(stop for stop in stops if stop is not None))
@@ -123,13 +133,17 @@ class Rendered:
 
 
 def rendered(tokenizer: Any, examples: Sequence[Example], loss_on: str = "answers") -> list[Rendered]:
-    """Render a batch of examples and find the answers in the text.
+    """Write a batch of examples out as text and find the answers in it.
 
     Args:
+        tokenizer: one with a chat template; running text needs none.
         loss_on: `answers` takes loss on every assistant turn that the data doesn't exclude, with the token that ends
             it; `all` on every token.
 
     Running text carries loss on every token, the end of sequence included.
+
+    Raises:
+        ModelError: the template refuses a row's messages, or renders an answer otherwise than the prompt before it.
     """
     chats = [at for at, example in enumerate(examples) if example.messages]
     wholes = dict(
@@ -188,6 +202,9 @@ def encode(tokenizer: Any, examples: Sequence[Example], stops: Sequence[int], lo
         tokenizer: a fast tokenizer.
         stops: from `stop_ids`; the last answer always ends in one of them, and it is trained.
         loss_on: see `rendered`.
+
+    Raises:
+        ModelError: as `rendered` does.
     """
     rows = encode_texts(tokenizer, rendered(tokenizer, examples, loss_on), stops)
     return [
@@ -198,10 +215,15 @@ def encode(tokenizer: Any, examples: Sequence[Example], stops: Sequence[int], lo
 def encode_texts(
     tokenizer: Any, texts: Sequence[Rendered], stops: Sequence[int], fast: ByteLevel | None = None
 ) -> list[tuple[list[int], list[tuple[int, int]]]]:
-    """Tokenise rendered examples: for each the token ids, and the ranges of tokens that carry loss.
+    """Tokenise rendered examples.
 
     Args:
+        tokenizer: a fast tokenizer.
+        stops: from `stop_ids`.
         fast: encodes chat texts where it can, the tokenizer the others.
+
+    Returns:
+        For each its token ids, and the ranges of tokens, [start, end), that carry loss.
     """
     backend = tokenizer.backend_tokenizer
     # A tokenizer file may come with these switched on, and rows would be cut or padded in silence.
@@ -225,7 +247,7 @@ def encode_texts(
 
 
 def _answer_tokens(encoding: Any, row: Rendered) -> list[tuple[int, int]]:
-    """The ranges of tokens that touch the answers, by the tokenizer's offsets."""
+    """Return the ranges of tokens that touch the answers, by the tokenizer's offsets."""
     ranges = []
     for start, end in row.answers:
         first, after = _first_token(encoding, start, len(row.text)), _first_token(encoding, end, len(row.text))
@@ -256,7 +278,7 @@ def _spans(
 
 
 def _first_token(encoding: Any, character: int, length: int) -> int:
-    """The first token that covers a character or one behind it; the number of tokens when there is none."""
+    """Return the first token that covers a character or one behind it; the number of tokens when there is none."""
     for at in range(character, length):
         token = encoding.char_to_token(at)
         if token is not None:

@@ -56,7 +56,7 @@ class TokenRows(Sequence[Tokens]):
             yield from map(Tokens, batch.column("input_ids").to_pylist(), batch.column("trained").to_pylist())
 
     def take(self, indices: Sequence[int]) -> TokenRows:
-        """The rows at these positions, in this order."""
+        """Return the rows at these positions, in this order."""
         import pyarrow as pa
 
         if isinstance(indices, range) and indices.step == 1:
@@ -64,7 +64,7 @@ class TokenRows(Sequence[Tokens]):
         return TokenRows(self.table.take(pa.array(list(indices), pa.int64())))
 
     def cut(self, length: int) -> TokenRows:
-        """The rows, none longer than `length` tokens; what is behind is left out."""
+        """Return the rows cut to at most `length` tokens."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -74,11 +74,11 @@ class TokenRows(Sequence[Tokens]):
         return TokenRows(pa.table(columns, names=self.table.column_names))
 
     def lengths(self) -> Any:
-        """Tokens of each row: a numpy array of int64."""
+        """Count the tokens of each row: a numpy array, int64 [rows]."""
         return self._per_row(lambda lists: lists.value_lengths().to_numpy(zero_copy_only=False))
 
     def trained_counts(self, skip: int = 0) -> Any:
-        """Tokens of each row that carry loss, the first `skip` not counted: a numpy array of int64."""
+        """Count the tokens of each row that carry loss, its first `skip` left out: a numpy array, int64 [rows]."""
         import numpy as np
 
         def counts(lists: Any) -> Any:
@@ -105,6 +105,14 @@ def tokenise(
 
     The cache knows rows by their content: texts, chat template, tokenizer, stop tokens and `loss_on`. Lengths are no
     part of it, since nothing is cut here.
+
+    Args:
+        loaded: the tokenizer and the tokens that end an answer.
+        loss_on: as for `ftp.lm.rendering.rendered`.
+        progress: called with the rows done since the last call.
+
+    Raises:
+        ModelError: the chat template refuses a row.
     """
     import pyarrow as pa
 
@@ -130,7 +138,7 @@ def tokenise(
 
 
 def _batches(loaded: LoadedTokenizer, examples: Examples, loss_on: str) -> Iterator[Any]:
-    """The tokenised rows batch by batch, in order; many rows are shared out among processes."""
+    """Tokenise rows batch by batch, in order; many rows are shared out among processes."""
     tables = examples.batches(("id", *CONTENT))
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if workers == 1 or len(examples) < PARALLEL_ROWS:
@@ -154,7 +162,7 @@ class _Encoder:
         self.fast = ByteLevel.of(loaded.tokenizer)
 
     def __call__(self, table: Any) -> Any:
-        """A batch of examples, some columns of a `pyarrow.Table`, as a record batch of token ids and masks."""
+        """Tokenise a `pyarrow.Table` of examples, of all columns or some: a record batch of token ids and masks."""
         import numpy as np
         import pyarrow as pa
 
@@ -172,7 +180,7 @@ class _Encoder:
 
 
 def _packed(table: Any) -> bytes:
-    """A table on its own: pickled, a slice would take the whole table along."""
+    """Serialise a table by itself: pickled, a slice would take the whole table along."""
     import pyarrow as pa
 
     sink = pa.BufferOutputStream()
@@ -233,9 +241,10 @@ def _forget_unused(cache: Path) -> None:
 
 
 def token_counter(loader: Loader) -> Callable[[Sequence[str]], list[int]] | None:
-    """What counts the tokens of texts for the curators; the tokenizer is loaded when it is first used.
+    """Return a function that counts the tokens of each of some texts, special tokens left out, for curators.
 
-    None where the loader has no tokenizer without its weights.
+    The loader's tokenizer is loaded when the function is first called. None where the loader has no tokenizer without
+    its weights.
     """
     if type(loader).load_tokenizer is Loader.load_tokenizer:
         return None

@@ -18,7 +18,7 @@ SIZES, WIDTHS = 32, 8
 
 
 def rounded(size: int, sizes: int) -> int:
-    """The next size upwards of those that tensors have: multiples of 8, so many of them between powers of two.
+    """Round a size up to one that tensors have: a multiple of 8, `sizes` of them between powers of two.
 
     oneDNN compiles code for every new shape and keeps it, megabytes a step, which also tears the heap to pieces: where
     every batch had a length of its own, memory tripled within fifty steps.
@@ -42,14 +42,22 @@ def attend(
     s_aux: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each document.
+    """Attend causally within each document of a packed sequence, as transformers' attention interface calls it.
+
+    On CUDA with half precision by flash attention (Dao 2023, arXiv:2307.08691), on a CPU by `DocumentAttention` where
+    documents are short, else by torch's own attention, document by document.
 
     Args:
         query: [1, heads, T, head size]; `key` and `value` may have fewer heads (grouped-query attention).
-        lengths: tokens of each document.
+        lengths: tokens of each document; they add up to T.
+        sliding_window: keys that a query sees at most, itself included.
+        softcap: scores are capped to softcap * tanh(scores / softcap), as in Gemma 2.
 
     Returns:
-        [1, T, heads, head size], and None for the weights.
+        [1, T, heads, head size] in the type of `value`, and None for the weights.
+
+    Raises:
+        NotImplementedError: the model has attention sinks.
     """
     if s_aux is not None:
         raise NotImplementedError("attention sinks")
@@ -94,7 +102,7 @@ def _on_cuda(
 
 @lru_cache(maxsize=1)
 def _ends_on(lengths: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """The borders of the documents as int32 on the device; every layer of a step asks for the same."""
+    """Return the borders of the documents as int32 on the device; every layer of a step asks for the same."""
     return torch.tensor(_starts(lengths), dtype=torch.int32, device=device)
 
 

@@ -18,7 +18,14 @@ def generate(
     options: AnswerOptions,
     progress: Callable[[int], None] = lambda answers: None,
 ) -> list[Answer]:
-    """Answer the prompt of every example: greedy, longest prompts first so that a batch that is too large fails early.
+    """Answer the prompt of every example by greedy decoding.
+
+    The longest prompts come first, so that a batch that is too large fails early; the answers come in the order of the
+    examples. The model is put into evaluation mode and back.
+
+    Args:
+        options: the longest answer in tokens, and how many prompts are answered together.
+        progress: called with the answers done since the last call.
 
     Raises:
         ModelError: the chat template refuses a prompt.

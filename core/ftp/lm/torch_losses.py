@@ -27,11 +27,19 @@ def token_losses(
     progress: Callable[[int], None] = lambda rows: None,
     batch_tokens: int = LOSS_TOKENS,
 ) -> list[TokenLoss]:
-    """Negative log-likelihood of the trained tokens of each row.
+    """Sum the negative log-likelihood, in nats, of the trained tokens of each row.
 
     Rows go through the model without padding where it allows that, so many at once as have `batch_tokens` tokens.
     Logits are made only where a label is, a chunk at a time, so that memory does not grow with vocabulary times
-    length. Sums are in float32.
+    length. Logits and their losses are float32, sums are exact. The model is put into evaluation mode and back.
+
+    Args:
+        rows: from `ftp.lm.rendering.encode`; a row's first token has no loss.
+        progress: called with the rows done since the last call.
+        batch_tokens: tokens that go through the model at once; a longer row goes alone.
+
+    Returns:
+        For each row the sum, and the number of tokens that it is over.
     """
     model = loaded.model
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index].input_ids))
@@ -67,7 +75,7 @@ def token_losses(
 
 
 def _batches(lengths: Sequence[int], tokens: int) -> Iterator[range]:
-    """Runs of rows with at most so many tokens together, and at least one row in each; longest rows first."""
+    """Cut rows into runs with at most so many tokens together, and at least one row in each; longest rows first."""
     start, total = 0, 0
     for at, length in enumerate(lengths):
         if total and total + length > tokens:
@@ -79,7 +87,7 @@ def _batches(lengths: Sequence[int], tokens: int) -> Iterator[range]:
 
 
 def _states(loaded: LoadedModel, rows: list[list[int]], packs: bool) -> Sequence[Any]:
-    """The last hidden states of each row, [its length, hidden]."""
+    """Return the last hidden states of each row, [its length, hidden]."""
     model = loaded.model
     lengths = [len(row) for row in rows]
     if packs:

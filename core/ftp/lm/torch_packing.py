@@ -33,7 +33,10 @@ class Pack:
 
 
 def pack(rows: Sequence[Sequence[int]], device: Any = "cpu") -> Pack:
-    """Lay rows of token ids one after the other, and behind them a row of filling up to a rounded length."""
+    """Lay rows of token ids one after the other, and behind them a row of zeros up to a rounded length.
+
+    Rounded lengths keep the number of shapes small, for which kernels are compiled.
+    """
     total = sum(map(len, rows))
     if filling := rounded(total, SIZES) - total:
         rows = [*rows, [0] * filling]
@@ -43,7 +46,7 @@ def pack(rows: Sequence[Sequence[int]], device: Any = "cpu") -> Pack:
 
 
 def why_not(model: Any) -> str | None:
-    """Why the rows of a batch can't be packed for this model, or None when they can."""
+    """Return the reason why the rows of a batch can't be packed for this model; None when they can."""
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = causal.config.get_text_config()
     if not getattr(causal, "_supports_attention_backend", False):
@@ -57,7 +60,7 @@ def why_not(model: Any) -> str | None:
 
 @contextlib.contextmanager
 def documents(model: Any) -> Iterator[None]:
-    """Have the model attend within documents while the block lasts; its forward then needs `lengths=pack.lengths`."""
+    """Let the model attend within documents while the block lasts; its forward then needs `lengths=pack.lengths`."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attend)
@@ -74,7 +77,7 @@ def documents(model: Any) -> Iterator[None]:
 
 
 def hidden_states(model: Any, packed: Pack) -> torch.Tensor:
-    """The decoder's last hidden states, [T, hidden]. Called inside `documents(model)`."""
+    """Return the decoder's last hidden states, [T, hidden]. Call it inside `documents(model)`."""
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     out = causal.get_decoder()(
         input_ids=packed.input_ids, position_ids=packed.position_ids, use_cache=False, lengths=packed.lengths
@@ -84,7 +87,15 @@ def hidden_states(model: Any, packed: Pack) -> torch.Tensor:
 
 
 def padded(rows: Sequence[list[int]], value: int, side: str) -> tuple[Any, Any]:
-    """Rows of token ids as one int64 tensor [rows, longest] and its attention mask."""
+    """Pad rows of token ids to the longest of them.
+
+    Args:
+        value: the token to pad with.
+        side: `left` or `right`.
+
+    Returns:
+        The ids, int64 [rows, longest], and the attention mask: the same shape and type, 1 for tokens and 0 for padding.
+    """
     width = max(len(row) for row in rows)
     ids = torch.full((len(rows), width), value)
     mask = torch.zeros_like(ids)

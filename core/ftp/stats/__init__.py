@@ -1,4 +1,11 @@
-"""Toolkit for statistics: paired differences, intervals and win rates."""
+"""Toolkit for statistics: how sure a figure is, and a difference between two models on the same examples.
+
+- `intervals`: intervals and tests for a mean of paired differences, also of clustered examples.
+- `paired`: differences between paired scores, with interval, p-value and verdict; corrections for several metrics.
+- `win_rates`: win rates of a judge, corrected for length, its consistency, and rank correlation.
+
+The functions that are imported here are public. docs/toolkits.md has examples.
+"""
 
 from __future__ import annotations
 

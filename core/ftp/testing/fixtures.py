@@ -172,6 +172,7 @@ TINY_TEMPLATE = (
 
 
 def write_tiny_model(directory: Path) -> None:
+    """Write the model of the fixture `ftp_tiny_model` into a directory: config, tokenizer, safetensors."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import ftp
-from ftp_plugins.adapters.parts import Layers, decoder_layers, numbers
+from ftp_plugins.adapters.layers import Layers, layer_numbers
 
 
 class Full(ftp.Adapter):
@@ -28,7 +28,7 @@ class Full(ftp.Adapter):
                 "use lora, or a model with plain weights"
             )
         if request.layers is not None:
-            numbers(self.layers, request.layers)
+            layer_numbers(self.layers, request.layers)
         if request.new_tokens and not self.embeddings:
             raise ftp.ModelError("full: new tokens learn nothing while the embeddings are frozen; leave embeddings on")
         # Steps of a usual size are smaller than bfloat16 can add to a weight: the weights have to be float32.
@@ -38,8 +38,10 @@ class Full(ftp.Adapter):
         model = loaded.model
         model.requires_grad_(True)
         if self.layers != "all":
+            from ftp_plugins.adapters.torch_modules import decoder_layers
+
             _, modules = decoder_layers(model)
-            chosen = numbers(self.layers, len(modules))
+            chosen = layer_numbers(self.layers, len(modules))
             for number, module in enumerate(modules):
                 module.requires_grad_(number in chosen)
         if not self.embeddings:

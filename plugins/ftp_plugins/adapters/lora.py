@@ -11,17 +11,10 @@ from pydantic import Field
 
 import ftp
 from ftp.errors import did_you_mean
-from ftp_plugins.adapters.parts import (
-    EXPERT_NAMES,
-    Layers,
-    decoder_layers,
-    expert_weights,
-    is_tied,
-    look_like_layers,
-    new_rows,
-    numbers,
-    path_of,
-)
+from ftp_plugins.adapters.layers import Layers, layer_numbers
+
+EXPERT_NAMES = frozenset(("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"))
+"""In a mixture peft takes these targets for parts of the experts and the router, as they were called on older disks."""
 
 
 class LoRA(ftp.Adapter):
@@ -93,7 +86,7 @@ class LoRA(ftp.Adapter):
 
     def prepare(self, request: ftp.ModelRequest) -> ftp.ModelRequest:
         if request.layers is not None:
-            numbers(self.layers, request.layers)
+            layer_numbers(self.layers, request.layers)
         if isinstance(self.targets, list) and request.linear_modules is not None:
             for target in self.targets:
                 if target.rsplit(".", 1)[-1] not in request.linear_modules:
@@ -134,6 +127,8 @@ class LoRA(ftp.Adapter):
     def apply(self, loaded: ftp.LoadedModel) -> ftp.LoadedModel:
         import peft
 
+        from ftp_plugins.adapters.torch_modules import is_tied, look_like_layers, new_rows, path_of
+
         base = loaded.model
         base.requires_grad_(False)
         ends = [path_of(base, end) for end in (base.get_input_embeddings(), base.get_output_embeddings())]
@@ -169,7 +164,10 @@ class LoRA(ftp.Adapter):
         return dataclasses.replace(loaded, model=model, notes=(*loaded.notes, *notes))
 
     def _where(self, loaded: ftp.LoadedModel) -> dict[str, Any]:
-        """What gets an adapter, as peft is told."""
+        """Return peft's options that say what gets an adapter."""
+        from ftp.lm.torch_models import expert_weights
+        from ftp_plugins.adapters.torch_modules import decoder_layers
+
         base, request = loaded.model, loaded.request
         where: dict[str, Any] = {"target_modules": self.targets}
         experts = expert_weights(base)
@@ -180,7 +178,7 @@ class LoRA(ftp.Adapter):
             where["target_modules"] = sorted(request.linear_modules - (EXPERT_NAMES if experts else set()))
         if self.layers != "all":
             path, modules = decoder_layers(base)
-            chosen = numbers(self.layers, len(modules))
+            chosen = layer_numbers(self.layers, len(modules))
             where |= {"layers_to_transform": chosen, "layers_pattern": path.rsplit(".", 1)[-1]}
             experts = [name for name in experts if any(name.startswith(f"{path}.{number}.") for number in chosen)]
         if self.experts:
@@ -188,6 +186,8 @@ class LoRA(ftp.Adapter):
         return where
 
     def _notes(self, loaded: ftp.LoadedModel) -> list[str]:
+        from ftp.lm.torch_models import expert_weights
+
         names = sorted({".".join(name.split(".")[-2:]) for name in expert_weights(loaded.model)})
         if not names:
             return []
@@ -211,6 +211,8 @@ class LoRA(ftp.Adapter):
 
     def restore(self, loaded: ftp.LoadedModel, directory: Path) -> ftp.LoadedModel:
         import peft
+
+        from ftp_plugins.adapters.torch_modules import look_like_layers
 
         model = peft.PeftModel.from_pretrained(loaded.model, directory)
         look_like_layers(model)

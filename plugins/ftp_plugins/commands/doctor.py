@@ -71,7 +71,9 @@ def _look() -> dict[str, Any]:
         advice.append(f"Plugin {plugin.name} is broken: {plugin.error}")
     hardware: dict[str, str] = {"processors": str(os.cpu_count())}
     if packages["train"]["torch"]:
-        hardware |= _devices(bool(packages["qlora"]["bitsandbytes"]))
+        from ftp_plugins.commands.torch_doctor import devices
+
+        hardware |= devices(bool(packages["qlora"]["bitsandbytes"]))
     return {
         "ftp": ftp.__version__,
         "python": platform.python_version(),
@@ -80,38 +82,3 @@ def _look() -> dict[str, Any]:
         "hardware": hardware,
         "advice": advice or ["Everything is installed."],
     }
-
-
-def _devices(has_bitsandbytes: bool) -> dict[str, str]:
-    import torch
-
-    found = {"torch threads": str(torch.get_num_threads())}
-    capability = torch.backends.cpu.get_cpu_capability()
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    found["cpu"] = f"{capability}, bfloat16 {'in hardware' if fast else 'emulated: float32 is faster'}"
-    for index in range(torch.cuda.device_count()):
-        of = torch.cuda.get_device_properties(index)
-        bf16 = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no bfloat16"
-        found[f"cuda:{index}"] = f"{of.name}, {of.total_memory / 2**30:.0f} GiB, {bf16}"
-    if torch.backends.mps.is_available():
-        found["mps"] = "there"
-    found["4-bit"] = _four_bit() if has_bitsandbytes else "no: bitsandbytes is missing"
-    return found
-
-
-def _four_bit() -> str:
-    """Really quantise a small matrix and multiply with it."""
-    import logging
-
-    import torch
-
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    import bitsandbytes as bnb
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        layer = bnb.nn.Linear4bit(64, 64, quant_type="nf4", compute_dtype=torch.float32).to(device)
-        layer(torch.ones(1, 64, device=device))
-    except (RuntimeError, NotImplementedError, AttributeError) as error:
-        return f"no: {str(error).splitlines()[0]}"
-    return f"nf4 works on {device}"

@@ -46,23 +46,21 @@ def command(
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """The plan in words; what a trainer doesn't tell is left out."""
-
-    def line(name: str, text: str, *needed: str) -> Iterator[str]:
-        if all(key in found for key in needed):
-            yield f"{name:12}{text.format(**found)}"
-
-    yield from line(
+    """Put the plan into words; what a trainer doesn't tell is left out."""
+    yield from _line(
+        found,
         "parameters",
         "{trainable_parameters:,} of {total_parameters:,} train",
         *("trainable_parameters", "total_parameters"),
     )
-    yield from line(
+    yield from _line(
+        found,
         "data",
         "{rows:,} rows, {tokens_per_epoch:,} tokens an epoch; {trained_tokens:,} trained tokens in all",
         *("rows", "tokens_per_epoch", "trained_tokens"),
     )
-    yield from line(
+    yield from _line(
+        found,
         "steps",
         "{steps:,}, with {evaluations} validations of {validation_rows:,} rows and {checkpoints} checkpoints",
         *("steps", "evaluations", "validation_rows", "checkpoints"),
@@ -84,6 +82,12 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
             f"{'disk':12}{2 * (checkpoint + best) + model:,.0f} MB at the most: a checkpoint of {checkpoint:,} MB and "
             f"the best state, {best:,} MB, twice each while one takes the other's place, and the model, {model:,} MB"
         )
+
+
+def _line(found: Mapping[str, Any], name: str, text: str, *needed: str) -> Iterator[str]:
+    """Fill in a line of the plan; nothing where one of its figures is missing."""
+    if all(key in found for key in needed):
+        yield f"{name:12}{text.format(**found)}"
 
 
 def _duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 import ftp
 from ftp.data.examples import decode
-from ftp_plugins.curators import near
+from ftp_plugins.curators import near_duplicates
 
 
 class Dedupe(ftp.Curator):
@@ -28,11 +28,11 @@ class Dedupe(ftp.Curator):
 
     requires: ClassVar[tuple[str, ...]] = ("numpy", "scipy", "rensa")
 
-    on: near.Part = "whole"
+    on: near_duplicates.Part = "whole"
     """What is compared: the whole row, the prompt (all turns before the answer) or the answer. Text has no parts."""
     threshold: float = Field(default=0.8, ge=0.5, le=1)
     """Similarity from which rows are near duplicates. 1: exact ones only."""
-    ngram: int = Field(default=near.NGRAM, ge=1, le=20)
+    ngram: int = Field(default=near_duplicates.NGRAM, ge=1, le=20)
     """Words in an n-gram. More is stricter: one changed word changes so many n-grams."""
     keep: Literal["longest", "first"] = "longest"
     """Which row stays: the one with the most characters, or the first in the order of the sources."""
@@ -48,14 +48,14 @@ class Dedupe(ftp.Curator):
                 examples = decode(table)
                 replay.extend(example.role != "domain" for example in examples)
                 length.extend(len(e.text) + sum(len(turn.content) for turn in e.messages) for e in examples)
-                yield [near.text_of(example, self.on) for example in examples]
+                yield [near_duplicates.text_of(example, self.on) for example in examples]
 
-        text, sets = near.distinct_sets(texts(), self.ngram)
+        text, sets = near_duplicates.distinct_sets(texts(), self.ngram)
         longest_first = -np.array(length) if self.keep == "longest" else np.zeros(len(rows))
         order = np.lexsort((longest_first, np.array(replay)))  # stable: the earlier row comes first
         _, at = np.unique(text[order], return_index=True)
         best = order[at]  # of the rows of each distinct text, the one to keep
-        stands_for, score = nearest_kept(sets, at, near.components(sets, self.threshold), self.threshold)
+        stands_for, score = nearest_kept(sets, at, near_duplicates.components(sets, self.threshold), self.threshold)
 
         kept_row, exact = best[stands_for[text]], stands_for[text] == text
         stays = kept_row == np.arange(len(rows))
@@ -72,9 +72,9 @@ def nearest_kept(sets: Any, rank: Any, labels: Any, threshold: float) -> tuple[A
     """Choose greedily which sets stay: in the order of rank, each that is not near one that stays already.
 
     Args:
-        sets: from `near.distinct_sets`.
+        sets: from `near_duplicates.distinct_sets`.
         rank: the place of each set in the order, int64 [sets].
-        labels: from `near.components`; sets of different labels are not near.
+        labels: from `near_duplicates.components`; sets of different labels are not near.
 
     Returns:
         For each set the one that stays in its place, or itself, int64 [sets]; how similar the two are, float64 [sets].
@@ -89,7 +89,7 @@ def nearest_kept(sets: Any, rank: Any, labels: Any, threshold: float) -> tuple[A
         first = np.append(True, labels[rest[1:]] != labels[rest[:-1]])
         leader = rest[first][np.cumsum(first) - 1]
         leader, rest = leader[~first], rest[~first]
-        similarity = near.jaccard(sets, leader, rest)
+        similarity = near_duplicates.jaccard(sets, leader, rest)
         close = similarity >= threshold
         stands_for[rest[close]], score[rest[close]] = leader[close], similarity[close]
         rest = rest[~close]

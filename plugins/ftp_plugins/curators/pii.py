@@ -65,98 +65,104 @@ def mask(text: str, kinds: Sequence[PII] = KINDS, region: str | None = None) -> 
     Returns:
         The text, and how many of each kind were replaced.
     """
-    found: Counter[str] = Counter()
+    masker = _Masker(kinds, region)
+    return masker.text(text), masker.counts
 
-    def put(pattern: re.Pattern[str], kind: PII, accept: Callable[[str], bool] = lambda match: True) -> None:
-        nonlocal text
 
-        def one(match: re.Match[str]) -> str:
-            if not accept(match[0]):
-                return match[0]
-            found[kind] += 1
-            return f"[{kind.upper()}]"
+def mask_example(example: Example, kinds: Sequence[PII], region: str | None) -> tuple[Example, Counter[str]]:
+    """Replace as `mask` does in every text of an example: turns with their tool calls, rejected turns, running text."""
+    masker = _Masker(kinds, region)
+    if example.messages:
+        turns, rejected = tuple(map(masker.turn, example.messages)), tuple(map(masker.turn, example.rejected))
+        changed = replace(example, messages=turns, rejected=rejected)
+    else:
+        changed = replace(example, text=masker.text(example.text))
+    return (changed if masker.counts else example), masker.counts
 
-        text = pattern.sub(one, text)
 
-    # Keys first: they may hold what looks like the others. Phones last: they are the vaguest.
-    if "key" in kinds and any(map(text.__contains__, _KEY_HINTS)):
-        put(_KEY, "key")
-    if "email" in kinds and "@" in text:
-        put(_EMAIL, "email", lambda match: not _NOBODY.match(match))
-    if _DIGITS.search(text):
-        if "iban" in kinds:
-            text = _mask_ibans(text, found)
-        if "card" in kinds:
-            put(_CARD, "card", _passes_luhn)
-        if "phone" in kinds and (region or _PLUS_DIGITS.search(text)):
-            text = _mask_phones(text, region, found)
-    return text, found
+class _Masker:
+    """Replaces personal data in texts and counts, by kind, what it replaced."""
+
+    def __init__(self, kinds: Sequence[PII], region: str | None) -> None:
+        self.kinds, self.region = kinds, region
+        self.counts: Counter[str] = Counter()
+
+    def text(self, text: str) -> str:
+        # Keys first: they may hold what looks like the others. Phones last: they are the vaguest.
+        if "key" in self.kinds and any(map(text.__contains__, _KEY_HINTS)):
+            text = self._replace(text, _KEY, "key")
+        if "email" in self.kinds and "@" in text:
+            text = self._replace(text, _EMAIL, "email", _is_somebody)
+        if _DIGITS.search(text):
+            if "iban" in self.kinds:
+                text = _IBAN.sub(self._iban, text)
+            if "card" in self.kinds:
+                text = self._replace(text, _CARD, "card", _passes_luhn)
+            if "phone" in self.kinds and (self.region or _PLUS_DIGITS.search(text)):
+                text = self._phones(text)
+        return text
+
+    def turn(self, message: Message) -> Message:
+        content, tool_calls = self.text(message.content), message.tool_calls
+        if tool_calls:
+            before = self.counts.total()
+            calls = self._json(json.loads(tool_calls))
+            if self.counts.total() > before:
+                tool_calls = json.dumps(calls, ensure_ascii=False)
+        if (content, tool_calls) == (message.content, message.tool_calls):
+            return message
+        return replace(message, content=content, tool_calls=tool_calls)
+
+    def _json(self, value: Any) -> Any:
+        """Replace in the strings of a JSON value, so that it stays JSON."""
+        if isinstance(value, dict):
+            return {key: self._json(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._json(item) for item in value]
+        return self.text(value) if isinstance(value, str) else value
+
+    def _replace(
+        self, text: str, pattern: re.Pattern[str], kind: PII, accept: Callable[[str], bool] | None = None
+    ) -> str:
+        """Replace what matches the pattern and is accepted."""
+        parts, done = [], 0
+        for match in pattern.finditer(text):
+            if accept is None or accept(match[0]):
+                parts += [text[done : match.start()], f"[{kind.upper()}]"]
+                done = match.end()
+                self.counts[kind] += 1
+        return "".join([*parts, text[done:]])
+
+    def _iban(self, match: re.Match[str]) -> str:
+        from stdnum import iban
+
+        # A word in capitals behind the number may have been taken for a part of it: try shorter ones too.
+        whole = match[0]
+        ends = [len(whole), *(end for end in range(len(whole) - 1, 14, -1) if whole[end] == " ")]
+        for end in ends:
+            if iban.is_valid(whole[:end]):
+                self.counts["iban"] += 1
+                return f"[IBAN]{whole[end:]}"
+        return whole
+
+    def _phones(self, text: str) -> str:
+        import phonenumbers
+
+        parts, done = [], 0
+        for match in phonenumbers.PhoneNumberMatcher(text, self.region):
+            # A bracket that opens before the number and closes behind it is none of it.
+            start = match.start + (match.raw_string.startswith("(") and ")" not in match.raw_string)
+            parts += [text[done:start], "[PHONE]"]
+            done = match.end
+            self.counts["phone"] += 1
+        return "".join([*parts, text[done:]])
+
+
+def _is_somebody(address: str) -> bool:
+    return not _NOBODY.match(address)
 
 
 def _passes_luhn(card: str) -> bool:
     from stdnum import luhn
 
     return bool(luhn.is_valid(re.sub(r"\D", "", card)))
-
-
-def _mask_ibans(text: str, found: Counter[str]) -> str:
-    from stdnum import iban
-
-    def one(match: re.Match[str]) -> str:
-        # A word in capitals behind the number may have been taken for a part of it: try shorter ones too.
-        whole = match[0]
-        ends = [len(whole), *(at for at in range(len(whole) - 1, 14, -1) if whole[at] == " ")]
-        for end in ends:
-            if iban.is_valid(whole[:end]):
-                found["iban"] += 1
-                return f"[IBAN]{whole[end:]}"
-        return whole
-
-    return _IBAN.sub(one, text)
-
-
-def _mask_phones(text: str, region: str | None, found: Counter[str]) -> str:
-    import phonenumbers
-
-    done, parts = 0, []
-    for match in phonenumbers.PhoneNumberMatcher(text, region):
-        # A bracket that opens before the number and closes behind it is none of it.
-        start = match.start + (match.raw_string.startswith("(") and ")" not in match.raw_string)
-        parts += [text[done:start], "[PHONE]"]
-        done = match.end
-        found["phone"] += 1
-    return "".join([*parts, text[done:]])
-
-
-def mask_example(example: Example, kinds: Sequence[PII], region: str | None) -> tuple[Example, Counter[str]]:
-    """`mask` for every text of an example: its turns with their tool calls, the rejected turns, the running text."""
-    total: Counter[str] = Counter()
-
-    def masked(text: str) -> str:
-        changed, found = mask(text, kinds, region)
-        total.update(found)
-        return changed
-
-    def calls(value: Any) -> Any:
-        # Inside the JSON, so that it stays JSON.
-        if isinstance(value, dict):
-            return {key: calls(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [calls(item) for item in value]
-        return masked(value) if isinstance(value, str) else value
-
-    def turn(message: Message) -> Message:
-        content, tool_calls = masked(message.content), message.tool_calls
-        if tool_calls:
-            before = total.total()
-            inside = calls(json.loads(tool_calls))
-            tool_calls = json.dumps(inside, ensure_ascii=False) if total.total() > before else tool_calls
-        if (content, tool_calls) == (message.content, message.tool_calls):
-            return message
-        return replace(message, content=content, tool_calls=tool_calls)
-
-    if example.messages:
-        turns, rejected = tuple(map(turn, example.messages)), tuple(map(turn, example.rejected))
-        return (replace(example, messages=turns, rejected=rejected) if total else example), total
-    text = masked(example.text)
-    return (replace(example, text=text) if total else example), total

@@ -10,7 +10,7 @@ from pydantic import Field
 import ftp
 from ftp.data.examples import Examples, decode
 from ftp.data.split import carve, groups_of
-from ftp_plugins.curators import near
+from ftp_plugins.curators import near_duplicates
 
 
 class Split(ftp.Curator):
@@ -46,10 +46,11 @@ class Split(ftp.Curator):
 def alike(rows: Examples, threshold: float) -> Any:
     """For each row the number of the near duplicates it hangs together with, int64 [rows]."""
     texts = (
-        [near.text_of(example, "whole") for example in decode(table)] for table in rows.batches(["text", "messages"])
+        [near_duplicates.text_of(example, "whole") for example in decode(table)]
+        for table in rows.batches(["text", "messages"])
     )
-    text, sets = near.distinct_sets(texts, near.NGRAM)
-    return near.components(sets, threshold)[text]
+    text, sets = near_duplicates.distinct_sets(texts, near_duplicates.NGRAM)
+    return near_duplicates.components(sets, threshold)[text]
 
 
 def together(*groupings: Any) -> Any:

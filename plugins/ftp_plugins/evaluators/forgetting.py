@@ -10,7 +10,7 @@ from pydantic import Field
 
 import ftp
 from ftp.types import Kind
-from ftp_plugins.evaluators.general import INSTRUCTIONS, read_instructions
+from ftp_plugins.evaluators.general_instructions import INSTRUCTIONS, read_instructions
 from ftp_plugins.evaluators.loss import loss_metrics
 
 TEXT = "general-text"

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 import ftp
 from ftp.stats.win_rates import correlation
-from ftp_plugins.judging import gold, instrument, prompts, rubric, verdicts
+from ftp_plugins.judging import gold_set, prompts, reliability, rubric, verdicts
 from ftp_plugins.judging.calls import Asked, Calls
 from ftp_plugins.judging.local import expected_score
 from ftp_plugins.judging.options import JudgeOptions, Requests, prompt_hash
@@ -33,6 +33,20 @@ class Grade:
     @property
     def overall(self) -> float:
         return math.fsum(self.scores.values()) / len(self.scores) if self.scores else math.nan
+
+    def score(self, name: str) -> float:
+        """Return the score on a criterion, or the `overall` one; NaN where there is none."""
+        if self.scores is None:
+            return math.nan
+        return self.overall if name == "overall" else float(self.scores[name])
+
+    def reason(self, name: str) -> str:
+        """Return the reason for a score, or why there is none."""
+        if self.scores is None:
+            return f"unscored: {self.why}"
+        if name == "overall":
+            return ", ".join(f"{criterion} {value:g}" for criterion, value in self.scores.items())
+        return self.reasons[name]
 
 
 class Judge(JudgeOptions):
@@ -70,8 +84,8 @@ class Judge(JudgeOptions):
     def _rubric(self) -> list[Criterion]:
         return rubric.read(self.rubric) if isinstance(self.rubric, str) else rubric.resolve(self.rubric)
 
-    def _gold(self) -> list[gold.GoldScore]:
-        return gold.read_scores(self.calibrate, len(self._rubric()[0].levels)) if self.calibrate else []
+    def _gold(self) -> list[gold_set.GoldScore]:
+        return gold_set.read_scores(self.calibrate, len(self._rubric()[0].levels)) if self.calibrate else []
 
     def evaluate(self, view: ftp.EvalView) -> ftp.Evaluation:
         return asyncio.run(self._evaluate(view))
@@ -182,20 +196,20 @@ class Judge(JudgeOptions):
         both = [*zip(view.base_answers, base, strict=True), *zip(view.tuned_answers, tuned, strict=True)]
         scored = [(len(answer.text), grade.overall) for answer, grade in both if grade.scores is not None]
         found = correlation([length for length, _ in scored], [score for _, score in scored])
-        panel |= instrument.panel({"length correlation": found})
+        panel |= reliability.panel({"length correlation": found})
         if found is None:
             return ["length: too few answers, or all alike, to correlate score and length"]
         interval = f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
         note = f"length: Spearman correlation of score and characters {interval}"
-        if found.mean >= instrument.LENGTH_CORRELATION and found.low > 0:
+        if found.mean >= reliability.LENGTH_CORRELATION and found.low > 0:
             panel["length flag"] = "may prefer longer answers"
-            note += f"; at {instrument.LENGTH_CORRELATION} or above the judge may go by length"
+            note += f"; at {reliability.LENGTH_CORRELATION} or above the judge may go by length"
         return [note]
 
 
 def _all_alike(grades: Sequence[Grade], panel: dict[str, float | str]) -> list[str]:
     given = [tuple(sorted(grade.scores.items())) for grade in grades if grade.scores is not None]
-    if len(given) < instrument.FEW or len(set(given)) > 1:
+    if len(given) < reliability.FEW or len(set(given)) > 1:
         return []
     panel["scores flag"] = "all alike"
     return ["all answers got the same scores: this judge tells no answer from another, and its figures say nothing"]
@@ -209,25 +223,12 @@ def cut_note(view: ftp.EvalView, limit: int) -> list[str]:
 
 def _metric(name: str, base: Sequence[Grade], tuned: Sequence[Grade]) -> ftp.Metric:
     """Figures over the examples with both answers scored; scores and reasons of all, NaN where there is none."""
-
-    def score(grade: Grade) -> float:
-        if grade.scores is None:
-            return math.nan
-        return grade.overall if name == "overall" else float(grade.scores[name])
-
-    def reason(grade: Grade) -> str:
-        if grade.scores is None:
-            return f"unscored: {grade.why}"
-        if name == "overall":
-            return ", ".join(f"{criterion} {value:g}" for criterion, value in grade.scores.items())
-        return grade.reasons[name]
-
     return with_unscored(
         name,
-        [score(grade) for grade in base],
-        [score(grade) for grade in tuned],
-        [reason(g) for g in base],
-        [reason(g) for g in tuned],
+        [grade.score(name) for grade in base],
+        [grade.score(name) for grade in tuned],
+        [grade.reason(name) for grade in base],
+        [grade.reason(name) for grade in tuned],
     )
 
 
@@ -246,15 +247,15 @@ def with_unscored(
     )
 
 
-def _agreement(golden: Sequence[gold.GoldScore], grades: Sequence[Grade], panel: dict[str, float | str]) -> str:
+def _agreement(golden: Sequence[gold_set.GoldScore], grades: Sequence[Grade], panel: dict[str, float | str]) -> str:
     both = [(row.score, grade.overall) for row, grade in zip(golden, grades, strict=True) if grade.scores is not None]
     # Half way goes up: round() would go to the even neighbour.
     rounded = [math.floor(overall + 0.5) for _, overall in both]
-    same, kappa = instrument.score_agreement([score for score, _ in both], rounded)
-    panel |= instrument.panel({"gold agreement": same, "gold weighted kappa": kappa})
+    same, kappa = reliability.score_agreement([score for score, _ in both], rounded)
+    panel |= reliability.panel({"gold agreement": same, "gold weighted kappa": kappa})
     panel["gold unscored"] = 1 - len(both) / len(golden)
     return (
-        f"gold set: the judge's overall score, rounded, is that of people in {instrument.share(same)}; "
+        f"gold set: the judge's overall score, rounded, is that of people in {reliability.share(same)}; "
         f"quadratic weighted kappa {f'{kappa:.2f}' if kappa is not None else 'unknown'}; "
         f"{len(golden) - len(both)} of {len(golden)} unscored"
     )

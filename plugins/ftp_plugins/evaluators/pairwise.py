@@ -12,9 +12,9 @@ from typing import Any
 
 import ftp
 from ftp.stats.win_rates import length_controlled_win_rate, order_consistency, win_rate
-from ftp_plugins.evaluators.general import INSTRUCTIONS, read_instructions
+from ftp_plugins.evaluators.general_instructions import INSTRUCTIONS, read_instructions
 from ftp_plugins.evaluators.judge import cut_note
-from ftp_plugins.judging import gold, instrument, prompts, verdicts
+from ftp_plugins.judging import gold_set, prompts, reliability, verdicts
 from ftp_plugins.judging.calls import Asked, Calls
 from ftp_plugins.judging.local import likelier
 from ftp_plugins.judging.options import JudgeOptions, Requests, prompt_hash
@@ -32,7 +32,7 @@ class Pair:
 
     @property
     def score(self) -> float:
-        return instrument.decided(self.first, self.second) if self.first else math.nan
+        return reliability.decided(self.first, self.second) if self.first else math.nan
 
 
 class Pairwise(JudgeOptions):
@@ -70,8 +70,8 @@ class Pairwise(JudgeOptions):
     def check(self, examples: Sequence[ftp.Example]) -> None:
         self._gold()
 
-    def _gold(self) -> list[gold.GoldPair]:
-        return gold.read_pairs(self.calibrate) if self.calibrate else []
+    def _gold(self) -> list[gold_set.GoldPair]:
+        return gold_set.read_pairs(self.calibrate) if self.calibrate else []
 
     def evaluate(self, view: ftp.EvalView) -> ftp.Evaluation:
         return asyncio.run(self._evaluate(view))
@@ -162,11 +162,11 @@ def _counted(pairs: Sequence[Pair], panel: dict[str, float | str]) -> list[str]:
     whys = Counter(pair.reason for pair in pairs if not pair.first)
     panel["unscored"] = 1 - len(scores) / len(pairs) if pairs else 0.0
     panel["examples scored"] = len(scores)
-    panel |= instrument.panel({"win rate": (found := win_rate(scores))})
+    panel |= reliability.panel({"win rate": (found := win_rate(scores))})
     counts = [sum(score == value for score in scores) for value in (1, 0.5, 0)]
     note = f"unscored: {len(pairs) - len(scores)} of {len(pairs)} pairs ({panel['unscored']:.1%})"
     return [
-        f"win rate of the tuned model {instrument.share(found)}: {counts[0]} won, {counts[1]} tied, {counts[2]} lost",
+        f"win rate of the tuned model {reliability.share(found)}: {counts[0]} won, {counts[1]} tied, {counts[2]} lost",
         note + "".join(f"; {count}: {why}" for why, count in whys.most_common(5)),
     ]
 
@@ -174,12 +174,12 @@ def _counted(pairs: Sequence[Pair], panel: dict[str, float | str]) -> list[str]:
 def _orders(pairs: Sequence[Pair], panel: dict[str, float | str]) -> list[str]:
     asked = [pair for pair in pairs if pair.first and not pair.same]
     found = order_consistency([pair.first for pair in asked], [pair.second for pair in asked])
-    panel |= instrument.panel({"order consistency": found})
+    panel |= reliability.panel({"order consistency": found})
     same = sum(pair.same for pair in pairs)
-    note = f"order consistency {instrument.share(found)}: both orders have the same winner"
-    if found is not None and found.n >= instrument.FEW and found.high < instrument.CONSISTENT:
+    note = f"order consistency {reliability.share(found)}: both orders have the same winner"
+    if found is not None and found.n >= reliability.FEW and found.high < reliability.CONSISTENT:
         panel["order flag"] = "may go by position"
-        note += f"; surely below {instrument.CONSISTENT:.0%}, the judge may go by position"
+        note += f"; surely below {reliability.CONSISTENT:.0%}, the judge may go by position"
     notes = [note]
     return notes + ([f"{same} pairs have the same answer twice: ties, nobody was asked"] if same else [])
 
@@ -187,32 +187,32 @@ def _orders(pairs: Sequence[Pair], panel: dict[str, float | str]) -> list[str]:
 def _lengths(pairs: Sequence[Pair], differences: Sequence[int], panel: dict[str, float | str]) -> list[str]:
     scored = [(pair.score, float(more)) for pair, more in zip(pairs, differences, strict=True) if pair.first]
     scores, more = [score for score, _ in scored], [more for _, more in scored]
-    longer, correlated = instrument.longer_wins(scores, more), instrument.pair_correlation(more, scores)
+    longer, correlated = reliability.longer_wins(scores, more), reliability.pair_correlation(more, scores)
     controlled, why = length_controlled_win_rate(scores, more)
-    panel |= instrument.panel(
+    panel |= reliability.panel(
         {"longer answer wins": longer, "length correlation": correlated, "length-controlled win rate": controlled}
     )
     shown = f"{correlated:+.2f}" if correlated is not None else "unknown"
     note = (
-        f"length: the longer answer wins {instrument.share(longer)} of the decided pairs, Spearman correlation {shown}"
+        f"length: the longer answer wins {reliability.share(longer)} of the decided pairs, Spearman correlation {shown}"
     )
-    if longer is not None and longer.mean >= instrument.LONGER_WINS and longer.low > 0.5:
+    if longer is not None and longer.mean >= reliability.LONGER_WINS and longer.low > 0.5:
         panel["length flag"] = "may prefer longer answers"
-        note += f"; at {instrument.LONGER_WINS:.0%} or above the judge may go by length"
-    fair = instrument.share(controlled) if controlled else f"not given: {why}"
+        note += f"; at {reliability.LONGER_WINS:.0%} or above the judge may go by length"
+    fair = reliability.share(controlled) if controlled else f"not given: {why}"
     return [note, f"length-controlled win rate: {fair}"]
 
 
-def _agreement(golden: Sequence[gold.GoldPair], pairs: Sequence[Pair], panel: dict[str, float | str]) -> str:
+def _agreement(golden: Sequence[gold_set.GoldPair], pairs: Sequence[Pair], panel: dict[str, float | str]) -> str:
     names = {"base": "1", "tuned": "2", "tie": "tie"}
     both = [(row.label, (names[p.first], names[p.second])) for row, p in zip(golden, pairs, strict=True) if p.first]
-    same, kappa = instrument.agreement([label for label, _ in both], [winners for _, winners in both])
+    same, kappa = reliability.agreement([label for label, _ in both], [winners for _, winners in both])
     consistent = order_consistency([one for _, (one, _) in both], [two for _, (_, two) in both])
     found = {"gold agreement": same, "gold kappa": kappa, "gold order consistency": consistent}
-    panel |= instrument.panel(found)
+    panel |= reliability.panel(found)
     panel["gold unscored"] = 1 - len(both) / len(golden)
     return (
-        f"gold set: agreement with people {instrument.share(same)}, the mean of both orders; Cohen's kappa "
+        f"gold set: agreement with people {reliability.share(same)}, the mean of both orders; Cohen's kappa "
         f"{f'{kappa:.2f}' if kappa is not None else 'unknown'}; order consistency "
-        f"{instrument.share(consistent)}; {len(golden) - len(both)} of {len(golden)} unscored"
+        f"{reliability.share(consistent)}; {len(golden) - len(both)} of {len(golden)} unscored"
     )

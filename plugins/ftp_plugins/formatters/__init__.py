@@ -5,8 +5,8 @@ from __future__ import annotations
 import ftp
 from ftp_plugins.formatters.auto import Auto
 from ftp_plugins.formatters.chat import Messages, ShareGPT
-from ftp_plugins.formatters.judged import Feedback, Preference
 from ftp_plugins.formatters.pairs import Alpaca, Instruct, PromptCompletion
+from ftp_plugins.formatters.preference import Feedback, Preference
 from ftp_plugins.formatters.text import Text
 
 

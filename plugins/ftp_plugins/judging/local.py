@@ -35,7 +35,7 @@ class LocalModel:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the files of a directory; empty for a hub id."""
-        from ftp_plugins.loaders.weights import directory_fingerprint
+        from ftp.lm.hf_loader import directory_fingerprint
 
         directory = Path(self._model)
         return directory_fingerprint(directory) if directory.is_dir() else ""
@@ -54,7 +54,7 @@ class LocalModel:
             JudgeError: the tokenizer doesn't make one token of each choice.
             CallFailed: the prompt is too long.
         """
-        import torch
+        from ftp_plugins.judging.torch_next_token import next_token_odds
 
         tokenizer, model = self._loaded.tokenizer, self._loaded.model
         messages = [ftp.Message(m["role"], self._plain(m["content"])) for m in request["messages"]]
@@ -66,9 +66,7 @@ class LocalModel:
         room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         if room is not None and len(ids) > room:
             raise CallFailed(f"a prompt of {len(ids)} tokens, and the model takes {room}", "refused")
-        with torch.inference_mode():
-            logits = model(torch.tensor([ids], device=model.device), logits_to_keep=1).logits[0, -1].float()
-        odds = torch.softmax(logits[[end[-1] for end in ends]], 0).tolist()
+        odds = next_token_odds(model, ids, [end[-1] for end in ends])
         return Reply(json.dumps(dict(zip(request["choices"], odds, strict=True))), "stop", len(ids), 0)
 
     def _plain(self, text: str) -> str:

@@ -6,13 +6,13 @@ import dataclasses
 import importlib.util
 import shutil
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, ValidationInfo
 
 import ftp
 from ftp.files import file_digest, user_cache
-from ftp_plugins.loaders import weights
+from ftp.lm.hf_loader import HuggingFaceFiles, ModelFiles
 
 LAYOUT = "1"
 """Part of the cache key; raised when what is written there changes."""
@@ -24,23 +24,13 @@ def _place(value: str, info: ValidationInfo) -> str:
     return str(Path((info.context or {}).get("directory", "."), Path(value).expanduser()))
 
 
-class Gguf(ftp.Loader):
+class Gguf(HuggingFaceFiles):
     """A GGUF file, dequantised into trainable bfloat16 weights once and cached by the file's content."""
 
-    requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "accelerate", "gguf")
+    requires: ClassVar[tuple[str, ...]] = (*HuggingFaceFiles.requires, "gguf")
 
     file: Annotated[str, Field(min_length=1), AfterValidator(_place)]
     """A .gguf file (relative paths count from the recipe), or `package:MODULE/FILE.gguf` in an installed package."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the weights. auto: what the adapter needs, else bfloat16 where the hardware multiplies it."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, mps. auto: the first of cuda, mps, cpu that is there."""
-    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
-    """Attention kernel. auto: transformers' own choice."""
-    chat_template: weights.ChatTemplate | None = None
-    """Jinja source or a file of it, in place of the model's own chat template."""
-    new_tokens: weights.NewTokens = []
-    """Tokens to add to the vocabulary, such as <|tool|>; each is one token wherever it stands. Their rows train."""
 
     def problems(self) -> list[str]:
         try:
@@ -50,7 +40,7 @@ class Gguf(ftp.Loader):
         return []
 
     def path(self) -> Path:
-        """Where the file lies.
+        """Return where the file lies.
 
         Raises:
             ModelError: the package or the file is not there.
@@ -73,28 +63,18 @@ class Gguf(ftp.Loader):
                 raise ftp.ModelError(f"{path}: not a GGUF file")
         return path
 
+    def locate(self) -> ModelFiles:
+        return ModelFiles(str(self._dequantized()), self.path().stem)
+
+    def fingerprint(self) -> str:
+        return file_digest(self.path())
+
     def describe(self) -> ftp.ModelRequest:
         # The layers are known only after dequantising; the cache makes that a matter of once.
-        found = weights.describe(str(self._dequantized()), new_tokens=self.new_tokens)
-        return dataclasses.replace(found, model=self.file, dtype=self.dtype)
-
-    def load_tokenizer(self) -> ftp.LoadedTokenizer:
-        return weights.load_tokenizer(str(self._dequantized()), self.chat_template, new_tokens=self.new_tokens)
-
-    def load(self, request: ftp.ModelRequest) -> ftp.LoadedModel:
-        path = self.path()
-        return weights.load(
-            str(self._dequantized()),
-            request,
-            name=path.stem,
-            fingerprint=file_digest(path),
-            device=self.device,
-            attention=self.attention,
-            chat_template=self.chat_template,
-        )
+        return dataclasses.replace(super().describe(), model=self.file)
 
     def _dequantized(self) -> Path:
-        """The directory of Hugging Face files made from the GGUF file, made now if it is not in the cache."""
+        """Return the directory of Hugging Face files made from the GGUF file; make it if it is not in the cache."""
         import filelock
 
         path = self.path()
@@ -105,25 +85,10 @@ class Gguf(ftp.Loader):
         cache.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{target}.lock"):
             if not target.is_dir():
+                from ftp_plugins.loaders.torch_gguf import dequantize
+
                 aside = target.with_suffix(".part")
                 shutil.rmtree(aside, ignore_errors=True)
-                _dequantize(path, aside)
+                dequantize(path, aside)
                 aside.replace(target)
         return target
-
-
-def _dequantize(path: Path, target: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    try:
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        raise ftp.ModelError(f"{path}: can't be dequantised: {weights.first_line(error)}") from None
-    # The weights are plain from here on; a mark of the quantised file would make every later load go wrong.
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.hf_quantizer = None
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)

@@ -29,64 +29,66 @@ def last_training(events: Events) -> Events:
 
 
 def curves(events: Events) -> list[tuple[str, str]]:
-    """Title and SVG of every curve that there is something to draw of."""
-    training = last_training(events)
-    held = done_until(training)
-    best = next((e for e in reversed(training) if e["event"] == "best"), None)
+    """Draw every curve that there is something to draw of; return their titles and SVGs."""
+    charts = _charts(done_until(last_training(events)))
+    return [_curve(last_training(events), *chart, named=not place) for place, chart in enumerate(charts)]
+
+
+def _charts(held: Events) -> list[tuple[str, str, Callable[[Any], None]]]:
+    """Return title, unit and drawing function of the charts of the steps that were not done again."""
     validation = [e for e in held if e["event"] == "validation"]
-    train = points(held, "metric", "loss")
-    found: list[tuple[str, str]] = []
-
-    def add(title: str, unit: str, draw: Callable[[Any], None]) -> None:
-        with drawn(title, SIZE) as (axes, svg):
-            draw(axes)
-            _mark(axes, training, best, named=not found)
-            axes.set_xlabel("optimizer step")
-            axes.set_ylabel(unit)
-            if len(axes.get_legend_handles_labels()[1]):
-                axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0)
-            if unit == "rate":
-                axes.ticklabel_format(axis="y", scilimits=(-3, 4))
-        found.append((title, "".join(svg)))
-
-    sources = _sources(validation)
-    watched = points(held, "validation", "loss")
+    train, watched = points(held, "metric", "loss"), points(held, "validation", "loss")
+    charts: list[tuple[str, str, Callable[[Any], None]]] = []
     if train or watched:
-
-        def losses(axes: Any) -> None:
-            if train:
-                axes.plot(*_columns(thinned(train)), color=TRAIN, alpha=0.28, linewidth=1)
-                axes.plot(*_columns(thinned(smooth(train))), color=TRAIN, linewidth=1.8, label="training, smoothed")
-            if watched:
-                axes.plot(*_columns(watched), color=VALIDATION, linewidth=1.8, marker="o", ms=4, label="validation")
-            _fit(axes, [*smooth(train), *watched])
-
-        add("Loss", "nats per token", losses)
-    if sources:
-
-        def by_source(axes: Any) -> None:
-            for place, (name, line) in enumerate(sources.items()):
-                colour = (VALIDATION, TRAIN, INK)[place % 3]
-                style = DASHES[place % len(DASHES)]
-                axes.plot(*_columns(line), color=colour, linestyle=style, marker="o", ms=3, label=printable(name, 28))
-
-        add("Validation loss of each source", "nats per token", by_source)
-    scores = points(held, "validation", "score")
-    if scores:
+        charts.append(("Loss", "nats per token", functools.partial(_losses, train, watched)))
+    if sources := _sources(validation):
+        draw = functools.partial(_losses_by_source, sources)
+        charts.append(("Validation loss of each source", "nats per token", draw))
+    if scores := points(held, "validation", "score"):
         name = printable(str(next((e["best_by"] for e in reversed(validation) if e.get("best_by")), "score")), 40)
-        add(
-            "The score by which the best step is chosen",
-            name,
-            lambda axes: axes.plot(*_columns(scores), color=VALIDATION, linewidth=1.8, marker="o", ms=4),
-        )
+        charts.append(("The score by which the best step is chosen", name, functools.partial(_scores, scores)))
     for title, unit, key in (
         ("Learning rate", "rate", "learning_rate"),
         ("Gradient norm", "norm before clipping", "grad_norm"),
     ):
-        line = points(held, "metric", key)
-        if line:
-            add(title, unit, functools.partial(_plain_line, line))
-    return found
+        if line := points(held, "metric", key):
+            charts.append((title, unit, functools.partial(_plain_line, line)))
+    return charts
+
+
+def _curve(training: Events, title: str, unit: str, draw: Callable[[Any], None], *, named: bool) -> tuple[str, str]:
+    """Draw one chart; `named` puts the marks of events into its legend."""
+    best = next((e for e in reversed(training) if e["event"] == "best"), None)
+    with drawn(title, SIZE) as (axes, svg):
+        draw(axes)
+        _mark(axes, training, best, named=named)
+        axes.set_xlabel("optimizer step")
+        axes.set_ylabel(unit)
+        if len(axes.get_legend_handles_labels()[1]):
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0)
+        if unit == "rate":
+            axes.ticklabel_format(axis="y", scilimits=(-3, 4))
+    return title, "".join(svg)
+
+
+def _losses(train: Points, validation: Points, axes: Any) -> None:
+    if train:
+        axes.plot(*_columns(thinned(train)), color=TRAIN, alpha=0.28, linewidth=1)
+        axes.plot(*_columns(thinned(smooth(train))), color=TRAIN, linewidth=1.8, label="training, smoothed")
+    if validation:
+        axes.plot(*_columns(validation), color=VALIDATION, linewidth=1.8, marker="o", ms=4, label="validation")
+    _fit(axes, [*smooth(train), *validation])
+
+
+def _losses_by_source(sources: Mapping[str, Points], axes: Any) -> None:
+    for place, (name, line) in enumerate(sources.items()):
+        colour = (VALIDATION, TRAIN, INK)[place % 3]
+        style = DASHES[place % len(DASHES)]
+        axes.plot(*_columns(line), color=colour, linestyle=style, marker="o", ms=3, label=printable(name, 28))
+
+
+def _scores(line: Points, axes: Any) -> None:
+    axes.plot(*_columns(line), color=VALIDATION, linewidth=1.8, marker="o", ms=4)
 
 
 def _plain_line(line: Points, axes: Any) -> None:

@@ -18,9 +18,9 @@ from pydantic import Field
 
 import ftp
 from ftp.runs.directory import RunDirectory
-from ftp_plugins.reporters import accounts, curves, figures
+from ftp_plugins.reporters import curves, judge_panel, run_costs, tables
 from ftp_plugins.reporters.charts import forest, printable
-from ftp_plugins.reporters.figures import figure, rows_of, signed, standardised
+from ftp_plugins.reporters.tables import figure, rows_of, signed, standardised
 
 PAGE_BYTES = 2_980_000
 """The page stays under 3 MB; examples that would pass this are left out, and the page says how many."""
@@ -41,19 +41,19 @@ class Html(ftp.Reporter):
     def report(self, run: ftp.FinishedRun) -> Path:
         from markupsafe import Markup
 
-        general = [e for e in run.evaluations if figures.is_general(run, e)]
-        special = [e for e in run.evaluations if not figures.is_general(run, e)]
+        general = [e for e in run.evaluations if tables.is_general(run, e)]
+        special = [e for e in run.evaluations if not tables.is_general(run, e)]
         rows = rows_of(special)
-        word, sentence = figures.headline(rows)
+        word, sentence = tables.headline(rows)
         values: dict[str, Any] = {
             "run": run,
             "rows": rows,
             "general": rows_of(general),
-            "general_headline": figures.headline(rows_of(general)),
+            "general_headline": tables.headline(rows_of(general)),
             "word": word,
             "sentence": sentence,
-            "first": figures.first_figure(rows),
-            "adjustment": figures.adjustment(rows),
+            "first": tables.first_figure(rows),
+            "adjustment": tables.adjustment(rows),
             "notes": [(e.evals, e.evaluator, note) for e in special for note in e.notes],
             "general_notes": [(e.evals, e.evaluator, note) for e in general for note in e.notes],
             "run_notes": list(dict.fromkeys(event["text"] for event in run.events if event["event"] == "note")),
@@ -61,11 +61,11 @@ class Html(ftp.Reporter):
             "happenings": curves.happenings(run.events),
             "forest": Markup(_forest(rows)),
             "general_forest": Markup(_forest(rows_of(general))),
-            "panels": [(e.evals, e.evaluator, accounts.panel(e)) for e in run.evaluations if e.panel],
-            "leaks": figures.subsets(run.evaluations),
-            "steps": accounts.steps(run),
+            "panels": [(e.evals, e.evaluator, judge_panel.panel(e)) for e in run.evaluations if e.panel],
+            "leaks": tables.subsets(run.evaluations),
+            "steps": tables.ledger_steps(run),
             "ledger_rows": sum(total["rows"] for total in run.ledger_totals),
-            "costs": accounts.costs(run),
+            "costs": run_costs.costs(run),
             "recipe": _yaml(run.recipe),
             "lock": _yaml({key: value for key, value in run.lock.items() if key != "recipe"}),
         }
@@ -121,7 +121,7 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": figure, "signed": signed, "score": figures.score}
+    environment.filters |= {"figure": figure, "signed": signed, "score": tables.score}
     return environment
 
 

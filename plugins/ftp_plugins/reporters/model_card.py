@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import ftp
 from ftp.runs.directory import RunDirectory
-from ftp_plugins.reporters import figures
-from ftp_plugins.reporters.figures import figure, rows_of, signed
+from ftp_plugins.reporters import tables
+from ftp_plugins.reporters.tables import figure, rows_of, signed
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -34,14 +34,14 @@ class ModelCard(ftp.Reporter):
         environment.filters |= {"figure": figure, "signed": signed}
         template = environment.from_string((files("ftp_plugins.reporters") / "model_card.md.j2").read_text("utf-8"))
         rows = rows_of(run.evaluations)
-        _, sentence = figures.headline(
-            [r for e in run.evaluations if not figures.is_general(run, e) for r in rows_of([e])]
+        _, sentence = tables.headline(
+            [r for e in run.evaluations if not tables.is_general(run, e) for r in rows_of([e])]
         )
         card = template.render(
             run=run,
             rows=rows,
             sentence=sentence if rows else "",
-            adjustment=figures.adjustment(rows),
+            adjustment=tables.adjustment(rows),
             unscored=unscored(run),
         )
         text = f"---\n{metadata(run)}\n---\n\n{card}"

@@ -283,4 +283,4 @@ class SFT(ftp.Trainer):
 def _multiplies_bfloat16(device: str) -> bool:
     from ftp_plugins.loaders.weights import pick_dtype
 
-    return pick_dtype(device) == "bfloat16"
+    return bool(pick_dtype(device) == "bfloat16")

@@ -13,7 +13,7 @@ from ftp.cli.options import JSON, RECIPE, SET, load_plugins, load_recipe, plugin
 
 if TYPE_CHECKING:
     from ftp.recipe.model import Recipe
-    from ftp_plugins.commands.data.preview import Desk
+    from ftp_plugins.commands.data.preview import Preview
 
 HTML = click.option("--html", "html", type=click.Path(path_type=Path), help="Write a page to this file as well.")
 
@@ -40,8 +40,8 @@ def check(
     """Run the whole data stage and say what became of the rows: totals, tokens, duplicates, leaks, examples."""
     from ftp_plugins.commands.data import preview_report
 
-    checked, desk = _desk(recipe, settings, files, without)
-    summary = preview_report.summary(desk, checked)
+    checked, preview = _prepare(recipe, settings, files, without)
+    summary = preview_report.summary(preview, checked)
     if html:
         html.write_text(preview_report.page(summary), encoding="utf-8")
     if as_json:
@@ -74,8 +74,8 @@ def show(
     """
     from ftp_plugins.commands.data import row_report
 
-    checked, desk = _desk(recipe, settings, files, without)
-    found = row_report.tokens_of(checked, desk, row)
+    checked, preview = _prepare(recipe, settings, files, without)
+    found = row_report.tokens_of(checked, preview, row)
     if html:
         html.write_text(row_report.page(found), encoding="utf-8")
     if as_json:
@@ -106,8 +106,8 @@ def why(
     """
     from ftp_plugins.commands.data import row_report
 
-    _, desk = _desk(recipe, settings, files, without)
-    found = row_report.fate(desk, row)
+    _, preview = _prepare(recipe, settings, files, without)
+    found = row_report.fate(preview, row)
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:
@@ -128,12 +128,12 @@ def index(files: tuple[Path, ...], output: Path) -> None:
     click.echo(f"{output}: {len(made):,} rows, {output.stat().st_size:,} bytes")
 
 
-def _desk(
+def _prepare(
     recipe: Path, settings: tuple[str, ...], files: tuple[Path, ...], without: tuple[str, ...]
-) -> tuple[Recipe, Desk]:
+) -> tuple[Recipe, Preview]:
     from ftp.cli.run import quiet_libraries
     from ftp.cli.show import show
-    from ftp_plugins.commands.data import preview
+    from ftp_plugins.commands.data.preview import prepare_preview
 
     plugins = load_plugins(files, without)
     checked = load_recipe(recipe, plugins, settings)
@@ -142,4 +142,4 @@ def _desk(
     quiet_libraries()
     with show() as progress:
         begin: Callable[[str], Callable[[int], None]] = progress.stage
-        return checked, preview.lay_out(checked, plugins, recipe, begin)
+        return checked, prepare_preview(checked, plugins, recipe, begin)

@@ -25,7 +25,7 @@ READS = ("data", "train", "model", "seed")
 
 
 @dataclass(frozen=True)
-class Desk:
+class Preview:
     """The rows of a recipe as its run would have them."""
 
     directory: Path
@@ -48,7 +48,9 @@ class Desk:
         return None
 
 
-def lay_out(recipe: Recipe, plugins: Plugins, file: Path, progress: Callable[[str], Callable[[int], None]]) -> Desk:
+def prepare_preview(
+    recipe: Recipe, plugins: Plugins, file: Path, progress: Callable[[str], Callable[[int], None]]
+) -> Preview:
     """Run the data stage of a recipe, or take it from the cache where it was run on the same inputs.
 
     Args:
@@ -63,7 +65,7 @@ def lay_out(recipe: Recipe, plugins: Plugins, file: Path, progress: Callable[[st
     blocks = zip(recipe.evaluate, lock["recipe"]["evaluate"], strict=True)
     inputs.append([block for evaluator, block in blocks if evaluator.on_its_own])
     own = bring_evals(recipe.evaluate)
-    cache = user_cache("desk")
+    cache = user_cache("data-preview")
     place = cache / digest([*inputs, str(file.absolute().parent)])
     if not (place / "ledger.parquet").is_file():
         _forget_unused(cache)
@@ -77,7 +79,7 @@ def lay_out(recipe: Recipe, plugins: Plugins, file: Path, progress: Callable[[st
         ledger.write(place / "ledger.parquet")  # the last file: with it the others are there
     os.utime(place / "ledger.parquet")
     corpus = read_prepared(place, (*recipe.data.evals, *own))
-    return Desk(place, corpus, Ledger.read(place / "ledger.parquet"))
+    return Preview(place, corpus, Ledger.read(place / "ledger.parquet"))
 
 
 def _forget_unused(cache: Path) -> None:

@@ -3,45 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftp.data.examples import decode
 from ftp.recipe.model import Recipe
 from ftp.types import Example
-from ftp_plugins.commands.data.preview import Desk
+from ftp_plugins.commands.data.preview import Preview
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EXAMPLES = 3
 """Examples shown of each finding and of each reason."""
 
 
-def summary(desk: Desk, recipe: Recipe) -> dict[str, Any]:
+def summary(preview: Preview, recipe: Recipe) -> dict[str, Any]:
     """Everything there is to say of a recipe's data, as plain values."""
     import pyarrow.compute as pc
 
-    rows = desk.ledger.table()
+    rows = preview.ledger.table()
     dropped = []
-    for total in desk.ledger.totals():
+    for total in preview.ledger.totals():
         if total["fate"] != "kept":
             same = pc.and_(pc.equal(rows["by"], total["by"]), pc.equal(rows["reason"], total["reason"]))
             of = rows.filter(pc.and_(same, pc.equal(rows["split"], total["split"])))
             dropped.append({**total, "examples": [_example(id) for id in of["id"].slice(0, EXAMPLES).to_pylist()]})
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    for finding in desk.ledger.findings():
+    for finding in preview.ledger.findings():
         key = finding["by"], finding["what"]
         group = found.setdefault(key, {"by": key[0], "what": key[1], "findings": 0, "examples": []})
         group["findings"] += 1
         if len(group["examples"]) < EXAMPLES:
             group["examples"].append(_example(**{key: finding[key] for key in ("id", "other", "score", "detail")}))
     shown = [example for group in (*dropped, *found.values()) for example in group["examples"]]
-    texts = texts_of(desk, {id for example in shown for id in (example["id"], example["other"]) if id})
+    texts = texts_of(preview, {id for example in shown for id in (example["id"], example["other"]) if id})
     for example in shown:
         example["text"] = texts.get(example["id"], "")
         example["other_text"] = texts.get(example["other"], "")
     return {
         "name": recipe.name,
-        "rows": len(desk.ledger),
-        "steps": desk.ledger.steps,
-        "totals": desk.ledger.totals(),
+        "rows": len(preview.ledger),
+        "steps": preview.ledger.steps,
+        "totals": preview.ledger.totals(),
         "tokens": _tokens(rows),
         "not_kept": dropped,
         "found": list(found.values()),
@@ -83,12 +86,12 @@ def _tokens(rows: Any) -> dict[str, Any] | None:
     }
 
 
-def texts_of(desk: Desk, ids: Iterable[str]) -> dict[str, str]:
+def texts_of(preview: Preview, ids: Iterable[str]) -> dict[str, str]:
     """The beginning of rows as they were read, kept or not, by id."""
-    return {example.id: _short(example) for example in read_rows(desk, ids)}
+    return {example.id: _short(example) for example in read_rows(preview, ids)}
 
 
-def read_rows(desk: Desk, ids: Iterable[str]) -> Iterable[Example]:
+def read_rows(preview: Preview, ids: Iterable[str]) -> Iterable[Example]:
     """Rows as they were read, kept or not, by id."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -96,8 +99,8 @@ def read_rows(desk: Desk, ids: Iterable[str]) -> Iterable[Example]:
     from ftp.data.examples import read_examples
 
     wanted = pa.array(sorted(set(ids)), pa.string())
-    for name in ("rows", "watched", *(f"eval-{name}" for name in desk.corpus.evals)):
-        file = desk.directory / f"{name}.arrow"
+    for name in ("rows", "watched", *(f"eval-{name}" for name in preview.corpus.evals)):
+        file = preview.directory / f"{name}.arrow"
         if file.is_file():
             for table in read_examples(file).batches():
                 yield from decode(table.filter(pc.is_in(table["id"], wanted)))
@@ -112,53 +115,57 @@ def _short(example: Example) -> str:
 def show(found: dict[str, Any]) -> None:
     """Print a summary: tables on a terminal, the same without colour elsewhere."""
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
-
-    def table(title: str, *columns: str) -> Table:
-        made = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-        for column in columns:
-            made.add_column(column.removesuffix("#"), justify="right" if column.endswith("#") else "left")
-        return made
-
-    steps = table("Rows", "after", "train#", "validation#", "evals#", "dropped#", "= read#")
-    for step in found["steps"]:
-        parts = [step[part] for part in ("train", "validation", "evals", "dropped")]
-        steps.add_row(step["after"], *(f"{part:,}" for part in parts), f"{sum(parts):,}")
-    console.print(steps)
-    tokens = found["tokens"]
-    if tokens is None:
-        console.print("\nNo tokens are counted: this loader has no tokenizer without its weights.")
-    else:
-        console.print(
-            f"\nTokens: {tokens['tokens']:,} in {tokens['rows']:,} rows to train on, {tokens['trained_share']:.1%} of "
-            f"them trained; a row has {tokens['min']} to {tokens['max']}, median {tokens['median']}, 95% at most "
-            f"{tokens['p95']}"
-        )
-        most = max(bin["rows"] for bin in tokens["histogram"])
-        for bin in tokens["histogram"]:
-            bar = "█" * round(40 * bin["rows"] / most) or ("▏" if bin["rows"] else "")
-            console.print(f"{bin['from']:>7}-{bin['to']:<6} {bin['rows']:>9,} {bar}")
-    for title, groups, count in (
-        ("Not kept as they were", found["not_kept"], "rows"),
-        ("Found", found["found"], "findings"),
-    ):
-        if not groups:
-            continue
-        console.print(f"\n[bold]{title}[/bold]")
-        for group in groups:
-            what = f"{group['fate']}, {group['reason']}" if "fate" in group else group["what"]
-            where = f" ({group['split']})" if "split" in group else ""
-            console.print(Text(f"{group[count]:>9,}  {group['by']}: {what}{where}"))
-            for example in group["examples"]:
-                console.print(
-                    Text(f"           {example['id']}  {_evidence(example)}{example['text'][:100]}", style="dim")
-                )
+    _show_steps(console, found["steps"])
+    _show_tokens(console, found["tokens"])
+    _show_groups(console, "Not kept as they were", found["not_kept"], "rows")
+    _show_groups(console, "Found", found["found"], "findings")
     console.print(
         "\n`ftp data why RECIPE ID` tells the fate of a row, `ftp data show RECIPE ID` what the trainer sees of it."
     )
+
+
+def _show_steps(console: Console, steps: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    table = Table(title="Rows", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    table.add_column("after")
+    for column in ("train", "validation", "evals", "dropped", "= read"):
+        table.add_column(column, justify="right")
+    for step in steps:
+        parts = [step[part] for part in ("train", "validation", "evals", "dropped")]
+        table.add_row(step["after"], *(f"{part:,}" for part in parts), f"{sum(parts):,}")
+    console.print(table)
+
+
+def _show_tokens(console: Console, tokens: dict[str, Any] | None) -> None:
+    if tokens is None:
+        console.print("\nNo tokens are counted: this loader has no tokenizer without its weights.")
+        return
+    console.print(
+        f"\nTokens: {tokens['tokens']:,} in {tokens['rows']:,} rows to train on, {tokens['trained_share']:.1%} of "
+        f"them trained; a row has {tokens['min']} to {tokens['max']}, median {tokens['median']}, 95% at most "
+        f"{tokens['p95']}"
+    )
+    most = max(bin["rows"] for bin in tokens["histogram"])
+    for bin in tokens["histogram"]:
+        bar = "█" * round(40 * bin["rows"] / most) or ("▏" if bin["rows"] else "")
+        console.print(f"{bin['from']:>7}-{bin['to']:<6} {bin['rows']:>9,} {bar}")
+
+
+def _show_groups(console: Console, title: str, groups: list[dict[str, Any]], count: str) -> None:
+    """Print groups of rows with examples; `count` is the key of a group's size."""
+    from rich.text import Text
+
+    if groups:
+        console.print(f"\n[bold]{title}[/bold]")
+    for group in groups:
+        what = f"{group['fate']}, {group['reason']}" if "fate" in group else group["what"]
+        where = f" ({group['split']})" if "split" in group else ""
+        console.print(Text(f"{group[count]:>9,}  {group['by']}: {what}{where}"))
+        for example in group["examples"]:
+            console.print(Text(f"           {example['id']}  {_evidence(example)}{example['text'][:100]}", style="dim"))
 
 
 def _evidence(example: dict[str, Any]) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from ftp.errors import DataError
 from ftp.lm.rendering import encode, render
 from ftp.recipe.model import Recipe
-from ftp_plugins.commands.data.preview import Desk
+from ftp_plugins.commands.data.preview import Preview
 from ftp_plugins.commands.data.preview_report import read_rows
 
 
-def tokens_of(recipe: Recipe, desk: Desk, row: str) -> dict[str, Any]:
+def tokens_of(recipe: Recipe, preview: Preview, row: str) -> dict[str, Any]:
     """A row token by token, as training sees it.
 
     Args:
@@ -20,13 +21,13 @@ def tokens_of(recipe: Recipe, desk: Desk, row: str) -> dict[str, Any]:
     Raises:
         DataError: there is no such row, or no tokenizer to read it with.
     """
-    if row.isdecimal() and 1 <= int(row) <= len(desk.corpus.train):
-        row = desk.corpus.train[int(row) - 1].id
+    if row.isdecimal() and 1 <= int(row) <= len(preview.corpus.train):
+        row = preview.corpus.train[int(row) - 1].id
     elif row.isdecimal():
-        raise DataError([f"{row}: there are {len(desk.corpus.train)} rows to train on, numbered from 1"])
-    entry = _entry(desk, row)
-    left = desk.find(row)
-    example = left[1] if left else next(iter(read_rows(desk, [row])))
+        raise DataError([f"{row}: there are {len(preview.corpus.train)} rows to train on, numbered from 1"])
+    entry = _entry(preview, row)
+    left = preview.find(row)
+    example = left[1] if left else next(iter(read_rows(preview, [row])))
     loaded = recipe.model.load_tokenizer()
     if loaded is None:
         raise DataError([f"'{recipe.model.used_as}' has no tokenizer without its weights, so no row can be shown"])
@@ -56,11 +57,11 @@ def _spelt(tokenizer: Any, id: int) -> str:
     return str(tokenizer.convert_ids_to_tokens(id)) if not text or "\ufffd" in text else text
 
 
-def _entry(desk: Desk, row: str) -> dict[str, Any]:
+def _entry(preview: Preview, row: str) -> dict[str, Any]:
     try:
-        return desk.ledger.row(row)
+        return preview.ledger.row(row)
     except KeyError:
-        sources = desk.ledger.sources()
+        sources = preview.ledger.sources()
         source = row.rpartition(":")[0]
         if source in sources:
             raise DataError([f"{row}: {source} has no row that begins at this line"]) from None
@@ -68,14 +69,14 @@ def _entry(desk: Desk, row: str) -> dict[str, Any]:
         raise DataError([f"{row}: no such row; a row is called FILE:LINE, and the files are {files}"]) from None
 
 
-def fate(desk: Desk, row: str) -> dict[str, Any]:
+def fate(preview: Preview, row: str) -> dict[str, Any]:
     """Everything that is known of a row: where it is from, how it was read, what was found, what became of it.
 
     Raises:
         DataError: there is no such row.
     """
-    entry = _entry(desk, row)
-    example = next(iter(read_rows(desk, [row])), None)
+    entry = _entry(preview, row)
+    example = next(iter(read_rows(preview, [row])), None)
     read = None
     if example is not None:
         turns = [{"role": message.role, "content": message.content} for message in example.messages]
@@ -89,8 +90,8 @@ def fate(desk: Desk, row: str) -> dict[str, Any]:
     return {
         **entry,
         "read": read,
-        "findings": desk.ledger.findings(row),
-        "steps": [step["after"] for step in desk.ledger.steps],
+        "findings": preview.ledger.findings(row),
+        "steps": [step["after"] for step in preview.ledger.steps],
     }
 
 
@@ -100,30 +101,32 @@ def show_fate(found: dict[str, Any]) -> None:
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
-
-    def line(name: str, value: str) -> None:
+    for name, value in _fate_lines(found):
         console.print(Text.assemble((f"{name:12}", "bold"), value))
 
-    line("row", found["id"])
-    line("read from", f"{found['source']}, line {found['line']}, {found['role']}")
+
+def _fate_lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Put the fate of a row into lines, each with what it is about."""
+    yield "row", found["id"]
+    yield "read from", f"{found['source']}, line {found['line']}, {found['role']}"
     if found["read"]:
         read = found["read"]
-        line("as", f"{read['kind']}{', group ' + read['group'] if read['group'] else ''}")
+        yield "as", f"{read['kind']}{', group ' + read['group'] if read['group'] else ''}"
         for turn in read["turns"] or [{"role": "text", "content": read["text"]}]:
             text = " ".join(turn["content"].split())
-            line(f"  {turn['role']}", text if len(text) <= 300 else f"{text[:299]}…")
+            yield f"  {turn['role']}", text if len(text) <= 300 else f"{text[:299]}…"
     for finding in found["findings"]:
         mine = finding["id"] == found["id"]
         other = finding["other"] if mine else finding["id"]
         score = "" if finding["score"] is None else f", {finding['score']:.3f}"
         detail = f": {finding['detail']}" if finding["detail"] else ""
         what = finding["what"] if mine else f"is what another row is found with: {finding['what']}"
-        line("found", f"{finding['by']}: {what}{' with ' + other if other else ''}{score}{detail}")
+        yield "found", f"{finding['by']}: {what}{' with ' + other if other else ''}{score}{detail}"
     by = f" by {found['by']}: {found['reason']}" if found["by"] else ""
-    line("fate", f"{found['fate']}{by}; split {found['split']}")
+    yield "fate", f"{found['fate']}{by}; split {found['split']}"
     if found["tokens"] is not None:
-        line("tokens", f"{found['tokens']}, of them trained {found['trained_tokens']}")
-    line("steps", " → ".join(found["steps"]))
+        yield "tokens", f"{found['tokens']}, of them trained {found['trained_tokens']}"
+    yield "steps", " → ".join(found["steps"])
 
 
 STYLES = {"trained": "black on green3", "masked": "grey50", "cut": "red strike"}

@@ -39,7 +39,7 @@ def command(
     from ftp.cli.run import quiet_libraries
     from ftp.cli.show import show, three_lines
     from ftp.errors import RecipeError
-    from ftp_plugins.commands.evaluate_again.again import evaluate_again
+    from ftp_plugins.commands.evaluate_again.evaluate_trained import evaluate_again
 
     if settings and file is None:
         raise RecipeError(["--set changes the recipe that -e names; name one"])

@@ -1,7 +1,8 @@
-"""The figures of a run in words and in rows: what each metric found, and what all of them say together."""
+"""The tables of a report and their headline: what each metric found, and what all of them say together."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -157,3 +158,13 @@ def standardised(row: Mapping[str, Any]) -> tuple[float, float, float] | None:
     sign = 1 if row["better"] == "higher" else -1
     low, high = sorted((sign * found.low / unit, sign * found.high / unit))
     return sign * found.mean / unit, low, high
+
+
+def ledger_steps(run: ftp.FinishedRun) -> list[dict[str, Any]]:
+    """Return the counts of rows after each step of the data stage; none where the ledger is of an older release."""
+    import pyarrow.parquet as pq
+
+    file = run.directory / "ledger.parquet"
+    metadata = (pq.read_schema(file).metadata or {}) if file.is_file() else {}
+    found: list[dict[str, Any]] = json.loads(metadata.get(b"steps", b"[]"))
+    return found

@@ -1,0 +1,207 @@
+"""Models from Hugging Face files: what they are made of, without weights, and their weights in memory.
+
+`ftp.lm.hf_loader.HuggingFaceFiles` makes a loader of these functions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ftp.errors import ModelError
+from ftp.files import first_line
+from ftp.lm.hf_tokenizer import add_tokens, finish_tokenizer
+from ftp.lm.torch_devices import pick_device, pick_dtype
+from ftp.lm.torch_models import expert_weights
+from ftp.types import LoadedModel, ModelRequest, Quantization
+
+
+def describe(
+    where: str, revision: str | None = None, trust_remote_code: bool = False, new_tokens: Sequence[str] = ()
+) -> ModelRequest:
+    """Build a model on torch's meta device and list its layers and modules. Reads configuration files, no weights.
+
+    Args:
+        where: a directory or a hub id.
+        revision: commit, tag or branch on the hub.
+        trust_remote_code: run code that comes with the model; off, such a model is refused.
+        new_tokens: tokens to add to the vocabulary; they go into the request as they are.
+
+    Returns:
+        The request to load it, with `dtype="auto"` and no quantization.
+
+    Raises:
+        ModelError: the files are not there, or transformers can't build the model.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:  # the libraries raise many kinds; the user needs the model and the reason
+        raise ModelError(f"{where}: can't be loaded: {first_line(error)}") from None
+    head = model.get_output_embeddings()
+    return ModelRequest(
+        model=where,
+        already_quantized=_quantized_by(config),
+        linear_modules=frozenset(
+            name.rsplit(".", 1)[-1]
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear) and module is not head
+        ),
+        modules=frozenset(
+            name.rsplit(".", 1)[-1]
+            for name, module in model.named_modules()
+            if next(module.parameters(recurse=False), None) is not None
+        ),
+        layers=getattr(config.get_text_config(), "num_hidden_layers", None),
+        experts=frozenset(".".join(name.split(".")[-2:]) for name in expert_weights(model)),
+        new_tokens=tuple(new_tokens),
+    )
+
+
+def _quantized_by(config: Any) -> str | None:
+    """Return the method that the stored weights are quantised by; None where they aren't."""
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
+        return None
+    unknown = "an unknown method"
+    if isinstance(settings, dict):
+        return str(settings.get("quant_method", unknown))
+    return str(getattr(settings, "quant_method", unknown))
+
+
+def load(
+    where: str,
+    request: ModelRequest,
+    *,
+    name: str,
+    fingerprint: str,
+    device: str = "auto",
+    attention: str = "auto",
+    chat_template: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load the weights (safetensors only) and the tokenizer of a causal language model as `request` asks.
+
+    Args:
+        where: a directory or a hub id.
+        name: what reports call the model.
+        fingerprint: what identifies its files; empty for the commit of a model of the hub.
+        device: as torch names it; `auto` for `pick_device`.
+        attention: transformers' attention implementation; `auto` for its own choice.
+        chat_template: Jinja source or the path of a file, in place of the model's own.
+        revision, trust_remote_code: as for `describe`.
+
+    Raises:
+        ModelError: files or weights are missing, or don't fit one another; or the tokenizer can't be used.
+    """
+    device = pick_device() if device == "auto" else device
+    dtype = pick_dtype(device) if request.dtype == "auto" else request.dtype
+    files: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    options = {**files, "dtype": getattr(torch, dtype), "device_map": device}
+    if request.quantization:
+        options["quantization_config"] = _bitsandbytes_config(request.quantization)
+    if attention != "auto":
+        options["attn_implementation"] = attention
+    model, tokenizer = _read(where, name, files, options)
+    if request.quantization:
+        _keep_trainable_layout(model)
+    notes = [f"trust_remote_code is on: code that comes with {name} runs on this machine"] if trust_remote_code else []
+    notes += finish_tokenizer(tokenizer, chat_template)
+    new_ids = add_tokens(tokenizer, request.new_tokens)
+    if new_ids:
+        add_token_rows(model, new_ids)
+        notes.append(f"New tokens, which begin as the mean of all others: {', '.join(request.new_tokens)}")
+    _answer_greedily(model, tokenizer.pad_token_id)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        name=name,
+        fingerprint=fingerprint or f"commit {getattr(model.config, '_commit_hash', None)}",
+        request=dataclasses.replace(request, dtype=dtype),
+        notes=tuple(notes),
+        new_tokens=new_ids,
+        unquantized=functools.partial(_from_pretrained, where, dtype="auto", **files) if request.quantization else None,
+    )
+
+
+def _from_pretrained(where: str, **options: Any) -> Any:
+    """Load a causal model with transformers, from safetensors alone: other files may run code when they are read."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(where, use_safetensors=True, **options)
+
+
+def _read(where: str, name: str, files: dict[str, Any], options: dict[str, Any]) -> tuple[Any, Any]:
+    """Load model and tokenizer with transformers and check that they are complete and fit each other."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, **files)
+        model, loading = _from_pretrained(where, output_loading_info=True, **options)
+    except Exception as error:  # the libraries raise many kinds; the user needs the model and the reason
+        raise ModelError(f"{name}: can't be loaded: {first_line(error)}") from None
+    if loading["missing_keys"]:
+        missing = sorted(loading["missing_keys"])
+        # transformers would go on with random numbers in their place
+        raise ModelError(f"{name}: {len(missing)} weights are not in its files, {missing[0]} among them")
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ModelError(f"{name}: the tokenizer has {len(tokenizer)} tokens and the model {rows}")
+    return model, tokenizer
+
+
+def _bitsandbytes_config(quantization: Quantization) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantization.scheme,
+        bnb_4bit_use_double_quant=quantization.double,
+        bnb_4bit_compute_dtype=getattr(torch, quantization.compute_dtype),
+    )
+
+
+def _keep_trainable_layout(model: Any) -> None:
+    """Keep bitsandbytes from repacking layers for inference.
+
+    On CPUs with AVX512-BF16 it repacks a layer when it is first used for inference; the product on the packed layout
+    has no backward, and training after that would get no gradient through it.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _answer_greedily(model: Any, pad_token_id: int) -> None:
+    """Set the generation config for greedy answers; the sampling settings of a chat model would only warn."""
+    model.config.pad_token_id = pad_token_id
+    model.generation_config.pad_token_id = pad_token_id
+    for sampling in ("temperature", "top_p", "top_k", "min_p", "typical_p"):
+        setattr(model.generation_config, sampling, None)
+    model.generation_config.do_sample = False
+
+
+def add_token_rows(model: Any, ids: Sequence[int]) -> None:
+    """Give new tokens rows in the embeddings and in the output head: spare ones, or new ones where those end.
+
+    A row begins as the mean of the older ones (Hewitt 2021, nlp.stanford.edu/~johnhew/vocab-expansion.html), without
+    the noise that transformers adds, so that it is the same whenever the model is loaded.
+
+    Args:
+        ids: the tokens' ids, all above those of the older tokens.
+    """
+    if max(ids) >= model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
+    with torch.no_grad():
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            for rows in (layer.weight, getattr(layer, "bias", None)):
+                if rows is not None:
+                    rows[list(ids)] = rows[: min(ids)].mean(0, dtype=torch.float32).to(rows.dtype)

@@ -1,0 +1,31 @@
+"""GGUF files to Hugging Face files with plain bfloat16 weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+import ftp
+from ftp.files import first_line
+
+
+def dequantize(path: Path, target: Path) -> None:
+    """Write model and tokenizer of a GGUF file into a directory, the weights as bfloat16 safetensors.
+
+    Raises:
+        ModelError: transformers can't read the file.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+        raise ftp.ModelError(f"{path}: can't be dequantised: {first_line(error)}") from None
+    # The weights are plain from here on; a mark of the quantised file would make every later load go wrong.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
