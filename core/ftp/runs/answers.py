@@ -8,7 +8,9 @@ from pathlib import Path
 from ftp.types import Answer, Example, TokenLoss
 
 
-def write_answers(file: Path, examples: Sequence[Example], answers: Sequence[Answer], losses: Sequence[TokenLoss]) -> None:
+def write_answers(
+    file: Path, examples: Sequence[Example], answers: Sequence[Answer], losses: Sequence[TokenLoss]
+) -> None:
     """Write what a model made of an eval set as Parquet, whole or not at all."""
     import pyarrow as pa
     import pyarrow.parquet as pq

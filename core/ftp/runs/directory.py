@@ -166,9 +166,3 @@ def runs_below(root: Path, name: str = "*") -> list[RunDirectory]:
     """The runs below a directory, oldest first."""
     found = [RunDirectory(file.parent) for file in root.glob(f"{name}/*/run.lock.json")]
     return sorted(found, key=lambda run: run.id)
-
-
-
-
-
-
