@@ -17,9 +17,9 @@ from ftp_plugins.adapters.lora import LoRA
 from ftp_plugins.adapters.qlora import QLoRA
 from ftp_plugins.formatters.pairs import Instruct
 from ftp_plugins.loaders.huggingface import HuggingFace
-from ftp_plugins.trainers import torch_checkpoints as checkpoints
+from ftp.lm.training import torch_checkpoints as checkpoints
 from ftp_plugins.trainers.sft import SFT
-from ftp_plugins.trainers.torch_checkpoints import Checkpoints
+from ftp.lm.training.torch_checkpoints import Checkpoints
 
 ROWS = [
     (f"Name {n} things that are {word}.", f"{word} " * (n % 7 + 1)) for n, word in enumerate("abcdefghijklmnopqrstuvw")
@@ -277,7 +277,7 @@ def test_deterministic_training_gives_the_same_bits_and_leaves_torch_as_it_was(f
 def test_an_operation_without_a_deterministic_way_is_named():
     import torch
 
-    from ftp_plugins.trainers.torch_deterministic import deterministic
+    from ftp.lm.training.torch_deterministic import deterministic
 
     with pytest.raises(ftp.ModelError, match=r"train\.deterministic: .*histc"), deterministic(True):
         assert torch.are_deterministic_algorithms_enabled()

@@ -13,7 +13,6 @@ from ftp.lm.torch_losses import token_losses
 from ftp.lm.torch_packing import pack
 from ftp.types import LoadedModel, ModelRequest
 from ftp_plugins.speed.torch_batches import Batches, packed_batch
-from ftp_plugins.speed.torch_layers import weights_changed
 from ftp_plugins.speed.torch_path import FastPath
 
 VOCABULARY = 97
@@ -304,7 +303,7 @@ def test_the_copies_follow_the_optimizer():
             with path.attention():
                 path.loss(packed_batch([{"input_ids": r.input_ids, "trained": r.trained} for r in rows])).backward()
             optimizer.step()
-            weights_changed()
+            path.weights_changed()
             optimizer.zero_grad()
             losses.append(sum(loss.nll for loss in token_losses(loaded, rows)))
         with torch.no_grad():

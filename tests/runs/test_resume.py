@@ -28,8 +28,7 @@ import gc, json, os, resource, sys
 import accelerate, datasets, peft, pyarrow, torch, transformers, trl
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from ftp.cli import main
-from ftp_plugins.trainers.torch_loop import loop_class
-loop_class()
+import ftp_plugins.trainers.torch_sft
 gc.collect()
 gc.freeze()
 for line in sys.stdin:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from ftp.lm.torch_attention import SIZES, rounded
 
 CHUNK_BYTES = 64 * 2**20
 """Size of a chunk's float32 logits."""
+
+TokenLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""The losses [n] of tokens, from float32 logits [n, vocabulary] and int64 targets [n]."""
 
 
 def summed_loss(
@@ -22,7 +27,7 @@ def summed_loss(
     softcap: float | None = None,
     compute: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Summed negative log-likelihood in nats, float32.
+    """Return the summed negative log-likelihood in nats, float32.
 
     Logits and their gradient are made a chunk of positions at a time, the gradient already in the forward pass (as in
     Liger, Hsu et al. 2024, arXiv:2410.10989), so memory does not grow with positions times vocabulary.
@@ -35,19 +40,25 @@ def summed_loss(
         softcap: logits go through `softcap * tanh(logits / softcap)` (Gemma 2).
         compute: the weight in the type to multiply in, where that is another than its own.
     """
-    loss: torch.Tensor = _function().apply(states, weight, targets, scale, softcap, compute)
+    loss: torch.Tensor = SummedLoss.apply(states, weight, targets, scale, softcap, compute)
     return loss
 
 
 def loss_through(
-    head: Callable[..., Any], states: torch.Tensor, targets: torch.Tensor, vocabulary: int
+    head: Callable[..., Any],
+    states: torch.Tensor,
+    targets: torch.Tensor,
+    vocabulary: int,
+    token_loss: TokenLoss | None = None,
 ) -> torch.Tensor:
-    """The same through any head, an adapter's or one with a bias; a chunk's logits are made again for its gradient."""
-    from torch.utils.checkpoint import checkpoint
+    """Return the same through any head, an adapter's or one with a bias, and with any loss of a token.
 
-    def part(some: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(head(some).float(), wanted, reduction="sum")
+    A chunk's logits are made again for its gradient.
 
+    Args:
+        token_loss: None for cross-entropy.
+    """
+    part = partial(_loss_of_part, head, token_loss)
     rows = max(1, CHUNK_BYTES // (4 * vocabulary))
     total = torch.zeros((), dtype=torch.float32, device=states.device)
     for some, wanted in zip(torch.split(states, rows), torch.split(targets, rows), strict=True):
@@ -55,9 +66,18 @@ def loss_through(
     return total
 
 
+def _loss_of_part(
+    head: Callable[..., Any], token_loss: TokenLoss | None, states: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    logits = head(states).float()
+    if token_loss is None:
+        return functional.cross_entropy(logits, targets, reduction="sum")
+    return token_loss(logits, targets).sum()
+
+
 @lru_cache(maxsize=1)
 def _buffers(rows: int, vocabulary: int, dtype: Any, device: Any) -> tuple[torch.Tensor, ...]:
-    """Room for a chunk's logits in `dtype` and twice in float32, the same in every step.
+    """Return room for a chunk's logits in `dtype` and twice in float32, the same in every step.
 
     Blocks of this size, made anew above a batch's activations, would find no room in a heap that these tear up.
     """
@@ -69,63 +89,59 @@ def forget_buffers() -> None:
     _buffers.cache_clear()
 
 
-@cache
-def _function() -> Any:
-    from torch.nn import functional
+class SummedLoss(torch.autograd.Function):
+    """`summed_loss` as one autograd node, whose gradients are made in the forward pass."""
 
-    class SummedLoss(torch.autograd.Function):
-        @staticmethod
-        def forward(
-            ctx: Any, states: Any, weight: Any, targets: Any, scale: float, softcap: float | None, compute: Any
-        ) -> Any:
-            used = weight if compute is None else compute
-            count = len(states)
-            filling = rounded(count, SIZES) - count
-            inputs = functional.pad(states.to(used.dtype), (0, 0, 0, filling))
-            targets = functional.pad(targets, (0, filling))
-            rows = max(1, CHUNK_BYTES // (4 * len(used)))
-            wants_states, wants_weight = ctx.needs_input_grad[:2]
-            dstates = torch.empty_like(inputs) if wants_states else None
-            dweight = torch.zeros_like(weight) if wants_weight else None
-            total = torch.zeros((), dtype=torch.float32, device=states.device)
-            work = _buffers(rows, len(used), used.dtype, used.device)
-            for start in range(0, len(inputs), rows):
-                part, wanted = inputs[start : start + rows], targets[start : start + rows, None]
-                low, logits, logs = (buffer[: len(part)] for buffer in work)
-                logits.copy_(torch.mm(part, used.t(), out=low))
-                if scale != 1:
-                    logits.mul_(scale)
-                bent = None
-                if softcap:
-                    bent = logits.div_(softcap).tanh_()
-                    logits = bent * softcap
-                torch.log_softmax(logits, -1, out=logs)
-                real = max(0, min(count - start, len(part)))
-                total -= logs[:real].gather(1, wanted[:real]).sum()
-                if not wants_states and not wants_weight:
-                    continue
-                grad = logs.exp_().scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=torch.float32))
-                grad[real:] = 0
-                if bent is not None:
-                    grad.mul_(1 - bent * bent)
-                if scale != 1:
-                    grad.mul_(scale)
-                dlogits = low.copy_(grad)
-                if dstates is not None:
-                    torch.mm(dlogits, used, out=dstates[start : start + rows])
-                if dweight is not None:
-                    dweight += torch.mm(dlogits.t(), part)
-            ctx.save_for_backward(dstates if dstates is None else dstates[:count], dweight)
-            ctx.dtype = states.dtype
-            return total
+    @staticmethod
+    def forward(
+        ctx: Any, states: Any, weight: Any, targets: Any, scale: float, softcap: float | None, compute: Any
+    ) -> Any:
+        used = weight if compute is None else compute
+        count = len(states)
+        filling = rounded(count, SIZES) - count
+        inputs = functional.pad(states.to(used.dtype), (0, 0, 0, filling))
+        targets = functional.pad(targets, (0, filling))
+        rows = max(1, CHUNK_BYTES // (4 * len(used)))
+        wants_states, wants_weight = ctx.needs_input_grad[:2]
+        dstates = torch.empty_like(inputs) if wants_states else None
+        dweight = torch.zeros_like(weight) if wants_weight else None
+        total = torch.zeros((), dtype=torch.float32, device=states.device)
+        work = _buffers(rows, len(used), used.dtype, used.device)
+        for start in range(0, len(inputs), rows):
+            part, wanted = inputs[start : start + rows], targets[start : start + rows, None]
+            low, logits, logs = (buffer[: len(part)] for buffer in work)
+            logits.copy_(torch.mm(part, used.t(), out=low))
+            if scale != 1:
+                logits.mul_(scale)
+            bent = None
+            if softcap:
+                bent = logits.div_(softcap).tanh_()
+                logits = bent * softcap
+            torch.log_softmax(logits, -1, out=logs)
+            real = max(0, min(count - start, len(part)))
+            total -= logs[:real].gather(1, wanted[:real]).sum()
+            if not wants_states and not wants_weight:
+                continue
+            grad = logs.exp_().scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=torch.float32))
+            grad[real:] = 0
+            if bent is not None:
+                grad.mul_(1 - bent * bent)
+            if scale != 1:
+                grad.mul_(scale)
+            dlogits = low.copy_(grad)
+            if dstates is not None:
+                torch.mm(dlogits, used, out=dstates[start : start + rows])
+            if dweight is not None:
+                dweight += torch.mm(dlogits.t(), part)
+        ctx.save_for_backward(dstates if dstates is None else dstates[:count], dweight)
+        ctx.dtype = states.dtype
+        return total
 
-        @staticmethod
-        def backward(ctx: Any, grad: Any) -> Any:
-            dstates, dweight = ctx.saved_tensors
-            return (
-                None if dstates is None else (dstates * grad).to(ctx.dtype),
-                None if dweight is None else dweight.mul_(grad.to(dweight.dtype)),  # the largest gradient: no copy
-                *(None,) * 4,
-            )
-
-    return SummedLoss
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> Any:
+        dstates, dweight = ctx.saved_tensors
+        return (
+            None if dstates is None else (dstates * grad).to(ctx.dtype),
+            None if dweight is None else dweight.mul_(grad.to(dweight.dtype)),  # the largest gradient: no copy
+            *(None,) * 4,
+        )

@@ -11,8 +11,9 @@ import torch
 from ftp.lm.torch_models import causal_model, head_of, logit_scale_and_cap
 from ftp.lm.torch_packing import Pack, documents, hidden_states, why_not
 from ftp_plugins.speed.torch_batches import packed_batch
-from ftp_plugins.speed.torch_head import loss_through, summed_loss
-from ftp_plugins.speed.torch_layers import copy_of, fast_layers
+from ftp_plugins.speed.torch_copies import WeightCopies
+from ftp_plugins.speed.torch_head import TokenLoss, loss_through, summed_loss
+from ftp_plugins.speed.torch_layers import fast_layers
 
 if TYPE_CHECKING:
     from ftp.lm.rendering import Tokens
@@ -27,10 +28,13 @@ class FastPath:
 
     Args:
         compute: what float32 weights that train are multiplied in.
+        token_loss: the loss of each token from its logits; None for cross-entropy, which is faster and takes less
+            memory.
     """
 
-    def __init__(self, model: Any, compute: torch.dtype) -> None:
-        self.model, self.compute = model, compute
+    def __init__(self, model: Any, compute: torch.dtype, token_loss: TokenLoss | None = None) -> None:
+        self.model, self.compute, self.token_loss = model, compute, token_loss
+        self.copies = WeightCopies(compute)
         self.scale, self.softcap = logit_scale_and_cap(causal_model(model))
         self.head = causal_model(model).get_output_embeddings()
         self.plain_head = type(self.head) is torch.nn.Linear and self.head.bias is None
@@ -38,7 +42,7 @@ class FastPath:
 
     @staticmethod
     def why_not(model: Any) -> str | None:
-        """Why this model can't take it, or None when it can."""
+        """Return why this model can't take it, or None when it can."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return "several processes train together"
         return why_not(model)
@@ -46,20 +50,25 @@ class FastPath:
     @contextlib.contextmanager
     def layers(self) -> Iterator[list[str]]:
         """Put the fast layers in while the block lasts; yields what was replaced, in words."""
-        with fast_layers(self.model, self.compute) as done:
+        with fast_layers(self.model, self.copies) as done:
             yield done
 
+    def weights_changed(self) -> None:
+        """Note an optimizer step or loaded weights; to be called after each."""
+        self.copies.weights_changed()
+
     def attention(self) -> contextlib.AbstractContextManager[None]:
-        """Forward and backward of a batch take place in it."""
+        """Return the context in which forward and backward of a batch take place."""
         return documents(self.model)
 
     def loss(self, batch: Mapping[str, Any]) -> torch.Tensor:
-        """Summed negative log-likelihood of a `packed_batch`, in nats."""
+        """Return the summed loss of a `packed_batch`, in nats for cross-entropy."""
         packed_rows = Pack(batch["input_ids"], batch["position_ids"], batch["lengths"])
         states = hidden_states(self.model, packed_rows)[batch["at"]]
-        if not self.plain_head:
-            return loss_through(head_of(self.model), states, batch["targets"], self.model.config.vocab_size)
-        copy = copy_of(self.head.weight, self.compute) if self.mixes else None
+        if not self.plain_head or self.token_loss is not None:
+            head, size = head_of(self.model), self.model.config.vocab_size
+            return loss_through(head, states, batch["targets"], size, self.token_loss)
+        copy = self.copies.of(self.head.weight) if self.mixes else None
         return summed_loss(states, self.head.weight, batch["targets"], self.scale, self.softcap, copy)
 
     def disagrees(self, rows: TokenRows) -> str | None:
@@ -68,8 +77,8 @@ class FastPath:
         In bfloat16 a single logit is off by up to a tenth; the bound is on the mean over some dozens of tokens.
         """
         tried: list[Tokens] = []
-        for at in rows.lengths().argsort(kind="stable"):
-            tried.append(rows[int(at)])
+        for index in rows.lengths().argsort(kind="stable"):
+            tried.append(rows[int(index)])
             if sum(sum(row.trained[1:]) for row in tried) >= TRIED_TOKENS:
                 break
         batch = packed_batch([{"input_ids": row.input_ids, "trained": row.trained} for row in tried])
@@ -92,8 +101,10 @@ class FastPath:
         return None
 
     def _plain(self, ids: list[int], labels: list[int]) -> float:
-        """Summed negative log-likelihood of a row by the model's own forward."""
+        """Return the summed loss of a row by the model's own forward."""
         device = self.model.device
         logits = self.model(input_ids=torch.tensor([ids], device=device)).logits[0, :-1].float()
-        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(labels[1:], device=device), reduction="sum")
-        return float(loss)
+        targets = torch.tensor(labels[1:], device=device)
+        if self.token_loss is not None:
+            return float(self.token_loss(logits[targets != -100], targets[targets != -100]).sum())
+        return float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))

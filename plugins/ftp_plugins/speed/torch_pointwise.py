@@ -2,63 +2,54 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 
-@cache
-def rms_norm() -> Any:
+class RMSNorm(torch.autograd.Function):
     """x / sqrt(mean(x^2) + eps) times weight (Zhang & Sennrich 2019, arXiv:1910.07467), statistics in float32.
 
     Arguments: x [..., n], weight [n], eps, `one_plus` (Gemma: the factor is 1 + weight, applied in float32), the type
     of the result. Kept for the backward pass: x and one float32 a row.
     """
 
-    class RMSNorm(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Any, weight: Any, eps: float, one_plus: bool, dtype: Any) -> Any:
-            squared = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
-            inverse = squared.div_(x.shape[-1]).add_(eps).rsqrt_()
-            ctx.save_for_backward(x, weight, inverse)
-            ctx.one_plus = one_plus
-            if one_plus:
-                return (x * inverse).mul_(1 + weight.float()).to(dtype)
-            # Models multiply the weight in after the rounding, so we do.
-            return (x * inverse).to(x.dtype).mul(weight).to(dtype)
+    @staticmethod
+    def forward(ctx: Any, x: Any, weight: Any, eps: float, one_plus: bool, dtype: Any) -> Any:
+        squared = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
+        inverse = squared.div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
+        ctx.one_plus = one_plus
+        if one_plus:
+            return (x * inverse).mul_(1 + weight.float()).to(dtype)
+        # Models multiply the weight in after the rounding, so we do.
+        return (x * inverse).to(x.dtype).mul(weight).to(dtype)
 
-        @staticmethod
-        def backward(ctx: Any, dy: Any) -> Any:
-            x, weight, inverse = ctx.saved_tensors
-            factor = 1 + weight.float() if ctx.one_plus else weight.float()
-            unit = x * inverse
-            scaled = dy * factor
-            dweight = None
-            if ctx.needs_input_grad[1]:
-                dweight = (dy * unit).flatten(0, -2).sum(0).to(weight.dtype)
-            mean = torch.linalg.vecdot(scaled, unit).div_(x.shape[-1]).unsqueeze(-1)
-            dx = scaled.addcmul_(unit, mean, value=-1).mul_(inverse).to(x.dtype)
-            return dx, dweight, None, None, None
-
-    return RMSNorm
+    @staticmethod
+    def backward(ctx: Any, dy: Any) -> Any:
+        x, weight, inverse = ctx.saved_tensors
+        factor = 1 + weight.float() if ctx.one_plus else weight.float()
+        unit = x * inverse
+        scaled = dy * factor
+        dweight = None
+        if ctx.needs_input_grad[1]:
+            dweight = (dy * unit).flatten(0, -2).sum(0).to(weight.dtype)
+        mean = torch.linalg.vecdot(scaled, unit).div_(x.shape[-1]).unsqueeze(-1)
+        dx = scaled.addcmul_(unit, mean, value=-1).mul_(inverse).to(x.dtype)
+        return dx, dweight, None, None, None
 
 
-@cache
-def swiglu() -> Any:
+class SwiGLU(torch.autograd.Function):
     """silu(gate) * up (Shazeer 2020, arXiv:2002.05202); kept for the backward pass: gate and up."""
-    from torch.nn import functional
 
-    class SwiGLU(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, gate: Any, up: Any) -> Any:
-            ctx.save_for_backward(gate, up)
-            return functional.silu(gate).mul_(up)
+    @staticmethod
+    def forward(ctx: Any, gate: Any, up: Any) -> Any:
+        ctx.save_for_backward(gate, up)
+        return functional.silu(gate).mul_(up)
 
-        @staticmethod
-        def backward(ctx: Any, dy: Any) -> Any:
-            gate, up = ctx.saved_tensors
-            dgate = torch.ops.aten.silu_backward(dy * up, gate)
-            return dgate, functional.silu(gate).mul_(dy)
-
-    return SwiGLU
+    @staticmethod
+    def backward(ctx: Any, dy: Any) -> Any:
+        gate, up = ctx.saved_tensors
+        dgate = torch.ops.aten.silu_backward(dy * up, gate)
+        return dgate, functional.silu(gate).mul_(dy)

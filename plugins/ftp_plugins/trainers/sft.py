@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
@@ -14,10 +14,12 @@ from ftp.data.examples import Examples
 from ftp.lm.rendering import stop_ids
 from ftp.lm.tokens import TokenRows, tokenise
 from ftp.types import Kind
-from ftp_plugins.trainers.signals import Signals
 
 if TYPE_CHECKING:
     from ftp_plugins.speed.torch_path import FastPath
+    from ftp_plugins.trainers.torch_sft import SFTTrainer
+
+T = TypeVar("T", bound="SFTTrainer")
 
 
 class SFT(ftp.Trainer):
@@ -69,106 +71,79 @@ class SFT(ftp.Trainer):
         self, corpus: ftp.Corpus, tokenizer: ftp.LoadedTokenizer, ledger: ftp.Ledger, progress: Callable[[int], None]
     ) -> None:
         if self.deterministic:
-            from ftp_plugins.trainers.torch_deterministic import fix_cublas
+            from ftp.lm.training.torch_deterministic import fix_cublas
 
             fix_cublas()  # the base model answers before it is trained
         for examples in (corpus.train, corpus.validation):
             self._rows(examples, tokenizer, ledger, progress)
 
     def train(self, job: ftp.TrainingJob) -> ftp.TrainResult:
-        import torch
+        from ftp.lm.training.torch_run import train
+        from ftp_plugins.trainers.torch_sft import SFTTrainer
 
-        from ftp_plugins.trainers.torch_checkpoints import load_weights, step_of
-        from ftp_plugins.trainers.torch_estimate import figures
-        from ftp_plugins.trainers.torch_loop import loop_class
-
-        model = job.model.model
         with contextlib.ExitStack() as stack:
-            loop = self.make_loop(job, loop_class(), stack)
-            planned = figures(loop)
-            job.emit("plan", **planned, best_by=self.best_by)
-            steps, watched, checkpoints = planned["steps"], loop.watched, loop.checkpoints
-            last = checkpoints.last()
-            if last is not None:
-                job.emit("resume", step=step_of(last))
-            loop.args.eval_on_start = bool(watched) and last is None
-            stack.enter_context(Signals(loop))
-            while last is None or not loop.is_over(last, steps):
-                loop.train(resume_from_checkpoint=None if last is None else str(last))
-                if not isinstance(loop.answer, ftp.RollBack):
-                    break
-                last = checkpoints.last()
-                if last is None:
-                    raise ftp.ModelError(f"{loop.answer.reason}; there is no checkpoint to go back to")
-                factor, reason = loop.answer.factor, loop.answer.reason
-                loop.restart(last, factor)
-                loop.args.eval_on_start = False
-                job.emit("rollback", step=step_of(last), factor=factor, reason=reason)
-            if loop.signal:
-                raise ftp.Interrupted(loop.signal)
-        done, progress = loop.state.global_step, loop.progress
-        watched_best = bool(progress["best_step"])  # not when training was stopped before the first validation
-        best = progress["best_step"] if watched_best else done
-        if watched_best:
-            if best != done:
-                load_weights(checkpoints.best(best), model)
-            job.emit("best", step=best, loss=progress["best_loss"], best_by=self.best_by)
-            if progress["best_loss"] > progress["first"]:
-                job.emit(
-                    "note",
-                    text=f"Training never brought the validation loss below the base model's: {progress['first']:.4f} "
-                    f"before, {progress['best_loss']:.4f} at best.",
-                )
-        if not all(bool(torch.isfinite(p).all()) for p in model.parameters() if p.requires_grad):
-            raise ftp.ModelError("the trained weights are not finite; lower train.learning_rate")
-        model.eval()
-        return ftp.TrainResult(
-            model=job.model,
-            steps=done,
-            best_step=best,
-            trained_tokens=round(planned["trained_tokens"] * done / steps),
-            seconds=progress["seconds"],
-            trainable_parameters=planned["trainable_parameters"],
-            total_parameters=planned["total_parameters"],
-        )
+            return train(self.make_trainer(job, SFTTrainer, stack))
 
     def peak_rate(self) -> tuple[float, int]:
         return self.learning_rate, self.batch_size * self.gradient_accumulation
 
-    def plan(self, job: ftp.TrainingJob) -> Mapping[str, Any]:
-        from ftp_plugins.trainers.torch_estimate import estimate
+    def token_loss(self) -> Callable[[Any, Any], Any] | None:
+        """Return the function that gives the loss of each token, or None for cross-entropy.
 
-        return estimate(self, job)
+        For a component that is SFT with another loss. The function takes logits, float32 [n, vocabulary], and targets,
+        int64 [n], and returns the losses [n], differentiable; the loss of an optimizer step is their mean over all its
+        trained tokens. The validation loss stays the negative log-likelihood.
+        """
+        return None
+
+    def plan(self, job: ftp.TrainingJob) -> Mapping[str, Any]:
+        from ftp_plugins.trainers.torch_estimate import MeasuredTrainer, estimate
+
+        with contextlib.ExitStack() as stack:
+            return estimate(self.make_trainer(job, MeasuredTrainer, stack))
 
     def range_test(self, job: ftp.TrainingJob, low: float, high: float, steps: int) -> Mapping[str, Any]:
-        from ftp_plugins.trainers.torch_rate_range import range_test
+        import torch
 
-        return range_test(self, job, low, high, steps)
+        from ftp_plugins.trainers.torch_rate_range import RangeTrainer, range_test
 
-    def make_loop(self, job: ftp.TrainingJob, kind: Any, stack: contextlib.ExitStack) -> Any:
-        """A loop of the class `kind` that is ready to train; the model is as before when `stack` ends."""
-        from ftp_plugins.trainers.torch_checkpoints import Checkpoints
-        from ftp_plugins.trainers.torch_deterministic import deterministic
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng())
+            return range_test(self.make_trainer(job, RangeTrainer, stack), low, high, steps)
+
+    def make_trainer(self, job: ftp.TrainingJob, kind: type[T], stack: contextlib.ExitStack) -> T:
+        """Return a trainer of the class `kind` that is ready to train; the model is as before when `stack` ends."""
+        from ftp.lm.training.torch_deterministic import deterministic
 
         model, tokenizer = job.model.model, job.model.tokenizer
         loaded = ftp.LoadedTokenizer(tokenizer, stop_ids(tokenizer, model.generation_config.eos_token_id))
         rows = self._rows(job.corpus.train, loaded, job.ledger)
-        watched = self._rows(job.corpus.validation, loaded, job.ledger)
+        validation_rows = self._rows(job.corpus.validation, loaded, job.ledger)
         if not rows:
             raise ftp.DataError(["train: no row is left to train on; the ledger says why"])
         steps_per_epoch = math.ceil(math.ceil(len(rows) / self.batch_size) / self.gradient_accumulation)
         steps = max(1, math.ceil(steps_per_epoch * self.epochs))
         stack.enter_context(deterministic(self.deterministic))
         path = self._fast_path(job, rows, stack)
-        args = self._arguments(job, steps, steps_per_epoch, bool(watched), autocast=path is None)
-        checkpoints = Checkpoints(job.directory)
-        loop = kind(job, args, rows, watched, path, checkpoints, self.best_by, self.dev_rows, self.checkpoint_minutes)
+        trainer: Any = kind
+        trainer = trainer(
+            job,
+            self._arguments(job, steps, steps_per_epoch, bool(validation_rows), autocast=path is None),
+            rows,
+            validation_rows,
+            path,
+            self.token_loss(),
+            best_by=self.best_by,
+            dev_rows=self.dev_rows,
+            checkpoint_minutes=self.checkpoint_minutes,
+        )
         # Accelerate leaves its bfloat16 autocast around forward; the base answered without it.
-        stack.callback(lambda: loop.accelerator.unwrap_model(model, keep_fp32_wrapper=False))
-        return loop
+        stack.callback(trainer.accelerator.unwrap_model, model, keep_fp32_wrapper=False)
+        made: T = trainer
+        return made
 
     def _fast_path(self, job: ftp.TrainingJob, rows: TokenRows, stack: contextlib.ExitStack) -> FastPath | None:
-        """FTP's own path with its layers put in, or None with a note why not."""
+        """Return FTP's own path with its layers put in, or None with a note why not."""
         import torch
 
         from ftp_plugins.speed.torch_path import FastPath
@@ -180,7 +155,7 @@ class SFT(ftp.Trainer):
         why_not = FastPath.why_not(model)
         if why_not is None:
             mixes = self._trains_float32(model) and _multiplies_bfloat16(model.device.type)
-            path = FastPath(model, torch.bfloat16 if mixes else torch.float32)
+            path = FastPath(model, torch.bfloat16 if mixes else torch.float32, self.token_loss())
             why_not = path.disagrees(rows)
             if why_not is None:
                 layers = stack.enter_context(path.layers())
@@ -192,12 +167,14 @@ class SFT(ftp.Trainer):
 
     @staticmethod
     def _trains_float32(model: Any) -> bool:
-        """Whether the weights of the model itself train in float32, and no adapter beside them."""
+        """Return whether the weights of the model itself train in float32, and no adapter beside them."""
         import torch
 
         return model.dtype == torch.float32 and not hasattr(model, "peft_config")
 
-    def _arguments(self, job: ftp.TrainingJob, steps: int, steps_per_epoch: int, watched: bool, autocast: bool) -> Any:
+    def _arguments(
+        self, job: ftp.TrainingJob, steps: int, steps_per_epoch: int, validates: bool, autocast: bool
+    ) -> Any:
         import trl
 
         model = job.model.model
@@ -218,10 +195,10 @@ class SFT(ftp.Trainer):
             # float32 weights multiply in bfloat16 where the hardware does; others are in their type.
             bf16=autocast and str(model.dtype) == "torch.float32" and _multiplies_bfloat16(model.device.type),
             use_cpu=on_cpu,
-            max_length=None,  # lengths were settled above, row by row
+            max_length=None,  # overlong rows are dropped or cut before
             dataset_kwargs={"skip_prepare_dataset": True},
             remove_unused_columns=False,
-            eval_strategy="steps" if watched else "no",
+            eval_strategy="steps" if validates else "no",
             eval_steps=every,
             save_strategy="steps",
             save_steps=every,
@@ -241,9 +218,9 @@ class SFT(ftp.Trainer):
         ledger: ftp.Ledger,
         progress: Callable[[int], None] = lambda rows: None,
     ) -> TokenRows:
-        """Tokenise; settle overlong rows and rows without a trained token; tell the ledger.
+        """Tokenise, drop or cut overlong rows, drop rows without a trained token, and tell the ledger.
 
-        The rows that are left have a column `origin`, the source of each.
+        The rows that remain have a column `origin`, the source of each.
         """
         name = self.used_as
         tokens = tokenise(tokenizer, examples, self.loss_on, progress)
@@ -254,7 +231,7 @@ class SFT(ftp.Trainer):
         kept: list[int] = []
         overlong: list[str] = []
         counts = zip(examples.column("id"), lengths, cut.lengths(), cut.trained_counts(), learns, strict=True)
-        for at, (id, whole, length, trained, learnt) in enumerate(counts):
+        for index, (id, whole, length, trained, learnt) in enumerate(counts):
             if length > self.max_length and self.overlong == "error":
                 overlong.append(f"{id}: {length} tokens, max_length is {self.max_length}")
             elif length > self.max_length:
@@ -265,7 +242,7 @@ class SFT(ftp.Trainer):
                 if length < whole:
                     ledger.truncate(id, by=name, reason=f"cut to {self.max_length} tokens")
                 ledger.count_tokens(id, int(length), int(trained))
-                kept.append(at)
+                kept.append(index)
         if overlong:
             more = len(overlong) - 10
             raise ftp.DataError(
@@ -277,7 +254,7 @@ class SFT(ftp.Trainer):
             )
         origins = examples.column("origin")
         rows = cut if len(kept) == len(cut) else cut.take(kept)
-        return TokenRows(rows.table.append_column("origin", [[origins[at] for at in kept]]))
+        return TokenRows(rows.table.append_column("origin", [[origins[index] for index in kept]]))
 
 
 def _multiplies_bfloat16(device: str) -> bool:

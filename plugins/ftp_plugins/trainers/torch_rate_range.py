@@ -6,20 +6,16 @@ Smith 2017, "Cyclical Learning Rates for Training Neural Networks" (arXiv:1506.0
 from __future__ import annotations
 
 import contextlib
-import functools
+import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-import ftp
 from ftp.lm.torch_losses import token_losses
 from ftp.recipe.checks import rate_shown
-from ftp_plugins.trainers.torch_loop import loop_class
-
-if TYPE_CHECKING:
-    from ftp_plugins.trainers.sft import SFT
+from ftp_plugins.trainers.torch_sft import SFTTrainer
 
 SMOOTHING = 0.9
 """What a step keeps of the running mean before it."""
@@ -29,7 +25,46 @@ FELL = 0.01
 """A fall of a smaller share of the loss tells nothing."""
 
 
-def range_test(trainer: SFT, job: ftp.TrainingJob, low: float, high: float, steps: int) -> dict[str, Any]:
+class RangeTrainer(SFTTrainer):
+    """A training with a rising rate that saves nothing and tells nobody.
+
+    `factor` multiplies the rate after each step; `bases` are the losses of the untouched model on each step's rows.
+    """
+
+    factor: float
+    bases: list[float]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.rates: list[float] = []
+        self.losses: list[float] = []
+        self.smoothed: list[float] = []
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Make a schedule that rises geometrically."""
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: self.factor**step)
+        return self.lr_scheduler
+
+    def rehearse(self) -> None:
+        """Skip the rehearsal."""
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        pass
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Note the loss of a step, and end the training where it has diverged."""
+        if "loss" not in logs:
+            return
+        step, start = len(self.losses), sum(self.bases) / len(self.bases)
+        self.rates.append(logs["learning_rate"])
+        self.losses.append(logs["loss"])
+        self.smoothed.append(_running(self.smoothed, logs["loss"] - self.bases[step]))
+        now = start + self.smoothed[-1]
+        if not now <= DIVERGED * (start + min(self.smoothed)):  # NaN is not
+            self.control.should_training_stop = True
+
+
+def range_test(trainer: RangeTrainer, low: float, high: float, steps: int) -> dict[str, Any]:
     """Train on the run's first batches while the rate rises from `low` to `high`; then put the weights back.
 
     Each step's loss is compared with that of the untouched model on the same rows: batches differ more from each other
@@ -38,32 +73,28 @@ def range_test(trainer: SFT, job: ftp.TrainingJob, low: float, high: float, step
     Returns:
         As `ftp.Trainer.range_test` says.
     """
-    model = job.model.model
+    model, args = trainer.parts.job.model.model, trainer.args
     before = {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng())
-        loop = trainer.make_loop(job, _range_class(), stack)
-        args = loop.args
-        args.learning_rate, args.max_steps = low, steps
-        args.eval_strategy = args.save_strategy = "no"
-        loop.factor = (high / low) ** (1 / (steps - 1))
-        loop.bases = _untouched(loop, steps)
-        try:
-            loop.train()
-        finally:
-            with torch.no_grad():
-                for name, weight in model.named_parameters():
-                    if name in before:
-                        weight.copy_(before[name])
-            model.zero_grad()
-            model.eval()
-    start = sum(loop.bases) / len(loop.bases)
-    smoothed = [start + value for value in loop.smoothed]
-    diverged = len(loop.rates) < steps or not math.isfinite(loop.losses[-1])
-    suggestion, reason = suggest(loop.rates, smoothed, start, diverged)
+    args.learning_rate, args.max_steps = low, steps
+    args.eval_strategy = args.save_strategy = "no"
+    trainer.factor = (high / low) ** (1 / (steps - 1))
+    trainer.bases = _untouched(trainer, steps)
+    try:
+        trainer.train()
+    finally:
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if name in before:
+                    weight.copy_(before[name])
+        model.zero_grad()
+        model.eval()
+    start = sum(trainer.bases) / len(trainer.bases)
+    smoothed = [start + value for value in trainer.smoothed]
+    diverged = len(trainer.rates) < steps or not math.isfinite(trainer.losses[-1])
+    suggestion, reason = suggest(trainer.rates, smoothed, start, diverged)
     return {
-        "rates": loop.rates,
-        "losses": loop.losses,
+        "rates": trainer.rates,
+        "losses": trainer.losses,
         "smoothed": smoothed,
         "start": start,
         "diverged": diverged,
@@ -72,70 +103,49 @@ def range_test(trainer: SFT, job: ftp.TrainingJob, low: float, high: float, step
     }
 
 
-@functools.cache
-def _range_class() -> Any:
-    class Range(loop_class()):  # type: ignore[misc]
-        """A training with a rising rate that saves nothing and tells nobody."""
-
-        factor: float
-        bases: list[float]
-
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
-            self.rates: list[float] = []
-            self.losses: list[float] = []
-            self.smoothed: list[float] = []
-
-        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: self.factor**step)
-            return self.lr_scheduler
-
-        def rehearse(self) -> None:
-            pass
-
-        def _save_checkpoint(self, model: Any, trial: Any) -> None:
-            pass
-
-        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-            if "loss" not in logs:
-                return
-            at, start = len(self.losses), sum(self.bases) / len(self.bases)
-            self.rates.append(logs["learning_rate"])
-            self.losses.append(logs["loss"])
-            self.smoothed.append(_running(self.smoothed, logs["loss"] - self.bases[at]))
-            now = start + self.smoothed[-1]
-            if not now <= DIVERGED * (start + min(self.smoothed)):  # NaN is not
-                self.control.should_training_stop = True
-
-    return Range
-
-
 def _running(means: Sequence[float], value: float) -> float:
-    """The next running mean, without the pull to zero of its beginning (as in Adam)."""
+    """Return the next running mean, without the pull to zero of its beginning (as in Adam)."""
     n = len(means)
     weight = (1 - SMOOTHING) / (1 - SMOOTHING ** (n + 1))
     return (1 - weight) * means[-1] + weight * value if n else value
 
 
-def _untouched(loop: Any, steps: int) -> list[float]:
-    """The loss that the untouched model has on the rows of each step, nats per trained token."""
-    each, of = loop.args.gradient_accumulation_steps, list[list[int]]()
-    for epoch in range(steps):
-        batches = loop.batches.of(epoch)
-        of += [[row for batch in batches[at : at + each] for row in batch] for at in range(0, len(batches), each)]
-        if len(of) >= steps:
-            break
-    of = of[:steps]
-    rows = sorted({row for step in of for row in step})
-    found = token_losses(loop.job.model, loop.rows.take(rows), batch_tokens=loop.largest_batch())
-    losses = dict(zip(rows, found, strict=True))
-    return [math.fsum(losses[row].nll for row in step) / sum(losses[row].tokens for row in step) for step in of]
+def _untouched(trainer: RangeTrainer, steps: int) -> list[float]:
+    """Return the loss that the untouched model has on the rows of each step, a mean over trained tokens."""
+    size = trainer.args.gradient_accumulation_steps
+    batches = (batch for epoch in itertools.count() for batch in _steps_of(trainer.batches.of(epoch), size))
+    rows_of = list(itertools.islice(batches, steps))
+    if trainer.token_loss is not None:
+        return [_loss_of(trainer, rows) for rows in rows_of]
+    rows = sorted({row for step in rows_of for row in step})
+    batch_tokens = trainer.parts.largest_batch(trainer.batches.batch_size)
+    taken = token_losses(trainer.parts.job.model, trainer.rows.take(rows), batch_tokens=batch_tokens)
+    losses = dict(zip(rows, taken, strict=True))
+    return [math.fsum(losses[row].nll for row in step) / sum(losses[row].tokens for row in step) for step in rows_of]
+
+
+def _steps_of(batches: list[list[int]], size: int) -> list[list[int]]:
+    """Return the rows of each optimizer step of an epoch."""
+    return [[row for batch in batches[i : i + size] for row in batch] for i in range(0, len(batches), size)]
+
+
+def _loss_of(trainer: RangeTrainer, rows: Sequence[int]) -> float:
+    """Return the trainer's own loss on the rows of a step, without dropout."""
+    model, size, total = trainer.parts.job.model.model, trainer.batches.batch_size, 0.0
+    batches = [trainer.data_collator([trainer.train_dataset[row] for row in rows[i : i + size]])
+               for i in range(0, len(rows), size)]  # fmt: skip
+    count = trainer._get_num_items_in_batch(batches, trainer.args.device)
+    model.eval()
+    with torch.no_grad(), trainer.path.attention() if trainer.path else contextlib.nullcontext():
+        for batch in batches:
+            total += float(trainer.compute_loss(model, trainer._prepare_inputs(batch), num_items_in_batch=count))
+    return total
 
 
 def suggest(
     rates: Sequence[float], smoothed: Sequence[float], start: float, diverged: bool
 ) -> tuple[float | None, str]:
-    """A learning rate and why, or None and why not.
+    """Return a learning rate and why, or None and why not.
 
     The smaller of two of the rules of fastai's learning-rate finder (Howard & Gugger 2020, "fastai: A Layered API for
     Deep Learning"): a tenth of the rate where the loss is lowest (`minimum`), and the rate where it falls fastest over

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-import ftp
+from ftp.errors import ModelError
 
 
 def fix_cublas() -> None:
@@ -37,7 +37,7 @@ def deterministic(on: bool) -> Iterator[None]:
         if "deterministic" not in str(error):
             raise
         what = str(error).strip().splitlines()[0]
-        raise ftp.ModelError(f"train.deterministic: {what} Set it to false, or train on another device") from error
+        raise ModelError(f"train.deterministic: {what} Set it to false, or train on another device") from error
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.benchmark = benchmark

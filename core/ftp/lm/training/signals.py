@@ -6,14 +6,24 @@ import contextlib
 import signal
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
+
+from ftp.components import TrainingJob
+
+
+class Interruptible(Protocol):
+    """What a signal is noted on."""
+
+    job: TrainingJob
+    signal: int
+    """The number of the signal that came; 0 for none."""
 
 
 class Signals:
     """SIGTERM and Ctrl-C end training after the step in progress; a second one at once."""
 
-    def __init__(self, loop: Any) -> None:
-        self.loop = loop
+    def __init__(self, parts: Interruptible) -> None:
+        self.parts = parts
         self.before: Mapping[int, Any] = {}
 
     def __enter__(self) -> None:
@@ -25,8 +35,9 @@ class Signals:
             signal.signal(number, handler)
 
     def note(self, number: int, frame: object) -> None:
-        if self.loop.signal:
+        """Note the first signal; raise KeyboardInterrupt at the second."""
+        if self.parts.signal:
             raise KeyboardInterrupt(number)
-        self.loop.signal = number
+        self.parts.signal = number
         with contextlib.suppress(RuntimeError):  # the signal may have come in the middle of another line
-            self.loop.job.emit("note", text="Interrupted: saving a checkpoint after this step. Again: end at once.")
+            self.parts.job.emit("note", text="Interrupted: saving a checkpoint after this step. Again: end at once.")

@@ -3,18 +3,45 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-import ftp
+from ftp.errors import ModelError
 
 WEIGHTS, PROGRESS = "weights.safetensors", "progress.json"
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a training has come, as a checkpoint keeps it."""
+
+    tokens: int = 0
+    """Tokens that went through the model."""
+    counted: int = 0
+    """Those of them that a metric has counted."""
+    seconds: float = 0.0
+    """Time spent training, over all processes."""
+    best: float = math.inf
+    """The lowest value of what `best_by` names; scores are negated."""
+    best_step: int = 0
+    """The step of the best state; 0 before the first validation after a step."""
+    best_loss: float = math.inf
+    """The validation loss of the best state."""
+    first: float = math.inf
+    """The validation loss before the first step."""
+    factor: float = 1.0
+    """What roll-backs have multiplied the learning rate by."""
+    stopped: bool = False
+    """Whether a watcher has stopped the training."""
 
 
 class Checkpoints:
@@ -28,23 +55,21 @@ class Checkpoints:
         self.directory = directory
 
     def last(self) -> Path | None:
-        """The newest whole checkpoint."""
+        """Return the newest whole checkpoint, or None."""
         found = sorted(self.directory.glob("step-*"), key=lambda path: path.name)
         return next((path for path in reversed(found) if path.suffix != ".part"), None)
 
     def best(self, step: int) -> Path:
-        """Where the weights of a best state are."""
+        """Return where the weights of the best state are that was found at `step`."""
         return self.directory / best_name(step)
 
     @contextlib.contextmanager
     def new(self, name: str) -> Iterator[Path]:
-        """A directory to fill, which takes its name once everything in it is on the disk.
+        """Give a directory to fill, which takes its name once everything in it is on the disk.
 
         Raises:
             ModelError: it can't be written; the checkpoint before it still is what it was.
         """
-        from safetensors import SafetensorError
-
         target, aside = self.directory / name, self.directory / f"{name}.part"
         try:
             shutil.rmtree(aside, ignore_errors=True)
@@ -65,7 +90,7 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             before = self.last()
             kept = f"the last one, {before}, is kept" if before else "there is none before it"
-            raise ftp.ModelError(
+            raise ModelError(
                 f"{target}: the checkpoint can't be written: {_first_line(error)}; {kept}. Make room and go on with "
                 f"`ftp resume {self.directory.parent}`"
             ) from error
@@ -78,25 +103,27 @@ class Checkpoints:
                 shutil.rmtree(path)
 
     def remove(self) -> None:
+        """Remove all of them."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
 def step_name(step: int) -> str:
+    """Return the name of the checkpoint of a step."""
     return f"step-{step:08d}"
 
 
 def best_name(step: int) -> str:
+    """Return the name of the best state of a step."""
     return f"best-{step:08d}"
 
 
 def step_of(checkpoint: Path) -> int:
+    """Return the step of a checkpoint."""
     return int(checkpoint.name.removeprefix("step-"))
 
 
 def save_weights(directory: Path, model: torch.nn.Module) -> None:
     """Write the weights that train, in their own types."""
-    from safetensors.torch import save_file
-
     trained = {name: weight.detach().contiguous() for name, weight in _trained(model).items()}
     save_file(trained, directory / WEIGHTS)
 
@@ -107,11 +134,9 @@ def load_weights(directory: Path, model: torch.nn.Module) -> None:
     Raises:
         ModelError: they are those of another model or adapter.
     """
-    from safetensors.torch import load_file
-
     weights, stored = _trained(model), load_file(directory / WEIGHTS)
     if {name: w.shape for name, w in weights.items()} != {name: w.shape for name, w in stored.items()}:
-        raise ftp.ModelError(f"{directory}: holds the weights of another model or adapter; begin a run with `ftp run`")
+        raise ModelError(f"{directory}: holds the weights of another model or adapter; begin a run with `ftp run`")
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(stored[name])
@@ -121,17 +146,17 @@ def _trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-def save_progress(directory: Path, progress: dict[str, Any]) -> None:
+def save_progress(directory: Path, progress: Progress) -> None:
     """Write how far training has come; what was there before is replaced in one step."""
     aside = directory / f"{PROGRESS}.part"
-    aside.write_text(json.dumps(progress), encoding="utf-8")
+    aside.write_text(json.dumps(dataclasses.asdict(progress)), encoding="utf-8")
     _sync(aside)
     aside.replace(directory / PROGRESS)
 
 
-def load_progress(directory: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((directory / PROGRESS).read_text(encoding="utf-8"))
-    return found
+def load_progress(directory: Path) -> Progress:
+    """Read what `save_progress` wrote."""
+    return Progress(**json.loads((directory / PROGRESS).read_text(encoding="utf-8")))
 
 
 def _sync(path: Path) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-import ftp
+from ftp.errors import ModelError
 
 
 def peak_memory_mb(device: Any) -> float:
-    """The most memory that this process has held: on the GPU where it trains on one, else in RAM. In 10^6 bytes."""
+    """Return the most memory that this process has held, in 10^6 bytes: on the GPU if it trains on one, else in RAM."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    import resource
+    import resource  # not on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
@@ -30,7 +30,7 @@ def too_much_memory(rows: int, longest: int) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
             raise
-        raise ftp.ModelError(
+        raise ModelError(
             f"a batch of {rows} rows of up to {longest} tokens doesn't fit into memory; lower train.batch_size and "
             "raise train.gradient_accumulation by as much (the result is the same), or set "
             "train.gradient_checkpointing: true, or lower train.max_length"

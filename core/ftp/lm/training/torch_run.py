@@ -1,0 +1,135 @@
+"""Train from the first step, or the last checkpoint, to the result."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ftp.errors import Interrupted, ModelError
+from ftp.lm.training.signals import Signals
+from ftp.lm.training.torch_checkpoints import load_progress, load_weights, save_progress, step_of
+from ftp.lm.training.torch_trainer import TrainerWithParts
+from ftp.types import RollBack, TrainResult
+
+
+def train(trainer: TrainerWithParts) -> TrainResult:
+    """Train to the end, resuming and rolling back as needed, and leave the model in its best state.
+
+    Raises:
+        ModelError: the batch doesn't fit, the loss or a weight is not finite, or a checkpoint can't be written.
+        Interrupted: a signal has ended it, after a checkpoint.
+    """
+    parts, model = trainer.parts, trainer.parts.job.model.model
+    planned = planned_figures(trainer)
+    parts.job.emit("plan", **planned, best_by=parts.best_by)
+    try:
+        _train_steps(trainer, planned["steps"])
+    finally:
+        # Accelerate leaves its bfloat16 autocast around forward; the base answered without it.
+        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    if parts.signal:
+        raise Interrupted(parts.signal)
+    done = trainer.state.global_step
+    best_step = _restore_best(trainer)
+    if not parts.weights_are_finite():
+        raise ModelError("the trained weights are not finite; lower train.learning_rate")
+    model.eval()
+    return TrainResult(
+        model=parts.job.model,
+        steps=done,
+        best_step=best_step,
+        trained_tokens=round(planned["trained_tokens"] * done / planned["steps"]),
+        seconds=parts.progress.seconds,
+        trainable_parameters=planned["trainable_parameters"],
+        total_parameters=planned["total_parameters"],
+    )
+
+
+def planned_figures(trainer: TrainerWithParts) -> dict[str, int]:
+    """Return what is known of a training before its first step. `_mb` is in 10^6 bytes.
+
+    `checkpoint_mb` is a checkpoint to resume from: the weights that train and AdamW's two values for each of them.
+    `best_mb` is the best state, those weights alone. New ones are whole before the old ones go.
+    """
+    parts, args, model = trainer.parts, trainer.args, trainer.parts.job.model.model
+    batches = math.ceil(len(parts.lengths) / args.per_device_train_batch_size)
+    steps_per_epoch = math.ceil(batches / args.gradient_accumulation_steps)
+    steps = max(1, math.ceil(steps_per_epoch * args.num_train_epochs))
+    training = [weight for weight in model.parameters() if weight.requires_grad]
+    weights = sum(weight.numel() * weight.element_size() for weight in training)
+    saves = math.ceil(steps / args.save_steps)  # times that the trainer stops to evaluate and to save
+    validation_rows = len(parts.validation or trainer.eval_dataset or ())
+    return {
+        "steps": steps,
+        "rows": len(parts.lengths),
+        "tokens_per_epoch": sum(parts.lengths),
+        "trained_tokens_per_epoch": parts.trained_tokens,
+        "trained_tokens": round(parts.trained_tokens * steps / steps_per_epoch),
+        "trainable_parameters": sum(weight.numel() for weight in training),
+        "total_parameters": model.num_parameters(),
+        "validation_rows": validation_rows,
+        "evaluations": saves + 1 if validation_rows else 0,
+        "checkpoints": saves + 1,
+        "checkpoint_mb": math.ceil(3 * weights / 1e6),
+        "best_mb": math.ceil(weights / 1e6) if validation_rows else 0,
+    }
+
+
+def _train_steps(trainer: TrainerWithParts, steps: int) -> None:
+    """Take the steps that are left, from the last checkpoint on; again from there after each roll-back."""
+    parts = trainer.parts
+    last = parts.checkpoints.last()
+    if last is not None:
+        parts.job.emit("resume", step=step_of(last))
+    trainer.args.eval_on_start = trainer.validates and last is None
+    with Signals(parts):
+        while last is None or not _is_finished(trainer, last, steps):
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
+            decision = parts.decision
+            if not isinstance(decision, RollBack):
+                break
+            last = parts.checkpoints.last()
+            if last is None:
+                raise ModelError(f"{decision.reason}; there is no checkpoint to go back to")
+            _prepare_restart(trainer, last, decision.factor)
+            parts.job.emit("rollback", step=step_of(last), factor=decision.factor, reason=decision.reason)
+
+
+def _is_finished(trainer: TrainerWithParts, checkpoint: Path, steps: int) -> bool:
+    """Return whether training had come to its end with this as its last checkpoint, and take its state up if so."""
+    step = step_of(checkpoint)
+    if step < steps and not load_progress(checkpoint).stopped:
+        return False
+    trainer._load_from_checkpoint(str(checkpoint))
+    trainer.state.global_step = step
+    return True
+
+
+def _prepare_restart(trainer: Any, checkpoint: Path, factor: float) -> None:
+    """Make ready for another `train` from a checkpoint, at a lower rate that an interruption doesn't undo."""
+    trainer.parts.decision = None
+    progress = load_progress(checkpoint)
+    progress.factor *= factor
+    save_progress(checkpoint, progress)
+    trainer.optimizer = trainer.lr_scheduler = None
+    trainer.model_wrapped = trainer.model
+    trainer.control.should_training_stop = trainer.control.should_save = False
+    trainer.args.eval_on_start = False
+
+
+def _restore_best(trainer: TrainerWithParts) -> int:
+    """Load the best state where there was a validation after a step, tell of it, and return its step."""
+    parts, progress, done = trainer.parts, trainer.parts.progress, trainer.state.global_step
+    if not progress.best_step:  # stopped before the first validation
+        return int(done)
+    if progress.best_step != done:
+        load_weights(parts.checkpoints.best(progress.best_step), parts.job.model.model)
+    parts.job.emit("best", step=progress.best_step, loss=progress.best_loss, best_by=parts.best_by)
+    if progress.best_loss > progress.first:
+        parts.job.emit(
+            "note",
+            text=f"Training never brought the validation loss below the base model's: {progress.first:.4f} "
+            f"before, {progress.best_loss:.4f} at best.",
+        )
+    return progress.best_step

@@ -1,0 +1,158 @@
+"""A `transformers.Trainer` with FTP's parts: a callback, and the few methods that there is no callback for."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+
+from ftp.lm import allocator
+from ftp.lm.training.torch_checkpoints import (
+    load_progress,
+    load_weights,
+    save_progress,
+    save_weights,
+    step_name,
+)
+from ftp.lm.training.torch_parts import TrainingParts
+from ftp.lm.training.torch_rehearsal import rehearse
+
+
+class TrainerWithParts(Trainer):  # type: ignore[misc]
+    """Add it before another trainer: `class DPO(TrainerWithParts, trl.DPOTrainer)`.
+
+    Call `use_parts` once after the constructor, then `ftp.lm.training.torch_run.train`.
+    """
+
+    parts: TrainingParts
+
+    def use_parts(self, parts: TrainingParts) -> None:
+        """Have these parts see and steer the training."""
+        self.parts = parts
+        self.remove_callback(PrinterCallback)
+        self.add_callback(PartsCallback(self))
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are rows to take a validation loss of."""
+        return self.parts.validation is not None or self.eval_dataset is not None
+
+    def count_tokens(self, inputs: Mapping[str, Any]) -> int:
+        """Return the tokens of a collated batch, without padding."""
+        mask = inputs.get("attention_mask")
+        return int(mask.sum()) if mask is not None else inputs["input_ids"].numel()
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+        """Count the tokens, then do as the trainer does."""
+        self.parts.progress.tokens += self.count_tokens(inputs)
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Return 0: the library's count is wrong for packed batches, and nothing reads it."""
+        return 0
+
+    def rehearse(self) -> None:
+        """Do everything once before the first step."""
+        rehearse(self)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Take the validation loss, keep the best state, and save the untrained one."""
+        if self.parts.validation is None:
+            values = {"loss": super().evaluate(*args, **kwargs)["eval_loss"]}
+        else:
+            values = self.parts.validation.measure()
+        metrics = {"eval_loss": values["loss"]}
+        if self.parts.validation is not None:
+            self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.parts.emit_validation(values, self.state, self.control)
+        if self.state.global_step == 0:
+            self._save_checkpoint(self.model_wrapped, None)
+        return metrics
+
+    # --- checkpoints
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        parts, step = self.parts, self.state.global_step
+        if not parts.weights_are_finite():
+            return  # nothing to go on from; the one before is kept
+        parts.lap()
+        with parts.checkpoints.new(step_name(step)) as directory:
+            self.write_state(directory)
+        parts.checkpoints.keep_only(step, parts.progress.best_step)
+        parts.saved_at = time.monotonic()
+        parts.job.emit("checkpoint", step=step)
+
+    def write_state(self, directory: Path) -> None:
+        """Write everything that resuming needs into a directory."""
+        save_weights(directory, self.parts.job.model.model)
+        self._save_optimizer_and_scheduler(str(directory))
+        self._save_scaler(str(directory))
+        self._save_rng_state(str(directory))
+        self.state.save_to_json(str(directory / TRAINER_STATE_NAME))
+        save_progress(directory, self.parts.progress)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        directory = Path(resume_from_checkpoint)
+        load_weights(directory, self.parts.job.model.model)
+        self.parts.progress = load_progress(directory)
+        self.parts.resumed = True
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        # A roll-back lowers the rate of a checkpoint that was saved with the higher one.
+        rate = self.args.learning_rate * self.parts.progress.factor
+        scheduler = self.lr_scheduler
+        scheduler.base_lrs = [rate] * len(scheduler.base_lrs)
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] = rate
+            group["lr"] = rate * scheduler.lr_lambdas[0](scheduler.last_epoch)
+        scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+
+class PartsCallback(TrainerCallback):  # type: ignore[misc]
+    """Rehearse, emit metrics, heed signals, save in time, and keep the heap from growing."""
+
+    def __init__(self, trainer: TrainerWithParts) -> None:
+        self.trainer, self.parts = trainer, trainer.parts
+        self.growth = allocator.Growth()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        state.compute_steps(args, state.max_steps)  # as this recipe says, not as the checkpoint's did
+        if not self.parts.resumed:
+            self.trainer.rehearse()
+            if not args.eval_on_start:  # else it is saved with what that validation finds
+                self.trainer._save_checkpoint(self.trainer.model_wrapped, None)
+        self.parts.clock = self.parts.saved_at = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.parts.apply_signal(control)
+        if args.device.type == "cpu":
+            self.growth.step_ended()
+        if time.monotonic() - self.parts.saved_at >= self.parts.checkpoint_minutes * 60:
+            control.should_save = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        state.log_history.clear()  # events.jsonl has it; in every checkpoint it would grow with the steps
+        if logs and "loss" in logs:
+            self.parts.emit_metric(logs, state, control, args.device)
+
+
+@contextlib.contextmanager
+def weight_types_kept(model: torch.nn.Module) -> Iterator[None]:
+    """Give the weights that train their types back at the end of the block.
+
+    TRL's constructors make the adapters of 4-bit models bfloat16: too coarse for an optimizer's steps.
+    """
+    before = {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
+    yield
+    for name, weight in model.named_parameters():
+        if name in before and weight.dtype != before[name].dtype:
+            weight.data = before[name]

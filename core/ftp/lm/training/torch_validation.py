@@ -1,0 +1,45 @@
+"""The validation loss of a training: a mean over tokens, overall and for each source of the rows."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ftp.lm.tokens import TokenRows
+from ftp.lm.torch_losses import token_losses
+from ftp.types import LoadedModel
+
+
+class RowValidation:
+    """Mean negative log-likelihood per trained token of tokenised rows, each token counted once, in nats.
+
+    A trainer's own evaluation is often a mean of batch means, which weighs a token by the length of its neighbours.
+
+    Args:
+        rows: validation rows with a column `origin`, the source of each.
+        batch_tokens: tokens that may go through the model at once; what training needs anyway is a good choice.
+    """
+
+    def __init__(self, model: LoadedModel, rows: TokenRows, batch_tokens: int) -> None:
+        self.model, self.rows, self.batch_tokens = model, rows, batch_tokens
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def measure(self) -> dict[str, Any]:
+        """Return `loss`, and `by_source` where the rows have several sources."""
+        losses = token_losses(self.model, self.rows, batch_tokens=self.batch_tokens)
+        values: dict[str, Any] = {"loss": math.fsum(row.nll for row in losses) / sum(row.tokens for row in losses)}
+        sources = self.rows.table.column("origin").to_pylist()
+        if len(set(sources)) > 1:
+            by_source = {}
+            for name in dict.fromkeys(sources):
+                own = [row for row, source in zip(losses, sources, strict=True) if source == name]
+                by_source[name] = math.fsum(row.nll for row in own) / sum(row.tokens for row in own)
+            values["by_source"] = by_source
+        return values
+
+    def rehearse(self) -> None:
+        """Take the loss of the longest row."""
+        longest = int(self.rows.lengths().argmax())
+        token_losses(self.model, self.rows.take([longest]), batch_tokens=self.batch_tokens)

@@ -1,0 +1,143 @@
+"""The fast layers: what `fast_layers` puts in place of a module's `forward`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ftp_plugins.speed.torch_copies import WeightCopies
+from ftp_plugins.speed.torch_linear import FrozenLinear, LoRALinears, MixedLinear
+from ftp_plugins.speed.torch_pointwise import RMSNorm, SwiGLU
+
+
+class FrozenWeight:
+    """W [out, in] of the layer under an adapter, unpacked at each call when it is in 4 bits."""
+
+    def __init__(self, module: Any) -> None:
+        self.base = module.get_base_layer()
+        self.packed = type(self.base).__name__ == "Linear4bit"
+        self.dtype: torch.dtype = self.base.compute_dtype if self.packed else self.base.weight.dtype
+        """What the layer multiplies in."""
+        if self.packed:
+            from bitsandbytes.functional import dequantize_4bit  # not needed for other weights
+
+            self.unpack = dequantize_4bit
+
+    def __call__(self) -> torch.Tensor:
+        weight: Any = self.base.weight
+        if self.packed:
+            weight = self.unpack(weight.data, weight.quant_state).to(self.dtype)
+        unpacked: torch.Tensor = weight
+        return unpacked
+
+
+class SharedLoRA:
+    """LoRA layers that are given one input: the first call does the work of all.
+
+    The results of the other layers wait until they are called with the same input.
+    """
+
+    def __init__(self, members: Sequence[Any]) -> None:
+        self.members = members
+        self.weights = tuple(FrozenWeight(member) for member in members)
+        self.dtype = self.weights[0].dtype
+        self.input: torch.Tensor | None = None
+        self.waiting: dict[int, torch.Tensor] = {}
+
+    def result(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        """Return y [..., out] of the layer with this index for x [..., in]."""
+        if self.input is not x or index not in self.waiting:
+            self.compute(x)
+        y = self.waiting.pop(index)
+        if not self.waiting:
+            self.input = None
+        return y
+
+    def compute(self, x: torch.Tensor) -> None:
+        """Compute the results of all layers."""
+        scales = tuple(member.scaling[member.active_adapters[0]] for member in self.members)
+        biases = tuple(member.get_base_layer().bias for member in self.members)
+        factors = [factor for member in self.members for factor in factors_of(member)]
+        rows = x.reshape(-1, x.shape[-1]).to(self.dtype)
+        results = LoRALinears.apply(rows, self.weights, biases, scales, *factors)
+        self.waiting = {index: y.view(*x.shape[:-1], -1) for index, y in enumerate(results)}
+        self.input = x
+
+
+class LoRAForward:
+    """Forward of a LoRA layer without dropout, one of those that share an input."""
+
+    def __init__(self, shared: SharedLoRA, index: int) -> None:
+        self.shared, self.index, self.module = shared, index, shared.members[index]
+
+    def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if self.module.disable_adapters or self.module.merged:
+            return type(self.module).forward(self.module, x, *args, **kwargs)
+        return self.shared.result(self.index, x)
+
+
+class DropoutLoRAForward:
+    """Forward of a LoRA layer with dropout."""
+
+    def __init__(self, module: Any) -> None:
+        self.module, self.weight = module, FrozenWeight(module)
+        self.adapter = module.active_adapters[0]
+
+    def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        module, dtype = self.module, self.weight.dtype
+        if module.disable_adapters or module.merged:
+            return type(module).forward(module, x, *args, **kwargs)
+        rows = x.reshape(-1, x.shape[-1]).to(dtype)
+        low, high = factors_of(module)
+        y = FrozenLinear.apply(rows, self.weight, module.get_base_layer().bias)
+        dropped = module.lora_dropout[self.adapter](rows)
+        y = y + (dropped @ low.to(dtype).t()) @ high.to(dtype).t() * module.scaling[self.adapter]
+        return y.view(*x.shape[:-1], -1)
+
+
+def factors_of(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return A [r, in] and B [out, r] of a LoRA layer."""
+    name = module.active_adapters[0]
+    return module.lora_A[name].weight, module.lora_B[name].weight
+
+
+class MixedForward:
+    """Forward of a linear layer whose float32 weight is multiplied in another type."""
+
+    def __init__(self, module: torch.nn.Linear, copies: WeightCopies) -> None:
+        self.module, self.copies = module, copies
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        rows, weight = x.reshape(-1, x.shape[-1]), self.module.weight
+        y: torch.Tensor = MixedLinear.apply(rows, weight, self.module.bias, self.copies.of(weight))
+        return y.view(*x.shape[:-1], -1)
+
+
+class NormForward:
+    """Forward of an RMSNorm; the result of one with a float32 weight is in the type to multiply in.
+
+    Args:
+        one_plus: whether the factor is 1 + weight.
+    """
+
+    def __init__(self, module: Any, one_plus: bool, compute: torch.dtype) -> None:
+        self.module, self.one_plus = module, one_plus
+        self.eps = getattr(module, "variance_epsilon", None) or module.eps
+        narrows = module.weight.dtype == torch.float32 and compute != torch.float32
+        self.dtype = compute if narrows else None
+
+    def __call__(self, x: torch.Tensor) -> Any:
+        return RMSNorm.apply(x, self.module.weight, self.eps, self.one_plus, self.dtype or x.dtype)
+
+
+class GatedForward:
+    """Forward of a gated unit, down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def __call__(self, x: torch.Tensor) -> Any:
+        module = self.module
+        return module.down_proj(SwiGLU.apply(module.gate_proj(x), module.up_proj(x)))
