@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from ftp.components import Loader
 from ftp.data.examples import encode_batch, read_examples, schema, write_examples
+from ftp.files import forget_unused
 from ftp.lm import tokens as module
 from ftp.lm.rendering import Tokens, encode
 from ftp.lm.tokens import TokenRows, token_counter, tokenise
@@ -247,7 +248,7 @@ def test_a_file_that_another_run_forgets_meanwhile(tmp_path, monkeypatch):
     file = tmp_path / "a.arrow"
     file.symlink_to(tmp_path / "gone")  # what is listed and no longer there
     monkeypatch.setattr(Path, "unlink", None)
-    module._forget_unused(tmp_path)
+    forget_unused(tmp_path)
 
 
 # --- rows, against plain lists --------------------------------------------------------------------------------------

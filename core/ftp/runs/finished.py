@@ -8,14 +8,12 @@ from typing import Any
 
 import yaml
 
-from ftp.runs.answers import read_answers
-from ftp.errors import RunError
-from ftp.data.examples import read_examples
+from ftp.data.examples import Corpus, read_examples
 from ftp.data.ledger import Ledger
+from ftp.errors import RunError
+from ftp.runs.answers import read_answers
 from ftp.runs.directory import RunDirectory
-from ftp.types import Interval
-from ftp.data.examples import Corpus
-from ftp.types import Evaluation, EvalView, FinishedRun, Metric
+from ftp.types import Evaluation, EvalView, FinishedRun, Interval, Metric
 
 
 def finished(directory: RunDirectory) -> FinishedRun:
@@ -67,6 +65,7 @@ def _read(directory: RunDirectory, evaluations: Sequence[Evaluation]) -> Finishe
         evaluations=evaluations,
         views=[view_of(directory, corpus, name) for name in sets],
         events=directory.events(),
+        reports=[directory.path / name for name in directory.stages().get("report", {}).get("files", ())],
         ledger_totals=Ledger.read(directory.path / "ledger.parquet").totals(),
     )
 

@@ -12,7 +12,7 @@ from ftp.data.files import Row, files_of, rows_of
 from ftp.data.ledger import Ledger
 from ftp.data.split import carve
 from ftp.errors import DataError, RowError, did_you_mean
-from ftp.files import shown
+from ftp.files import first_few, first_line, shown
 from ftp.lm.tokens import token_counter
 from ftp.recipe.model import Data, Recipe, Source
 from ftp.stages.own_evals import bring_evals
@@ -55,8 +55,7 @@ def _hub_rows(source: Source) -> Iterator[Row]:
     try:
         found = datasets.load_dataset(source.hub, split=source.split or "train", revision=source.revision)
     except Exception as error:  # the library raises many kinds; the user needs the name and the reason
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError([f"{source.hub}: can't be loaded from the hub: {reason}"]) from None
+        raise DataError([f"{source.hub}: can't be loaded from the hub: {first_line(error)}"]) from None
     for number, values in enumerate(found, 1):
         yield Row(number, values)
 
@@ -221,9 +220,7 @@ def _check_told(curator: Curator, corpus: Corpus, ledger: Ledger) -> None:
 
 def summary(problems: Sequence[str]) -> list[str]:
     """The first bad rows, how many more there are, and what to do."""
-    more = len(problems) - SHOWN_PROBLEMS
     return [
-        *problems[:SHOWN_PROBLEMS],
-        *([f"… and {more} more bad rows"] if more > 0 else []),
+        *first_few(problems, SHOWN_PROBLEMS, "more bad rows"),
         "Mend these, or set `on_bad_row: drop` on the source to drop bad rows into the ledger.",
     ]

@@ -105,6 +105,8 @@ def _four_bit() -> str:
 
     import torch
 
+    from ftp.files import first_line
+
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import bitsandbytes as bnb
 
@@ -113,5 +115,5 @@ def _four_bit() -> str:
         layer = bnb.nn.Linear4bit(64, 64, quant_type="nf4", compute_dtype=torch.float32).to(device)
         layer(torch.ones(1, 64, device=device))
     except (RuntimeError, NotImplementedError, AttributeError) as error:
-        return f"no: {str(error).splitlines()[0]}"
+        return f"no: {first_line(error)}"
     return f"nf4 works on {device}"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import shutil
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo
 
 import ftp
-from ftp.files import file_digest, user_cache
+from ftp.files import file_digest, first_line, new_directory, user_cache
 from ftp_plugins.loaders import weights
 
 LAYOUT = "1"
@@ -24,7 +23,7 @@ def _place(value: str, info: ValidationInfo) -> str:
     return str(Path((info.context or {}).get("directory", "."), Path(value).expanduser()))
 
 
-class Gguf(ftp.Loader):
+class Gguf(ftp.Loader, ftp.LoadsTokenizer):
     """A GGUF file, dequantised into trainable bfloat16 weights once and cached by the file's content."""
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "accelerate", "gguf")
@@ -105,10 +104,8 @@ class Gguf(ftp.Loader):
         cache.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{target}.lock"):
             if not target.is_dir():
-                aside = target.with_suffix(".part")
-                shutil.rmtree(aside, ignore_errors=True)
-                _dequantize(path, aside)
-                aside.replace(target)
+                with new_directory(target) as aside:
+                    _dequantize(path, aside)
         return target
 
 
@@ -120,7 +117,7 @@ def _dequantize(path: Path, target: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16)
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        raise ftp.ModelError(f"{path}: can't be dequantised: {weights.first_line(error)}") from None
+        raise ftp.ModelError(f"{path}: can't be dequantised: {first_line(error)}") from None
     # The weights are plain from here on; a mark of the quantised file would make every later load go wrong.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

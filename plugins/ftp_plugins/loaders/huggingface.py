@@ -18,7 +18,7 @@ def _local_directory(value: str, info: ValidationInfo) -> str:
     return str(local) if local.is_dir() or value.startswith((".", "/", "~")) else value
 
 
-class HuggingFace(ftp.Loader):
+class HuggingFace(ftp.Loader, ftp.LoadsTokenizer):
     """A causal language model from the Hugging Face hub or from a local directory of safetensors."""
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "accelerate")

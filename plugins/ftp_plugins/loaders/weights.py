@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ValidationInfo
 
 import ftp
-from ftp.files import file_digest
+from ftp.files import file_digest, first_line
 from ftp.lm.rendering import DEFAULT_CHAT_TEMPLATE, stop_ids
 
 
@@ -284,8 +284,3 @@ def pick_dtype(device: str) -> str:
     if device == "cpu":
         return "bfloat16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "float32"
     return "float32"
-
-
-def first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -7,6 +7,7 @@ from typing import Any
 from ftp.errors import DataError
 from ftp.lm.rendering import encode, render
 from ftp.recipe.model import Recipe
+from ftp.stages.load_model import load_tokenizer
 from ftp_plugins.commands.data.preview import Desk
 from ftp_plugins.commands.data.preview_report import read_rows
 
@@ -27,7 +28,7 @@ def tokens_of(recipe: Recipe, desk: Desk, row: str) -> dict[str, Any]:
     entry = _entry(desk, row)
     left = desk.find(row)
     example = left[1] if left else next(iter(read_rows(desk, [row])))
-    loaded = recipe.model.load_tokenizer()
+    loaded = load_tokenizer(recipe.model)
     if loaded is None:
         raise DataError([f"'{recipe.model.used_as}' has no tokenizer without its weights, so no row can be shown"])
     # A trainer of somebody else's may have neither option; then its rows are shown by the usual rule.
