@@ -16,7 +16,7 @@ RATES = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 """Figures whose value for a document is its log-likelihood and the number of its words or bytes."""
 
 
-class LmEval(ftp.Evaluator):
+class LmEval(ftp.Evaluator, ftp.MeasuresModel):
     """Tasks of EleutherAI's lm-evaluation-harness (Gao et al., doi:10.5281/zenodo.10256836) on the model in memory.
 
     Both models get the same documents, so the differences are paired. Perplexities come as nats per word or byte.

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ftp.components import (
         Adapter,
+        BringsEvals,
         Component,
         Curator,
         Evaluator,
         Formatter,
         Loader,
+        LoadsTokenizer,
+        MeasuresModel,
         Reporter,
         Trainer,
         TrainingJob,
@@ -61,6 +64,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Adapter",
     "Answer",
+    "BringsEvals",
     "Component",
     "Corpus",
     "Curator",
@@ -79,6 +83,8 @@ __all__ = [
     "LoadedModel",
     "LoadedTokenizer",
     "Loader",
+    "LoadsTokenizer",
+    "MeasuresModel",
     "Message",
     "Metric",
     "ModelError",
@@ -113,7 +119,10 @@ __all__ = [
 ]
 
 _HOME = {
-    "ftp.components": "Adapter Component Curator Evaluator Formatter Loader Reporter Trainer TrainingJob Watcher",
+    "ftp.components": (
+        "Adapter BringsEvals Component Curator Evaluator Formatter Loader LoadsTokenizer MeasuresModel Reporter "
+        "Trainer TrainingJob Watcher"
+    ),
     "ftp.data.examples": "Corpus",
     "ftp.data.ledger": "Ledger",
     "ftp.errors": "DataError FtpError Interrupted ModelError RowError",

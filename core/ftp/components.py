@@ -6,11 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, cast
 
-from pydantic import (
-    PrivateAttr,
-)
+from pydantic import PrivateAttr
 
 from ftp.data.examples import Corpus
 from ftp.data.ledger import Ledger
@@ -47,6 +45,18 @@ class Component(Options, ABC):
         """The name it has in the recipe."""
         return self._used_as or type(self).__name__
 
+    def named(self, name: str) -> Self:
+        """Return the same component under the name that a recipe uses for it."""
+        component = self.model_copy()
+        component._used_as = name
+        return component
+
+    def anew(self) -> Self:
+        """Return a component with the same options and name, and none of the state that this one has gathered."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        fresh = type(self).model_construct(_fields_set=self.model_fields_set, **values)
+        return cast(Self, fresh.named(self._used_as))
+
     def problems(self) -> list[str]:
         """What is wrong with these options on this machine, as far as a look without heavy libraries can tell."""
         return []
@@ -79,6 +89,8 @@ class Curator(Component):
     """Whether it carves the validation rows; the recipe then gives no `validation:`."""
     guards_evals: ClassVar[bool] = False
     """Whether a recipe that has eval sets and doesn't name it gets it all the same, as its first curator."""
+    leaks: ClassVar[tuple[str, ...]] = ("leak",)
+    """Which of its findings (the `what` of `ledger.find`) say that a training row contains the eval row `other`."""
 
     @abstractmethod
     def curate(self, corpus: Corpus, ledger: Ledger) -> Corpus:
@@ -95,16 +107,24 @@ class Loader(Component):
         """Say what would be loaded, reading configuration files only and no weights."""
         return ModelRequest(model=type(self).__name__)
 
-    def load_tokenizer(self) -> LoadedTokenizer | None:
-        """The tokenizer by itself, so that rows can be tokenised and counted before any weight is loaded.
-
-        None means that this loader can't; tokens are then counted only when the model is there.
-        """
-        return None
-
     @abstractmethod
     def load(self, request: ModelRequest) -> LoadedModel:
         """Load the weights as `request` asks: dtype, quantization. Raise `ftp.ModelError` where that can't be."""
+
+
+class LoadsTokenizer(ABC):
+    """Mix into a loader that can load its tokenizer without weights. A loader that defines the method is one, too."""
+
+    @abstractmethod
+    def load_tokenizer(self) -> LoadedTokenizer | None:
+        """Return the tokenizer, so that rows can be tokenised and counted before any weight is loaded.
+
+        None where these options don't allow it; tokens are then counted only when the model is there.
+        """
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> Any:
+        return _defines(other, "load_tokenizer") if cls is LoadsTokenizer else NotImplemented
 
 
 class Adapter(Component):
@@ -133,6 +153,10 @@ class Adapter(Component):
         """Write the trained weights into `directory`, as safetensors, in a form that the base model as it is loaded
         can take them back from."""
         loaded.model.save_pretrained(directory, safe_serialization=True)
+
+    def can_restore(self, directory: Path) -> bool:
+        """Whether `directory` holds weights that `save` wrote for `restore` to read, and not a whole model."""
+        return (directory / "adapter_config.json").is_file()
 
     def restore(self, loaded: LoadedModel, directory: Path) -> LoadedModel | None:
         """Return the model with the trained weights saved in `directory`, to go on after an interruption.
@@ -242,38 +266,17 @@ class Evaluator(Component):
     def check(self, examples: Sequence[Example]) -> None:
         """Raise `ftp.DataError` for an eval set that can't be scored. Called before any model is loaded."""
 
-    def own_evals(self) -> Mapping[str, Sequence[Example]]:
-        """Eval sets that it brings, by name; a name is that of a file, and of no other eval set with other examples.
-
-        Each example names its `source`; ids are given by the pipeline. Running text is taken for a piece of a longer
-        one: its end is not scored. Curators see these sets like the recipe's own,
-        so what is in them is kept out of training, and both models are asked about them, but only the evaluators that
-        bring a set see what they say. An evaluator that defines this or `measure` is not evaluated on the eval sets of
-        the recipe; one that does so by its options overrides `on_its_own`.
-        """
-        return {}
-
-    def measure(self, model: LoadedModel) -> Mapping[str, Any]:
-        """What it finds on a model in memory, as values that JSON knows.
-
-        Called once for the base and once for the tuned model; `evaluate` gets both, as `view.base_measured` and
-        `view.tuned_measured`. The model is in eval mode and has to be left as it was.
-        """
-        return {}
-
     def files(self) -> Sequence[Path]:
         """The files that its figures depend on, beyond the recipe. Other bytes in one of them make another run."""
         return ()
 
     @property
-    def measures(self) -> bool:
-        """Whether it defines `measure`."""
-        return type(self).measure is not Evaluator.measure
-
-    @property
     def on_its_own(self) -> bool:
-        """Whether it is evaluated on what it brings or measures, and not on the eval sets of the recipe."""
-        return self.measures or type(self).own_evals is not Evaluator.own_evals
+        """Whether it is evaluated on what it brings or measures, and not on the eval sets of the recipe.
+
+        One for which that depends on its options overrides this.
+        """
+        return isinstance(self, BringsEvals | MeasuresModel)
 
     def score(self, example: Example, answer: str) -> Score | float:
         """Score one answer to one example."""
@@ -297,6 +300,44 @@ class Evaluator(Component):
             clusters=clusters_of(view.examples),
         )
         return Evaluation(metrics=(metric,), n=len(view.examples))
+
+
+class BringsEvals(ABC):
+    """Mix into an evaluator that brings eval sets. An evaluator that defines the method is one, too."""
+
+    @abstractmethod
+    def own_evals(self) -> Mapping[str, Sequence[Example]]:
+        """Return the eval sets, by name; a name is that of a file, and of no other eval set with other examples.
+
+        Each example names its `source`; ids are given by the pipeline. Running text is taken for a piece of a longer
+        one: its end is not scored. Curators see these sets like the recipe's own, so what is in them is kept out of
+        training, and both models are asked about them, but only the evaluators that bring a set see what they say.
+        """
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> Any:
+        return _defines(other, "own_evals") if cls is BringsEvals else NotImplemented
+
+
+class MeasuresModel(ABC):
+    """Mix into an evaluator that measures a model in memory. An evaluator that defines the method is one, too."""
+
+    @abstractmethod
+    def measure(self, model: LoadedModel) -> Mapping[str, Any]:
+        """Measure a model and return the figures, as values that JSON knows.
+
+        Called once for the base and once for the tuned model; `evaluate` gets both, as `view.base_measured` and
+        `view.tuned_measured`. The model is in eval mode and has to be left as it was.
+        """
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> Any:
+        return _defines(other, "measure") if cls is MeasuresModel else NotImplemented
+
+
+def _defines(cls: type, method: str) -> Any:
+    """The answer of a `__subclasshook__` that asks for one method, as in collections.abc."""
+    return any(method in vars(base) and vars(base)[method] is not None for base in cls.__mro__) or NotImplemented
 
 
 class Reporter(Component):

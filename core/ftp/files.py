@@ -1,14 +1,20 @@
-"""Files and plain values: digests, JSON without NaN, and paths as people read them."""
+"""Files and plain values: digests, JSON without NaN, files that appear whole, and lists as people read them."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+UNUSED_DAYS = 30
+"""Days after which what nobody has used is taken out of a cache."""
 
 
 def finite(value: Any) -> Any:
@@ -46,6 +52,62 @@ def user_cache(name: str) -> Path:
     import platformdirs
 
     return Path(os.environ.get("FTP_CACHE") or platformdirs.user_cache_dir("ftp")) / name
+
+
+@contextlib.contextmanager
+def new_file(file: Path, *, shared: bool = False) -> Iterator[Path]:
+    """Give the path to write a file to; it takes the place of `file` when the block ends well, and goes otherwise.
+
+    Args:
+        shared: whether another process may be writing the same file, as in a cache.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f"{file.name}.{os.getpid()}.part" if shared else f"{file.name}.part")
+    try:
+        yield aside
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """Give an empty directory to fill; it takes the place of `target` when the block ends well."""
+    aside = target.with_name(f"{target.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    yield aside
+    shutil.rmtree(target, ignore_errors=True)
+    aside.replace(target)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text file, whole or not at all, and have it on the disk before returning."""
+    with new_file(file) as aside, aside.open("w", encoding="utf-8", newline="\n") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def append_line(file: Path, line: str) -> None:
+    """Append a line; it is never glued to half a line that a kill has left."""
+    with file.open("a+b") as stream:
+        if stream.seek(0, os.SEEK_END) and stream.seek(-1, os.SEEK_END) is not None and stream.read(1) != b"\n":
+            stream.write(b"\n")
+        stream.write(line.encode() + b"\n")
+
+
+def forget_unused(cache: Path, pattern: str = "*") -> None:
+    """Delete the files and directories of a cache that were not touched for UNUSED_DAYS."""
+    for entry in cache.glob(pattern):
+        with contextlib.suppress(FileNotFoundError):  # another run may be at it
+            if time.time() - entry.stat().st_mtime > UNUSED_DAYS * 86400:
+                shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
+
+
+def first_few(lines: Sequence[str], most: int, more: str = "more") -> list[str]:
+    """Return the first lines of a long list, and how many more there are: `… and 7 more`."""
+    return [*lines[:most], *([f"… and {len(lines) - most} {more}"] if len(lines) > most else [])]
 
 
 def first_line(error: BaseException) -> str:

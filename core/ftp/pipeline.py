@@ -14,6 +14,7 @@ import yaml
 from ftp.components import Reporter, TrainingJob
 from ftp.data.examples import Corpus
 from ftp.data.ledger import Ledger
+from ftp.files import shown
 from ftp.plugins import Plugins
 from ftp.progress import Progress
 from ftp.recipe.checks import warnings
@@ -36,7 +37,7 @@ from ftp.runs.lock import (
 )
 from ftp.stages.dev_score import DevScore
 from ftp.stages.evaluate import Evaluating, leaked_rows
-from ftp.stages.load_model import apply_adapter, give_memory_back, load_base_model
+from ftp.stages.load_model import apply_adapter, give_memory_back, load_base_model, load_tokenizer
 from ftp.stages.prepare_data import prepare_data, read_prepared
 from ftp.types import FinishedRun, LoadedModel, RollBack, Stop
 
@@ -64,7 +65,8 @@ def run(
         if directory.read_json("run.lock.json") is None:
             _begin(directory, recipe, plugins, file, lock)
         progress.directory = directory.path
-        inputs = inputs_of(lock)
+        # As they were written: what was read again is equal, but an integer may have become a float.
+        inputs = inputs_of(directory.read_json("run.lock.json"))
         if directory.is_done("report", inputs):
             progress.note(f"This recipe was run already, on the same inputs: {directory.path}. --new runs it again.")
         else:
@@ -102,7 +104,6 @@ def resume(
             progress.note(f"{file} has changed since; the run goes on with the recipe that it began with.")
         if lock["hardware"] != recorded["hardware"]:
             progress.note("This run began on another machine or another Python: losses may differ in the last digits.")
-        # As they were written: what was read again is equal, but an integer may have become a float.
         inputs = inputs_of(directory.read_json("run.lock.json"))
         _Work(recipe, plugins, file, directory, inputs, progress, found, anyway).do()
     return finished(directory)
@@ -180,8 +181,8 @@ class _Work:
             self.evidence("tuned", loaded, corpus)
         self.evaluate(corpus)
         self.progress.stage("Writing reports")
-        write_reports(self.directory, self.plugins, self.recipe.report)
-        self.finish("report")
+        written = write_reports(self.directory, self.plugins, self.recipe.report)
+        self.finish("report", files=[shown(path, self.directory.path) for path in written])
 
     def emit(self, event: str, **values: Any) -> Stop | RollBack | None:
         return self.watching.emit(event, **values)
@@ -192,8 +193,8 @@ class _Work:
     def is_done(self, stage: str) -> bool:
         return self.directory.is_done(stage, self.inputs)
 
-    def finish(self, stage: str) -> None:
-        self.directory.finish(stage, self.inputs)
+    def finish(self, stage: str, **more: Any) -> None:
+        self.directory.finish(stage, self.inputs, **more)
 
     def data(self) -> tuple[Corpus, Ledger]:
         place, own = self.directory.path / "data", self.evaluating.own_evals
@@ -207,7 +208,7 @@ class _Work:
 
     def tokenise(self, corpus: Corpus, ledger: Ledger) -> None:
         """Settle before any weight is loaded which rows can be trained on; training finds the tokens in the cache."""
-        tokenizer = self.recipe.model.load_tokenizer()
+        tokenizer = load_tokenizer(self.recipe.model)
         if tokenizer is not None:
             advance = self.progress.stage("Tokenising", len(corpus.train) + len(corpus.validation))
             # The trainer writes its own entries when it trains.
@@ -250,7 +251,8 @@ class _Work:
         if self.is_done("evaluate"):
             return
         ledger = Ledger.read(self.directory.path / "ledger.parquet")
-        leaked = leaked_rows(ledger.findings(), lambda id: ledger.row(id)["fate"] != "dropped")
+        curators = self.recipe.data.curate
+        leaked = leaked_rows(ledger.findings(), lambda id: ledger.row(id)["fate"] != "dropped", curators)
         self.evaluating.evaluate(corpus, leaked, self.emit)
         self.finish("evaluate")
 

@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -123,22 +123,10 @@ def load(files: Sequence[Path] = (), without: Sequence[str] = ()) -> Plugins:
         if plugin.error:
             raise PluginError(f"-p {file}: {plugin.error}")
 
-    by_name = {plugin.name: plugin for plugin in found}
-    offered: list[Offer] = []
-    for kind, base in KINDS.items():
-        for implementation in getattr(manager.hook, f"ftp_{kind}").get_hookimpls():
-            plugin = by_name[implementation.plugin_name]
-            try:
-                components = _checked(kind, base, implementation.function())
-            except (Exception, SystemExit) as error:  # a plugin's own code may raise anything; it alone is at fault
-                plugin.error = f"its hook ftp_{kind}: {_blame(error)}"
-                continue
-            offered += [Offer(kind, name, component, plugin) for name, component in components.items()]
-            plugin.offers += [(kind, name) for name in components]
+    offered = list(_offered(manager, {plugin.name: plugin for plugin in found}))
     for plugin in found:
         if plugin.error and plugin.name.startswith("file:"):
             raise PluginError(f"-p {plugin.name.removeprefix('file:')}: {plugin.error}")
-
     offers: dict[tuple[str, str], Offer] = {}
     clashes: list[str] = []
     for offer in offered:
@@ -151,6 +139,20 @@ def load(files: Sequence[Path] = (), without: Sequence[str] = ()) -> Plugins:
                 f"{_way_out(first.plugin, offer.plugin)}"
             )
     return Plugins(found, clashes, offers)
+
+
+def _offered(manager: pluggy.PluginManager, plugins: Mapping[str, Plugin]) -> Iterator[Offer]:
+    """Call every hook of every plugin. One that fails is noted on its plugin."""
+    for kind, base in KINDS.items():
+        for implementation in getattr(manager.hook, f"ftp_{kind}").get_hookimpls():
+            plugin = plugins[implementation.plugin_name]
+            try:
+                components = _checked(kind, base, implementation.function())
+            except (Exception, SystemExit) as error:  # a plugin's own code may raise anything; it alone is at fault
+                plugin.error = f"its hook ftp_{kind}: {_blame(error)}"
+                continue
+            plugin.offers += [(kind, name) for name in components]
+            yield from (Offer(kind, name, component, plugin) for name, component in components.items())
 
 
 def _way_out(first: Plugin, second: Plugin) -> str:

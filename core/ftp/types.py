@@ -307,3 +307,5 @@ class FinishedRun:
     views: Sequence[EvalView]
     events: Sequence[Mapping[str, Any]]
     ledger_totals: Sequence[Mapping[str, Any]] = field(default=())
+    reports: Sequence[Path] = ()
+    """What its reporters wrote, in their order; empty until they have."""

@@ -9,6 +9,8 @@ import pytest
 
 import ftp
 from ftp.components import TrainingJob
+from ftp.lm.training import torch_checkpoints as checkpoints
+from ftp.lm.training.torch_checkpoints import Checkpoints
 from ftp.recipe.model import Data, Source
 from ftp.runs.events import done_until
 from ftp.stages.prepare_data import build_corpus
@@ -17,9 +19,7 @@ from ftp_plugins.adapters.lora import LoRA
 from ftp_plugins.adapters.qlora import QLoRA
 from ftp_plugins.formatters.pairs import Instruct
 from ftp_plugins.loaders.huggingface import HuggingFace
-from ftp.lm.training import torch_checkpoints as checkpoints
 from ftp_plugins.trainers.sft import SFT
-from ftp.lm.training.torch_checkpoints import Checkpoints
 
 ROWS = [
     (f"Name {n} things that are {word}.", f"{word} " * (n % 7 + 1)) for n, word in enumerate("abcdefghijklmnopqrstuvw")

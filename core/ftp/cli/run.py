@@ -112,13 +112,12 @@ def _no_room(error: BaseException) -> bool:
 
 
 def tell(finished: FinishedRun) -> None:
-    """Print what a run came to and where its report is."""
+    """Print the result of a run and where its first report is."""
     from ftp.cli.show import three_lines
 
     for line in three_lines(finished):
         click.echo(line)
-    report = finished.directory / "report.html"
-    click.echo(report if report.exists() else finished.directory)
+    click.echo(next((report for report in finished.reports if report.exists()), finished.directory))
 
 
 def _tell_seeds(runs: list[FinishedRun]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
+from ftp.files import new_file
 from ftp.types import Example, Message
 
 BATCH = 1000
@@ -165,9 +166,7 @@ def write_examples(file: Path, examples: Iterable[Example]) -> Examples:
     """Write examples to an Arrow file, whole or not at all, and open it mapped into memory."""
     import pyarrow as pa
 
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f"{file.name}.part")
-    with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, schema()) as writer:
+    with new_file(file) as aside, pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, schema()) as writer:
         if isinstance(examples, Examples):
             for table in examples.batches():
                 writer.write_table(table)
@@ -175,7 +174,6 @@ def write_examples(file: Path, examples: Iterable[Example]) -> Examples:
             rows = iter(examples)
             while batch := list(itertools.islice(rows, BATCH)):
                 writer.write_batch(encode_batch(batch))
-    aside.replace(file)
     return read_examples(file)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ftp.errors import DataError
+from ftp.files import first_line
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 BATCH = 1000
@@ -262,4 +263,4 @@ def _parquet_rows(file: Path, stream: IO[bytes]) -> Iterator[Row]:
                 number += 1
                 yield Row(number, values)
     except pyarrow.ArrowException as error:
-        raise DataError([f"{file}: not a readable Parquet file: {str(error).splitlines()[0]}"]) from None
+        raise DataError([f"{file}: not a readable Parquet file: {first_line(error)}"]) from None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ftp.errors import DataError
+from ftp.files import new_file
 
 
 class Ledger:
@@ -226,9 +227,8 @@ class Ledger:
             (_findings_file(file), pa.table(arrays, names=list(self.FINDINGS))),
             (file, self.table()),
         ):
-            aside = place.with_name(f"{place.name}.part")
-            pq.write_table(table, aside)
-            aside.replace(place)
+            with new_file(place) as aside:
+                pq.write_table(table, aside)
 
     @classmethod
     def read(cls, file: Path) -> Ledger:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from ftp.components import Loader
+from ftp.components import Loader, LoadsTokenizer
 from ftp.files import file_digest
 from ftp.lm.hf_tokenizer import ChatTemplate, NewTokens, load_tokenizer
 from ftp.types import LoadedModel, LoadedTokenizer, ModelRequest
@@ -29,7 +29,7 @@ class ModelFiles:
     """Whether code that comes with the model is run; where it isn't, such a model is refused."""
 
 
-class HuggingFaceFiles(Loader):
+class HuggingFaceFiles(Loader, LoadsTokenizer):
     """A loader that only has to say where the files are; the options for loading them come with it."""
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "accelerate")

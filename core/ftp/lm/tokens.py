@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import itertools
 import multiprocessing
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,16 +14,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, overload
 
-from ftp.components import Loader
+from ftp.components import Loader, LoadsTokenizer
 from ftp.data.examples import Examples, decode
-from ftp.files import digest, user_cache
+from ftp.files import digest, forget_unused, new_file, user_cache
 from ftp.lm.byte_level import ByteLevel
 from ftp.lm.rendering import Tokens, encode_texts, rendered
 from ftp.types import LoadedTokenizer
 
 LAYOUT = 1
 """Part of the cache key; raised when what is written, or how a row is rendered or masked, changes."""
-UNUSED_DAYS = 30
 PARALLEL_ROWS = 100_000
 """Rows from which several processes are worth the seconds that they take to start."""
 CONTENT = ("text", "messages", "rejected", "tools")
@@ -122,18 +119,16 @@ def tokenise(
         os.utime(file)
         progress(len(examples))
         return _read(file)
-    cache.mkdir(parents=True, exist_ok=True)
-    _forget_unused(cache)
+    forget_unused(cache)
     schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("trained", pa.list_(pa.bool_()))])
-    aside = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
-        with pa.OSFile(str(aside), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            for batch in _batches(loaded, examples, loss_on):
-                writer.write_batch(batch)
-                progress(batch.num_rows)
-        aside.replace(file)
-    finally:
-        aside.unlink(missing_ok=True)
+    with (
+        new_file(file, shared=True) as aside,
+        pa.OSFile(str(aside), "wb") as sink,
+        pa.ipc.new_file(sink, schema) as writer,
+    ):
+        for batch in _batches(loaded, examples, loss_on):
+            writer.write_batch(batch)
+            progress(batch.num_rows)
     return _read(file)
 
 
@@ -233,20 +228,13 @@ def cache_key(loaded: LoadedTokenizer, examples: Examples, loss_on: str = "answe
     return found.hexdigest()
 
 
-def _forget_unused(cache: Path) -> None:
-    for file in cache.glob("*.arrow"):
-        with contextlib.suppress(FileNotFoundError):  # another run may be at it
-            if time.time() - file.stat().st_mtime > UNUSED_DAYS * 86400:
-                file.unlink()
-
-
 def token_counter(loader: Loader) -> Callable[[Sequence[str]], list[int]] | None:
     """Return a function that counts the tokens of each of some texts, special tokens left out, for curators.
 
     The loader's tokenizer is loaded when the function is first called. None where the loader has no tokenizer without
     its weights.
     """
-    if type(loader).load_tokenizer is Loader.load_tokenizer:
+    if not isinstance(loader, LoadsTokenizer):
         return None
     found = functools.cache(loader.load_tokenizer)
 

@@ -70,7 +70,7 @@ def attend(
         if q.is_cuda and half:
             return _on_cuda(q, k, v, lengths, scale, window)[None], None
         if window is None and max(lengths) <= OWN_KERNEL and not q.is_cuda:
-            attended: torch.Tensor = DocumentAttention.apply(q, k, v, lengths, scale)  # type: ignore[no-untyped-call]
+            attended: torch.Tensor = DocumentAttention.apply(q, k, v, lengths, scale)
             return attended[None], None
     starts = _starts(lengths)
     parts = [_one(q[a:b], k[a:b], v[a:b], scale, dropout, window, softcap) for a, b in pairwise(starts)]

@@ -13,8 +13,8 @@ from pydantic import (
 )
 
 from ftp.components import (
+    BringsEvals,
     Curator,
-    Evaluator,
     Formatter,
     Watcher,
     kind_of,
@@ -126,7 +126,7 @@ def _with_defaults(recipe: Recipe, plugins: Plugins) -> tuple[Recipe, list[tuple
         update["validation"] = VALIDATION
     guards: list[Curator] = []
     problems: list[tuple[Path_, str]] = []
-    brought = any(e.on_its_own and type(e).own_evals is not Evaluator.own_evals for e in recipe.evaluate)
+    brought = any(e.on_its_own and isinstance(e, BringsEvals) for e in recipe.evaluate)
     guarded = bool(data.evals) or brought
     for name, offer in plugins.offers("curators").items():
         guard = offer.component

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ftp.files import new_file
 from ftp.types import Answer, Example, TokenLoss
 
 
@@ -28,10 +29,8 @@ def write_answers(
             "nll_tokens": [loss.tokens for loss in losses],
         }
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f"{file.name}.part")
-    pq.write_table(table, aside)
-    aside.replace(file)
+    with new_file(file) as aside:
+        pq.write_table(table, aside)
 
 
 def read_answers(file: Path) -> tuple[list[Answer], list[TokenLoss]]:

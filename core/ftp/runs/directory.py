@@ -6,15 +6,15 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ftp.errors import RunError
-from ftp.files import finite
+from ftp.files import append_line, finite, new_directory, write_text
 
 
 class RunDirectory:
@@ -42,14 +42,8 @@ class RunDirectory:
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a file aside, sync it, and move it into place."""
-        file = self.path / name
-        aside = file.with_name(f"{file.name}.part")
-        with aside.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(file)
-        return file
+        write_text(self.path / name, text)
+        return self.path / name
 
     def write_json(self, name: str, value: Any) -> Path:
         return self.write_text(name, json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
@@ -71,26 +65,16 @@ class RunDirectory:
         except (OSError, UnicodeDecodeError) as error:
             raise RunError(f"{file}: can't be read: {error}") from None
 
-    @contextlib.contextmanager
-    def new_directory(self, name: str) -> Iterator[Path]:
-        """Fill a directory aside; it takes its name when the block ends well."""
-        target, aside = self.path / name, self.path / f"{name}.part"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        yield aside
-        shutil.rmtree(target, ignore_errors=True)
-        aside.replace(target)
+    def new_directory(self, name: str) -> AbstractContextManager[Path]:
+        """Give an empty directory to fill; it takes its name when the block ends well."""
+        return new_directory(self.path / name)
 
     # --- events
 
     def emit(self, event: str, **values: Any) -> None:
         """Append a line to events.jsonl."""
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **finite(values)}
-        with (self.path / "events.jsonl").open("a+b") as stream:
-            # A kill may have left half a line; the next one must not be glued to it.
-            if stream.seek(0, os.SEEK_END) and stream.seek(-1, os.SEEK_END) is not None and stream.read(1) != b"\n":
-                stream.write(b"\n")
-            stream.write(json.dumps(line, ensure_ascii=False, default=str).encode() + b"\n")
+        append_line(self.path / "events.jsonl", json.dumps(line, ensure_ascii=False, default=str))
 
     def events(self) -> list[dict[str, Any]]:
         """The events so far; a last line that a kill left unfinished is not one."""
@@ -125,9 +109,11 @@ class RunDirectory:
             )
         return True
 
-    def finish(self, stage: str, inputs: Mapping[str, str]) -> None:
+    def finish(self, stage: str, inputs: Mapping[str, str], **more: Any) -> None:
+        """Note that a stage is done on these inputs, with whatever else is to be known of it."""
         stages = self.stages()
-        stages[stage] = {"inputs": dict(inputs), "finished": datetime.now(UTC).isoformat(timespec="seconds")}
+        finished = datetime.now(UTC).isoformat(timespec="seconds")
+        stages[stage] = {"inputs": dict(inputs), "finished": finished, **more}
         self.write_json("stages.json", stages)
 
     # --- one writer

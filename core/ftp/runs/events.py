@@ -16,7 +16,7 @@ class Watching:
     """Writes events to events.jsonl, shows them, and asks the watchers about each.
 
     Args:
-        watchers: as the recipe gives them; their working state begins anew.
+        watchers: as the recipe gives them; they begin anew.
         show: called with the name and the values of every event.
     """
 
@@ -24,7 +24,7 @@ class Watching:
         self, directory: RunDirectory, watchers: Sequence[Watcher], show: Callable[[str, Mapping[str, Any]], None]
     ) -> None:
         self.directory, self.show = directory, show
-        self.watchers = [_fresh(watcher) for watcher in watchers]
+        self.watchers = [watcher.anew() for watcher in watchers]
 
     def emit(self, event: str, **values: Any) -> Stop | RollBack | None:
         """Write, show and hand on an event. A watcher's answer is an event too; a stop goes before a roll-back.
@@ -60,11 +60,3 @@ def done_until(events: Iterable[Mapping[str, Any]], step: float = float("inf")) 
             kept = [earlier for earlier in kept if earlier.get("step") is None or earlier["step"] <= event["step"]]
         kept.append(event)
     return [event for event in kept if event.get("step") is None or event["step"] <= step]
-
-
-def _fresh(watcher: Watcher) -> Watcher:
-    """The same options without the working state of an earlier run."""
-    values = {name: getattr(watcher, name) for name in type(watcher).model_fields}
-    fresh = type(watcher).model_construct(_fields_set=watcher.model_fields_set, **values)
-    fresh._used_as = watcher.used_as
-    return fresh

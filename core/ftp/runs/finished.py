@@ -65,6 +65,7 @@ def _read(directory: RunDirectory, evaluations: Sequence[Evaluation]) -> Finishe
         evaluations=evaluations,
         views=[view_of(directory, corpus, name) for name in sets],
         events=directory.events(),
+        reports=[directory.path / name for name in directory.stages().get("report", {}).get("files", ())],
         ledger_totals=Ledger.read(directory.path / "ledger.parquet").totals(),
     )
 

@@ -15,13 +15,12 @@ from ftp.data.files import files_of
 from ftp.errors import RunError
 from ftp.files import digest, file_digest, finite
 from ftp.plugins import Plugins
-from ftp.recipe.model import Recipe, Source
+from ftp.recipe.model import Recipe, Source, components_of
 from ftp.recipe.read import plugins_of
 from ftp.recipe.yaml_source import Path_, dotted, shown_value
 from ftp.runs.directory import RunDirectory, runs_below
 from ftp.types import LoadedModel
 
-PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "bitsandbytes", "gguf", "openai")
 INPUTS = ("recipe", "data", "packages", "plugins")
 """The parts of a lock that results depend on; another machine only rounds differently."""
 
@@ -33,19 +32,21 @@ def fingerprints(recipe: Recipe, plugins: Plugins) -> dict[str, Any]:
         sources.append(recipe.data.validation)
     files = {file for source in sources if source.path for file in files_of(source.path)}
     files |= {file for evaluator in recipe.evaluate for file in evaluator.files()}
-    installed = {}
-    for package in PACKAGES:
-        try:
-            installed[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "recipe": recipe.resolved(),
         "data": {str(file): file_digest(file) for file in sorted(files)},
-        "packages": installed,
+        "packages": packages_of(recipe),
         "plugins": {plugin.name: plugin.version for plugin in plugins_of(recipe, plugins)},
         "hardware": {"machine": platform.machine(), "system": platform.platform(), "python": platform.python_version()},
     }
+
+
+def packages_of(recipe: Recipe) -> dict[str, str]:
+    """Return the version of every installed distribution that the components of a recipe require, by its name."""
+    distributions = importlib.metadata.packages_distributions()
+    required = {package for _, component in components_of(recipe) for package in component.requires}
+    names = {name.lower() for package in required for name in distributions.get(package, ())}
+    return {name: importlib.metadata.version(name) for name in sorted(names)}
 
 
 def equal_run(
@@ -57,7 +58,7 @@ def equal_run(
         note: told of every run that is passed over because its lock can't be read.
     """
     for directory, recorded in _readable(root, name, note):
-        if not recorded.get("anyway") and inputs_of(recorded) == inputs_of(lock):
+        if not recorded.get("anyway") and not changes(recorded, lock):
             return directory
     return None
 
@@ -121,7 +122,11 @@ def _is_held(directory: RunDirectory) -> bool:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What two locks differ in, a line for each recipe key, file, package and plugin."""
+    """What two locks differ in, a line for each recipe key, file, package and plugin.
+
+    A package that only one of them names is no change: which ones are named follows from the components and from the
+    release that wrote the lock.
+    """
     now = json.loads(json.dumps(finite(now), default=str))  # as the other was written and read
     found = [f"recipe: {what}" for what in _differences(before.get("recipe", {}), now["recipe"])]
     old, new = before.get("data", {}), now["data"]
@@ -129,8 +134,9 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if old.get(file) != new.get(file):
             what = "new" if file not in old else "no longer read" if file not in new else "its content has changed"
             found.append(f"data: {file}: {what}")
-    for kind in ("packages", "plugins"):
-        found += [f"{kind}: {what}" for what in _differences(before.get(kind, {}), now[kind])]
+    known = {name: version for name, version in before.get("packages", {}).items() if name in now["packages"]}
+    found += [f"packages: {what}" for what in _differences(known, {name: now["packages"][name] for name in known})]
+    found += [f"plugins: {what}" for what in _differences(before.get("plugins", {}), now["plugins"])]
     return found
 
 

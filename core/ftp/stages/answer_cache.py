@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from ftp.files import digest, file_digest, user_cache
+from ftp.files import digest, file_digest, forget_unused, new_file, user_cache
 from ftp.options import AnswerOptions
 from ftp.runs.answers import read_answers
 from ftp.types import Answer, Example, LoadedModel, TokenLoss
 
 LAYOUT = 1
 """Part of the key; raised when what is kept, or how answers and losses are made, changes."""
-UNUSED_DAYS = 30
 
 
 def key(
@@ -79,17 +76,9 @@ def keep(key: str | None, written: Path) -> None:
     if key is None:
         return
     file = _file(key)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    for old in file.parent.glob("*.parquet"):
-        with contextlib.suppress(FileNotFoundError):  # another run may be at it
-            if time.time() - old.stat().st_mtime > UNUSED_DAYS * 86400:
-                old.unlink()
-    aside = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
+    forget_unused(file.parent)
+    with new_file(file, shared=True) as aside:
         shutil.copyfile(written, aside)
-        aside.replace(file)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _file(key: str) -> Path:

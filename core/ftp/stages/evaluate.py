@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ftp.components import Evaluator
+from ftp.components import Curator, Evaluator, MeasuresModel
 from ftp.data.examples import Corpus, Examples
 from ftp.lm.rendering import Tokens, stop_ids
 from ftp.lm.tokens import tokenise
@@ -19,12 +19,9 @@ from ftp.runs.answers import write_answers
 from ftp.runs.directory import RunDirectory
 from ftp.runs.finished import answers_file, view_of
 from ftp.stages import answer_cache
-from ftp.stages.own_evals import together
+from ftp.stages.own_evals import own_evals, together
 from ftp.stats.paired import holm, on_subsets
 from ftp.types import Answer, Evaluation, EvalView, Example, LoadedModel, LoadedTokenizer, Metric
-
-LEAKS = ("leak", "paraphrase")
-"""Findings of the ledger that say that a row is an eval row, in whole, in part or in other words."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Evaluating:
 
     @cached_property
     def _own(self) -> list[tuple[Evaluator, Mapping[str, Sequence[Example]]]]:
-        return [(evaluator, evaluator.own_evals()) for evaluator in self.evaluators]
+        return [(evaluator, own_evals(evaluator)) for evaluator in self.evaluators]
 
     def sets_of(self, evaluator: Evaluator, evals: Mapping[str, Examples]) -> list[str]:
         """The eval sets that an evaluator is evaluated on."""
@@ -74,7 +71,7 @@ class Evaluating:
             options = self.options if any(evaluator.reads_answers for evaluator in scorers) else None
             self._ask(who, loaded, trained, name, examples, options)
         for number, evaluator in enumerate(self.evaluators):
-            if evaluator.measures:
+            if isinstance(evaluator, MeasuresModel):
                 self.stage(f"{evaluator.used_as} on the {who} model", None)
                 was_training = loaded.model.training
                 loaded.model.eval()
@@ -161,7 +158,7 @@ class Evaluating:
 
     def _views(self, number: int, evaluator: Evaluator, corpus: Corpus) -> list[EvalView]:
         views = [view_of(self.directory, corpus, name) for name in self.sets_of(evaluator, corpus.evals)]
-        if not evaluator.measures:
+        if not isinstance(evaluator, MeasuresModel):
             return views
         base, tuned = (self.directory.read_json(self._measured(who, number)) for who in ("base", "tuned"))
         views = views or [EvalView(evaluator.used_as, [], [], [], [], [], directory=self.directory.path)]
@@ -173,16 +170,19 @@ def _open(row: Tokens) -> Tokens:
     return Tokens(row.input_ids[:-1], row.trained[:-1])
 
 
-def leaked_rows(findings: Sequence[Mapping[str, Any]], used: Callable[[str], bool]) -> set[str]:
-    """The ids of the eval rows that leaked: a row that was trained on, or watched, was found to be like them.
+def leaked_rows(
+    findings: Sequence[Mapping[str, Any]], used: Callable[[str], bool], curators: Sequence[Curator] = ()
+) -> set[str]:
+    """Return the ids of the eval rows that leaked: a row that was trained on, or watched, contains them.
 
     Args:
-        findings: the ledger's. Of a finding `leak` or `paraphrase`, `id` is the row and `other` the eval row; what a
-            judge denied or didn't confirm is called otherwise and doesn't count.
-        used: whether the row with this id is among the training or validation rows. One that was dropped for it is
-            not, so nothing leaks under decontaminate's `policy: drop`.
+        findings: the ledger's; `id` is the row and `other` the eval row.
+        used: whether the row with this id is among the training or validation rows. One that was dropped for the
+            finding is not.
+        curators: those of the recipe; which of their findings are leaks, they say themselves (`Curator.leaks`).
     """
-    return {found["other"] for found in findings if found["what"] in LEAKS and used(found["id"])}
+    leaks = {*Curator.leaks, *(what for curator in curators for what in curator.leaks)}
+    return {found["other"] for found in findings if found["what"] in leaks and used(found["id"])}
 
 
 def _leaks(flags: Sequence[bool]) -> list[str]:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ftp.components import Adapter, Loader
+from ftp.components import Adapter, Loader, LoadsTokenizer
 from ftp.lm import allocator
 from ftp.recipe.model import Recipe
-from ftp.types import LoadedModel
+from ftp.types import LoadedModel, LoadedTokenizer
+
+
+def load_tokenizer(loader: Loader) -> LoadedTokenizer | None:
+    """Load the tokenizer without weights; None where the loader can't."""
+    return loader.load_tokenizer() if isinstance(loader, LoadsTokenizer) else None
 
 
 def load_base_model(loader: Loader, adapter: Adapter | None, note: Callable[[str], object]) -> LoadedModel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ftp.components import Evaluator
+from ftp.components import BringsEvals, Evaluator
 from ftp.errors import RecipeError
 from ftp.types import Example
 
@@ -16,10 +16,16 @@ def bring_evals(evaluators: Sequence[Evaluator]) -> dict[str, Sequence[Example]]
         RecipeError: two of them bring other examples under one name.
         DataError: an evaluator can't read its data.
     """
-    return together([(evaluator, evaluator.own_evals()) for evaluator in evaluators])
+    return together([(evaluator, own_evals(evaluator)) for evaluator in evaluators])
+
+
+def own_evals(evaluator: Evaluator) -> Mapping[str, Sequence[Example]]:
+    """Return the eval sets that one evaluator brings, by name."""
+    return evaluator.own_evals() if isinstance(evaluator, BringsEvals) else {}
 
 
 def together(own: Sequence[tuple[Evaluator, Mapping[str, Sequence[Example]]]]) -> dict[str, Sequence[Example]]:
+    """Merge the eval sets of several evaluators; see `bring_evals`."""
     found: dict[str, Sequence[Example]] = {}
     for evaluator, sets in own:
         for name, examples in sets.items():

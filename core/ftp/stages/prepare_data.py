@@ -12,7 +12,7 @@ from ftp.data.files import Row, files_of, rows_of
 from ftp.data.ledger import Ledger
 from ftp.data.split import carve
 from ftp.errors import DataError, RowError, did_you_mean
-from ftp.files import shown
+from ftp.files import first_few, first_line, shown
 from ftp.lm.tokens import token_counter
 from ftp.recipe.model import Data, Recipe, Source
 from ftp.stages.own_evals import bring_evals
@@ -55,8 +55,7 @@ def _hub_rows(source: Source) -> Iterator[Row]:
     try:
         found = datasets.load_dataset(source.hub, split=source.split or "train", revision=source.revision)
     except Exception as error:  # the library raises many kinds; the user needs the name and the reason
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError([f"{source.hub}: can't be loaded from the hub: {reason}"]) from None
+        raise DataError([f"{source.hub}: can't be loaded from the hub: {first_line(error)}"]) from None
     for number, values in enumerate(found, 1):
         yield Row(number, values)
 
@@ -114,13 +113,13 @@ def prepare_data(
     write_examples(place / "train.arrow", corpus.train)
     write_examples(place / "validation.arrow", corpus.validation)
     for name, examples in corpus.evals.items():
-        write_examples(place / f"eval-{name}.arrow", examples)
+        write_examples(place / _eval_file(name), examples)
     return corpus, ledger
 
 
 def read_prepared(place: Path, evals: Iterable[str]) -> Corpus:
     """Open the rows that `prepare_data` wrote, with the named eval sets."""
-    sets = {name: read_examples(place / f"eval-{name}.arrow") for name in evals}
+    sets = {name: read_examples(place / _eval_file(name)) for name in evals}
     return Corpus(read_examples(place / "train.arrow"), read_examples(place / "validation.arrow"), sets)
 
 
@@ -145,66 +144,94 @@ def build_corpus(
     Raises:
         DataError: bad rows, each named by file and line, or nothing left to train on.
     """
-    ledger = Ledger()
-    problems: list[str] = []
-
-    def collect(sources: Iterable[Source], split: str) -> Iterator[Example]:
-        for source in sources:
-            try:
-                yield from collect_one(source, split)
-            except DataError as error:  # a file that can't be read at all; go on, to tell of all of them at once
-                problems.extend(error.problems)
-
-    def collect_one(source: Source, split: str) -> Iterator[Example]:
-        number = 0
-        names: dict[Path | str, str] = {}
-        origin = source.name or shown(Path(source.path) if source.path else str(source.hub), home)
-        for number, (place, line, found) in enumerate(examples_of(source), 1):
-            if number % BATCH == 0:
-                progress(BATCH)
-            name = names.get(place) or names.setdefault(place, shown(place, home))
-            if isinstance(found, Example):
-                id = ledger.add(name, line, split, source.role)
-                yield replace(found, id=id, source=name, role=source.role, origin=origin)
-            elif source.on_bad_row == "drop":
-                ledger.drop(ledger.add(name, line, split, source.role), by=source.format.used_as, reason=found)
-            else:
-                problems.append(f"{shown(place, Path.cwd())}:{line}: {found}")
-        progress(number % BATCH)
-
-    def gather(sources: Iterable[Source], split: str, file: str) -> Examples:
-        return write_examples(directory / file, collect(sources, split))
-
-    def brought(name: str, examples: Sequence[Example]) -> Iterator[Example]:
-        for number, example in enumerate(examples, 1):
-            source = shown(Path(example.source), home)
-            yield replace(example, id=ledger.add(source, number, f"eval:{name}", example.role), source=source)
-
-    rows = gather(data.train, "train", "rows.arrow")
-    watched = gather([data.validation], "validation", "watched.arrow") if isinstance(data.validation, Source) else None
-    evals = {name: gather([source], f"eval:{name}", f"eval-{name}.arrow") for name, source in data.evals.items()}
-    if problems:
-        raise DataError(summary(problems))
+    reader = _Reader(directory, home, progress)
+    rows = reader.read(data.train, "train", "rows.arrow")
+    validation = data.validation
+    watched = reader.read([validation], "validation", "watched.arrow") if isinstance(validation, Source) else None
+    evals = {name: reader.read([source], f"eval:{name}", _eval_file(name)) for name, source in data.evals.items()}
+    if reader.problems:
+        raise DataError(summary(reader.problems))
     for name, examples in evals.items():
         if not len(examples):
             raise DataError([f"data.evals.{name}: has no usable row"])
     for name, own in (own_evals or {}).items():
         if name in data.evals:
             raise DataError([f"data.evals.{name}: an evaluator brings an eval set of this name; call yours otherwise"])
-        evals[name] = write_examples(directory / f"eval-{name}.arrow", brought(name, own))
-
+        evals[name] = reader.take_in(own, f"eval:{name}", _eval_file(name))
     if watched is None:
-        assert not isinstance(data.validation, Source)
-        rows, watched = carve(rows, data.validation or 0, seed, ledger)
-    corpus = Corpus(rows, watched, evals, count_tokens)
-    ledger.step("reading")
-    for curator in data.curate:
+        assert not isinstance(validation, Source)
+        rows, watched = carve(rows, validation or 0, seed, reader.ledger)
+    reader.ledger.step("reading")
+    corpus = _curated(Corpus(rows, watched, evals, count_tokens), data.curate, reader.ledger)
+    if data.train and not len(corpus.train):
+        raise DataError(["data.train: no row is left to train on"])
+    return corpus, reader.ledger
+
+
+def _eval_file(name: str) -> str:
+    return f"eval-{name}.arrow"
+
+
+class _Reader:
+    """Reads rows into Arrow files in a directory and enters each of them in a ledger; gathers what is wrong with rows.
+
+    Args:
+        directory: where the examples are written.
+        home: the ids of rows name files relative to it.
+        progress: called with the number of rows read since its last call.
+    """
+
+    def __init__(self, directory: Path, home: Path, progress: Callable[[int], None]) -> None:
+        self.directory, self.home, self.progress = directory, home, progress
+        self.ledger = Ledger()
+        self.problems: list[str] = []
+
+    def read(self, sources: Iterable[Source], split: str, file: str) -> Examples:
+        """Read the rows of sources into a file."""
+        return write_examples(self.directory / file, self._rows(sources, split))
+
+    def take_in(self, examples: Iterable[Example], split: str, file: str) -> Examples:
+        """Write examples that an evaluator brings to a file."""
+        return write_examples(self.directory / file, self._with_ids(examples, split))
+
+    def _rows(self, sources: Iterable[Source], split: str) -> Iterator[Example]:
+        for source in sources:
+            try:
+                yield from self._rows_of(source, split)
+            except DataError as error:  # a file that can't be read at all; go on, to tell of all of them at once
+                self.problems.extend(error.problems)
+
+    def _rows_of(self, source: Source, split: str) -> Iterator[Example]:
+        number = 0
+        names: dict[Path | str, str] = {}
+        origin = source.name or shown(Path(source.path) if source.path else str(source.hub), self.home)
+        for number, (place, line, found) in enumerate(examples_of(source), 1):
+            if number % BATCH == 0:
+                self.progress(BATCH)
+            name = names.get(place) or names.setdefault(place, shown(place, self.home))
+            if isinstance(found, Example):
+                id = self.ledger.add(name, line, split, source.role)
+                yield replace(found, id=id, source=name, role=source.role, origin=origin)
+            elif source.on_bad_row == "drop":
+                id = self.ledger.add(name, line, split, source.role)
+                self.ledger.drop(id, by=source.format.used_as, reason=found)
+            else:
+                self.problems.append(f"{shown(place, Path.cwd())}:{line}: {found}")
+        self.progress(number % BATCH)
+
+    def _with_ids(self, examples: Iterable[Example], split: str) -> Iterator[Example]:
+        for number, example in enumerate(examples, 1):
+            source = shown(Path(example.source), self.home)
+            yield replace(example, id=self.ledger.add(source, number, split, example.role), source=source)
+
+
+def _curated(corpus: Corpus, curators: Iterable[Curator], ledger: Ledger) -> Corpus:
+    """Run curators one after the other."""
+    for curator in curators:
         corpus = curator.curate(corpus, ledger)
         _check_told(curator, corpus, ledger)
         ledger.step(curator.used_as)
-    if data.train and not len(corpus.train):
-        raise DataError(["data.train: no row is left to train on"])
-    return corpus, ledger
+    return corpus
 
 
 def _check_told(curator: Curator, corpus: Corpus, ledger: Ledger) -> None:
@@ -221,9 +248,7 @@ def _check_told(curator: Curator, corpus: Corpus, ledger: Ledger) -> None:
 
 def summary(problems: Sequence[str]) -> list[str]:
     """The first bad rows, how many more there are, and what to do."""
-    more = len(problems) - SHOWN_PROBLEMS
     return [
-        *problems[:SHOWN_PROBLEMS],
-        *([f"… and {more} more bad rows"] if more > 0 else []),
+        *first_few(problems, SHOWN_PROBLEMS, "more bad rows"),
         "Mend these, or set `on_bad_row: drop` on the source to drop bad rows into the ledger.",
     ]

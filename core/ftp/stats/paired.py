@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ftp.stats.intervals import CONFIDENCE, Estimate, bootstrap, mcnemar, mean_estimate, proportion_estimate
 from ftp.types import Interval
@@ -185,48 +184,45 @@ def paired_metric(
     if len(base) != len(tuned):
         raise ValueError(f"{len(base)} scores against {len(tuned)}: the examples must be the same")
     rows = [i for i, pair in enumerate(zip(base, tuned, strict=True)) if not any(map(math.isnan, pair))]
-    if len(rows) < len(base):
-        metric = paired_metric(
-            name,
-            [base[i] for i in rows],
-            [tuned[i] for i in rows],
-            higher_is_better=higher_is_better,
-            weights=[weights[i] for i in rows] if weights else None,
-            clusters=[clusters[i] for i in rows] if clusters else None,
-        )
-        return dataclasses.replace(
-            metric,
-            base_scores=tuple(base),
-            tuned_scores=tuple(tuned),
-            base_reasons=tuple(base_reasons),
-            tuned_reasons=tuple(tuned_reasons),
-            weights=tuple(weights or ()),
-            clusters=tuple(clusters or ()),
-        )
-    found = _estimate(base, tuned, weights, clusters)
-    binary, effect = _binary(base, tuned, weights), effect_size(base, tuned, weights)
-    exact = binary and (not clusters or len(set(clusters)) == len(clusters))
-    differences = _differences(base, tuned)
+    figures = _figures(
+        [base[i] for i in rows],
+        [tuned[i] for i in rows],
+        [weights[i] for i in rows] if weights else None,
+        [clusters[i] for i in rows] if clusters else None,
+    )
     return Metric(
         name=name,
-        base=_mean(base, weights),
-        tuned=_mean(tuned, weights),
-        difference=found.interval() if found else None,
         higher_is_better=higher_is_better,
         base_scores=tuple(base),
         tuned_scores=tuple(tuned),
         base_reasons=tuple(base_reasons),
         tuned_reasons=tuple(tuned_reasons),
-        # Of 0 and 1 the adjusted Wald interval knows more than resampling does.
-        bootstrap=None if binary else bootstrap(_weighted(differences, weights), weights, clusters),
-        p_value=(mcnemar(differences) if exact else found.p_value()) if found else None,
-        test=("McNemar, mid-p" if exact else "t") if found else "",
-        effect=effect and effect[0],
-        effect_name=effect[1] if effect else "",
-        detectable=found.detectable() if found else None,
         weights=tuple(weights or ()),
         clusters=tuple(clusters or ()),
+        **figures,
     )
+
+
+def _figures(
+    base: Sequence[float], tuned: Sequence[float], weights: Sequence[float] | None, clusters: Sequence[str] | None
+) -> dict[str, Any]:
+    """The figures of a `Metric` on scores of which none is missing."""
+    found = _estimate(base, tuned, weights, clusters)
+    binary, effect = _binary(base, tuned, weights), effect_size(base, tuned, weights)
+    exact = binary and (not clusters or len(set(clusters)) == len(clusters))
+    differences = _differences(base, tuned)
+    return {
+        "base": _mean(base, weights),
+        "tuned": _mean(tuned, weights),
+        "difference": found.interval() if found else None,
+        # Of 0 and 1 the adjusted Wald interval knows more than resampling does.
+        "bootstrap": None if binary else bootstrap(_weighted(differences, weights), weights, clusters),
+        "p_value": (mcnemar(differences) if exact else found.p_value()) if found else None,
+        "test": ("McNemar, mid-p" if exact else "t") if found else "",
+        "effect": effect and effect[0],
+        "effect_name": effect[1] if effect else "",
+        "detectable": found.detectable() if found else None,
+    }
 
 
 def clusters_of(examples: Sequence[Example]) -> list[str] | None:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 import ftp
 from ftp.data.examples import BATCH, Examples, decode
 from ftp.data.files import files_of
+from ftp.files import first_few
 from ftp_plugins.curators import ngram_index
 from ftp_plugins.curators.matching import Batch, Match, Matcher, common
 from ftp_plugins.curators.ngram_index import Index
@@ -66,6 +67,7 @@ class Decontaminate(ftp.Curator):
 
     requires: ClassVar[tuple[str, ...]] = ("numpy", "pyarrow", "scipy", "sklearn")
     guards_evals: ClassVar[bool] = True
+    leaks: ClassVar[tuple[str, ...]] = ("leak", "paraphrase")
 
     policy: Literal["drop", "fail", "report"] = "drop"
     """What to do with a leak: drop the row, stop the run and name the rows, or only note it."""
@@ -132,11 +134,10 @@ class Decontaminate(ftp.Curator):
 
     def _fail_on(self, leaks: Sequence[str]) -> None:
         if leaks:
-            more = [f"… and {len(leaks) - SHOWN} more"] if len(leaks) > SHOWN else []
             advice = "Take these rows out, or set `policy: drop` to have it done, or `policy: report` to train on them."
             rows = "row is" if len(leaks) == 1 else "rows are"
             raise ftp.DataError(
-                [f"{self.used_as}: {len(leaks)} {rows} in the eval sets too", *leaks[:SHOWN], *more, advice]
+                [f"{self.used_as}: {len(leaks)} {rows} in the eval sets too", *first_few(leaks, SHOWN), advice]
             )
 
     def _checked(self, rows: Examples, indexes: Sequence[Index], ledger: ftp.Ledger, leaks: list[str]) -> Examples:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import ftp
 from ftp.data.files import files_of, rows_of
+from ftp.files import first_line, new_file
 from ftp_plugins.curators.shingles import hash_words, ngrams
 
 FORMAT = 1
@@ -228,15 +229,13 @@ def write(index: Index, file: Path) -> None:
     import numpy as np
 
     header = {"format": FORMAT, "n": N, "name": index.name, "sources": index.sources}
-    aside = file.with_name(f"{file.name}.part")
-    with aside.open("wb") as stream:
+    with new_file(file) as aside, aside.open("wb") as stream:
         np.savez_compressed(
             stream,
             allow_pickle=False,
             header=np.frombuffer(json.dumps(header).encode(), np.uint8),
             **{array: getattr(index, array) for array in _ARRAYS},
         )
-    aside.replace(file)
 
 
 def read(file: Path) -> Index:
@@ -261,8 +260,7 @@ def read(file: Path) -> Index:
     except FileNotFoundError:
         raise ftp.DataError([f"{file}: no such index file"]) from None
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ftp.DataError([f"{file}: not a readable index file ({what}); {again}"]) from None
+        raise ftp.DataError([f"{file}: not a readable index file ({first_line(error)}); {again}"]) from None
     return index
 
 

@@ -16,7 +16,7 @@ from ftp_plugins.evaluators.loss import loss_metrics
 TEXT = "general-text"
 
 
-class Forgetting(ftp.Evaluator):
+class Forgetting(ftp.Evaluator, ftp.BringsEvals):
     """What training cost elsewhere: the loss of both models on general text and on general instructions.
 
     Both are eval sets of its own. Training rows that are like them are dropped as for any eval set, so general data can

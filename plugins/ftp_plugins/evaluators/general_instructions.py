@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 import ftp
 from ftp.data.files import files_of, rows_of
 from ftp.errors import RowError
+from ftp.files import first_few
 from ftp.types import Kind
 from ftp_plugins.formatters.auto import Auto
 
@@ -48,5 +49,4 @@ def read_instructions(file: str, takes: Collection[Kind]) -> Iterator[ftp.Exampl
             continue
         yield ftp.Example(example.messages, example.text, source=file, tools=example.tools)
     if problems:
-        more = [f"… and {len(problems) - 20} more bad rows"] if len(problems) > 20 else []
-        raise ftp.DataError([*problems[:20], *more])
+        raise ftp.DataError(first_few(problems, 20, "more bad rows"))

@@ -35,7 +35,7 @@ class Pair:
         return reliability.decided(self.first, self.second) if self.first else math.nan
 
 
-class Pairwise(JudgeOptions):
+class Pairwise(JudgeOptions, ftp.BringsEvals):
     """Which model's answer is better, by a language model that sees both (Zheng et al. 2023, arXiv:2306.05685).
 
     Every pair is judged in both orders. The tuned model gets 1 where it wins both, 0 where the base wins both, and 1/2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
@@ -13,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ftp.files import digest, user_cache
+from ftp.files import append_line, digest, new_file, user_cache
 from ftp_plugins.judging.budget import Budget, OverBudgetError, Prices
 from ftp_plugins.judging.client import CallFailed, JudgeError, Reply
 
@@ -227,10 +226,7 @@ def read_file(file: Path | None) -> list[dict[str, Any]]:
 
 def append(file: Path, record: Mapping[str, Any]) -> None:
     """Add a line, never glued to half a line that a kill has left."""
-    with file.open("a+b") as stream:
-        if stream.seek(0, os.SEEK_END) and stream.seek(-1, os.SEEK_END) is not None and stream.read(1) != b"\n":
-            stream.write(b"\n")
-        stream.write(json.dumps(record, ensure_ascii=True).encode() + b"\n")
+    append_line(file, json.dumps(record, ensure_ascii=True))
 
 
 def _cached(hash: str) -> Path:
@@ -245,7 +241,5 @@ def _read_json(file: Path) -> Any:
 
 
 def _write_json(file: Path, record: Mapping[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f"{file.name}.{os.getpid()}.part")
-    aside.write_text(json.dumps(record), encoding="utf-8")
-    aside.replace(file)
+    with new_file(file, shared=True) as aside:
+        aside.write_text(json.dumps(record), encoding="utf-8")

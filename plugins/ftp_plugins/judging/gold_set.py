@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ftp
+from ftp.files import first_few
 
 Row = TypeVar("Row")
 
@@ -98,8 +99,7 @@ def _example(where: str, row: Mapping[str, Any]) -> ftp.Example:
 
 def _checked(file: str, found: list[Row], problems: list[str]) -> list[Row]:
     if problems:
-        more = [f"… and {len(problems) - 20} more"] if len(problems) > 20 else []
-        raise ftp.DataError([*(f"calibrate: {problem}" for problem in problems[:20]), *more])
+        raise ftp.DataError(first_few([f"calibrate: {problem}" for problem in problems], 20))
     if not found:
         raise ftp.DataError([f"calibrate: {file}: no rows in it"])
     return found

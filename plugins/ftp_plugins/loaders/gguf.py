@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import shutil
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, ValidationInfo
 
 import ftp
-from ftp.files import file_digest, user_cache
+from ftp.files import file_digest, new_directory, user_cache
 from ftp.lm.hf_loader import HuggingFaceFiles, ModelFiles
 
 LAYOUT = "1"
@@ -87,8 +86,6 @@ class Gguf(HuggingFaceFiles):
             if not target.is_dir():
                 from ftp_plugins.loaders.torch_gguf import dequantize
 
-                aside = target.with_suffix(".part")
-                shutil.rmtree(aside, ignore_errors=True)
-                dequantize(path, aside)
-                aside.replace(target)
+                with new_directory(target) as aside:
+                    dequantize(path, aside)
         return target

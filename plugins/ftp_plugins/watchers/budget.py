@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 import ftp
 
@@ -34,23 +33,23 @@ class Budget(ftp.Watcher):
             return ["max_cost and cost_per_hour are read together; give both or neither"]
         return []
 
-    @cached_property
-    def _known(self) -> dict[str, Any]:
-        """`steps`, as planned; `warned`, whether it was said that a figure is missing."""
-        return {}
+    _planned: int | None = PrivateAttr(default=None)
+    """Steps of the whole training."""
+    _warned: bool = PrivateAttr(default=False)
+    """Whether it was said that a figure is missing."""
 
     def see(self, event: Mapping[str, Any]) -> ftp.Stop | ftp.Warn | None:
         if event["event"] == "plan":
-            self._known["steps"] = event["steps"]
+            self._planned = event["steps"]
         if event["event"] != "metric":
             return None
         needed = ["seconds"] * bool(self.max_hours or self.max_cost) + ["tokens"] * bool(self.max_tokens)
         missing = [name for name in needed if event.get(name) is None]
-        if missing and "warned" not in self._known:
-            self._known["warned"] = True
+        if missing and not self._warned:
+            self._warned = True
             return ftp.Warn(f"the trainer doesn't tell its {' and '.join(missing)}, so that limit can't be kept")
         spent = self._spent(event)
-        planned, step = self._known.get("steps"), event["step"]
+        planned, step = self._planned, event["step"]
         if spent is None or step == planned:
             return None
         if planned is None:

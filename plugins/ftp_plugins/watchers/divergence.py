@@ -6,10 +6,9 @@ import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 import ftp
 
@@ -40,20 +39,12 @@ class Divergence(ftp.Watcher):
     """Smallest factor over the usual loss that counts. A single loss has to be ten times, a gradient norm five times
     the usual at least, whatever this says."""
 
-    @cached_property
-    def _losses(self) -> list[tuple[int, float]]:
-        """Step and ln(loss + SMALL), of the whole run: its beginning is compared too."""
-        return []
-
-    @cached_property
-    def _norms(self) -> list[tuple[int, float]]:
-        """Step and ln(gradient norm)."""
-        return []
-
-    @cached_property
-    def _rollbacks(self) -> list[int]:
-        """Steps at which a roll-back was asked for or done."""
-        return []
+    _losses: list[tuple[int, float]] = PrivateAttr(default_factory=list)
+    """Step and ln(loss + SMALL), of the whole run: its beginning is compared too."""
+    _norms: list[tuple[int, float]] = PrivateAttr(default_factory=list)
+    """Step and ln(gradient norm)."""
+    _rollbacks: list[int] = PrivateAttr(default_factory=list)
+    """Steps at which a roll-back was asked for or done."""
 
     def see(self, event: Mapping[str, Any]) -> ftp.Stop | ftp.RollBack | None:
         if event["event"] in ("resume", "rollback"):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
+
+from pydantic import PrivateAttr
 
 from ftp_plugins.watchers.tracking import Tracker
 
@@ -28,10 +29,11 @@ class MLflow(Tracker):
     experiment: str | None = None
     """The experiment. Default: the run's name."""
 
-    @cached_property
-    def _open(self) -> dict[str, Any]:
-        """`client`, and the id of its `run`; `last`, the newest batch on its way."""
-        return {}
+    _client: Any = PrivateAttr(default=None)
+    _run: str = PrivateAttr(default="")
+    """The id of the run there."""
+    _last: Any = PrivateAttr(default=None)
+    """The newest batch on its way."""
 
     def open(self, name: str, id: str, directory: Path) -> None:
         from mlflow import MlflowClient
@@ -47,10 +49,10 @@ class MLflow(Tracker):
             client.update_run(run, status="RUNNING")
         else:
             run = client.create_run(where, run_name=id, tags={TAG: id}).info.run_id
-        self._open.update(client=client, run=run)
+        self._client, self._run = client, run
 
     def settings(self, values: Mapping[str, Any]) -> None:
-        client, run = self._open["client"], self._open["run"]
+        client, run = self._client, self._run
         known = client.get_run(run).data.params  # a value can't be changed there
         for key, value in values.items():
             if key not in known:
@@ -61,12 +63,12 @@ class MLflow(Tracker):
 
         now = int(time.time() * 1000)
         metrics = [Metric(name, value, now, step) for name, value in figures.items()]
-        self._open["last"] = self._open["client"].log_batch(self._open["run"], metrics, synchronous=False)
+        self._last = self._client.log_batch(self._run, metrics, synchronous=False)
 
     def say(self, text: str, step: int) -> None:
-        self._open["client"].set_tag(self._open["run"], f"watcher.{step}", text)
+        self._client.set_tag(self._run, f"watcher.{step}", text)
 
     def close(self) -> None:
-        if "last" in self._open:
-            self._open["last"].wait()
-        self._open["client"].set_terminated(self._open["run"])
+        if self._last is not None:
+            self._last.wait()
+        self._client.set_terminated(self._run)

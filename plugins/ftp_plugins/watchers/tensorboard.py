@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
+
+from pydantic import PrivateAttr
 
 from ftp_plugins.watchers.tracking import Tracker
 
@@ -21,21 +22,17 @@ class TensorBoard(Tracker):
     flush_seconds: int = 30
     """Seconds after which figures are on disk at the latest."""
 
-    @cached_property
-    def _open(self) -> dict[str, Any]:
-        """`writer` and its `directory`."""
-        return {}
+    _writer: Any = PrivateAttr(default=None)
+    _directory: Path | None = PrivateAttr(default=None)
 
     def open(self, name: str, id: str, directory: Path) -> None:
-        self._open["directory"] = directory
+        self._directory = directory
         self._write(None)
 
     def _write(self, purge_step: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._open["writer"] = SummaryWriter(
-            str(self._open["directory"]), purge_step=purge_step, flush_secs=self.flush_seconds
-        )
+        self._writer = SummaryWriter(str(self._directory), purge_step=purge_step, flush_secs=self.flush_seconds)
 
     def rewind(self, step: int) -> None:
         self.close()
@@ -43,14 +40,14 @@ class TensorBoard(Tracker):
 
     def settings(self, values: Mapping[str, Any]) -> None:
         rows = "".join(f"| {key} | {value} |\n" for key, value in values.items())
-        self._open["writer"].add_text("plan", f"| | |\n|---|---|\n{rows}")
+        self._writer.add_text("plan", f"| | |\n|---|---|\n{rows}")
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         for name, value in figures.items():
-            self._open["writer"].add_scalar(name, value, step)
+            self._writer.add_scalar(name, value, step)
 
     def say(self, text: str, step: int) -> None:
-        self._open["writer"].add_text("watcher", text, step)
+        self._writer.add_text("watcher", text, step)
 
     def close(self) -> None:
-        self._open["writer"].close()
+        self._writer.close()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from pydantic import PrivateAttr
 
 import ftp
 
@@ -16,6 +17,12 @@ class Tracker(ftp.Watcher):
 
     What can't be opened ends the run before it begins; what breaks later is said once, and training goes on without.
     """
+
+    _step: int = PrivateAttr(default=0)
+    """The last step."""
+    _opened: bool = PrivateAttr(default=False)
+    _failure: str | None = PrivateAttr(default=None)
+    """What broke the tracker and is yet to be said."""
 
     @abstractmethod
     def open(self, name: str, id: str, directory: Path) -> None:
@@ -40,14 +47,9 @@ class Tracker(ftp.Watcher):
     def rewind(self, step: int) -> None:
         """The steps after this one are done again."""
 
-    @cached_property
-    def _state(self) -> dict[str, Any]:
-        """`step`, the last one; `opened`; `failure`, what broke the tracker."""
-        return {"step": 0, "opened": False, "failure": None}
-
     def replay(self, event: Mapping[str, Any]) -> None:
         """Log nothing: an earlier process did. Only the step is taken note of."""
-        self._state["step"] = event.get("step") or self._state["step"]
+        self._step = event.get("step") or self._step
 
     def see(self, event: Mapping[str, Any]) -> ftp.Warn | None:
         if event["event"] == "start":
@@ -57,19 +59,19 @@ class Tracker(ftp.Watcher):
                 self.open(event["name"], event["id"], directory)
             except Exception as error:
                 raise ftp.FtpError(f"{self.used_as} can't be opened: {_words(error)}") from error
-            self._state["opened"] = True
-        elif self._state["opened"]:
+            self._opened = True
+        elif self._opened:
             try:
                 self._follow(event)
             except Exception as error:
-                self._state.update(opened=False, failure=_words(error))
-        if self._state["failure"] and event["event"] != "watcher":
-            text, self._state["failure"] = self._state["failure"], None
+                self._opened, self._failure = False, _words(error)
+        if self._failure and event["event"] != "watcher":
+            text, self._failure = self._failure, None
             return ftp.Warn(f"{self.used_as} is broken and gets no more figures: {text}")
         return None
 
     def _follow(self, event: Mapping[str, Any]) -> None:
-        self._state["step"] = step = event.get("step") or self._state["step"]
+        self._step = step = event.get("step") or self._step
         kind = event["event"]
         if kind == "plan":
             self.settings({key: value for key, value in event.items() if key != "event"})
@@ -78,7 +80,7 @@ class Tracker(ftp.Watcher):
         elif kind == "watcher":
             self.say(f"{event['by']} asks for {event['asks']}: {event['reason']}", step)
         elif kind == "end":
-            self._state["opened"] = False
+            self._opened = False
             self.close()
         elif figures := figures_of(event):
             self.log(figures, step)

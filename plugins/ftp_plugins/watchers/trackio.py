@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
+
+from pydantic import PrivateAttr
 
 from ftp_plugins.watchers.tracking import Tracker
 
@@ -25,10 +26,8 @@ class Trackio(Tracker):
     space: str | None = None
     """A Hugging Face Space to log to. Default: this machine only."""
 
-    @cached_property
-    def _runs(self) -> list[Any]:
-        """The run, when it is open."""
-        return []
+    _run: Any = PrivateAttr(default=None)
+    """The run there, while it is open."""
 
     def open(self, name: str, id: str, directory: Path) -> None:
         place = os.environ.get("TRACKIO_DIR")
@@ -39,19 +38,19 @@ class Trackio(Tracker):
             del os.environ["TRACKIO_DIR"]
         if self.space is None and str(trackio.TRACKIO_DIR) != str(Path(place or directory).expanduser()):
             raise RuntimeError(f"this process logs to {trackio.TRACKIO_DIR} already; set TRACKIO_DIR to keep it there")
-        self._runs.append(trackio.init(self.project or name, name=id, space_id=self.space, resume="allow", embed=False))
+        self._run = trackio.init(self.project or name, name=id, space_id=self.space, resume="allow", embed=False)
 
     def settings(self, values: Mapping[str, Any]) -> None:
-        self._runs[-1].config.update(values)
+        self._run.config.update(values)
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
-        self._runs[-1].log(dict(figures), step=step)
+        self._run.log(dict(figures), step=step)
 
     def say(self, text: str, step: int) -> None:
-        self._runs[-1].alert(f"Step {step}", text, step=step)
+        self._run.alert(f"Step {step}", text, step=step)
 
     def close(self) -> None:
         import trackio
 
-        self._runs.clear()
+        self._run = None
         trackio.finish()

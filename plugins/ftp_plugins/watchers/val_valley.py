@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 import ftp
 
@@ -48,25 +47,14 @@ class ValValley(ftp.Watcher):
     action: Literal["stop", "report"] = "stop"
     """End training, or only say so."""
 
-    @cached_property
-    def _curves(self) -> dict[str, dict[int, float]]:
-        """Step and value of each curve; lower is better, so a score is negated."""
-        return {}
-
-    @cached_property
-    def _gaps(self) -> dict[int, float]:
-        """Validation loss minus the mean training loss of the steps since the validation before."""
-        return {}
-
-    @cached_property
-    def _trained(self) -> dict[int, float]:
-        """Training loss of the steps since the last validation."""
-        return {}
-
-    @cached_property
-    def _reported(self) -> dict[str, int]:
-        """The step at which each curve was first reported."""
-        return {}
+    _curves: dict[str, dict[int, float]] = PrivateAttr(default_factory=dict)
+    """Step and value of each curve; lower is better, so a score is negated."""
+    _gaps: dict[int, float] = PrivateAttr(default_factory=dict)
+    """Validation loss minus the mean training loss of the steps since the validation before."""
+    _trained: dict[int, float] = PrivateAttr(default_factory=dict)
+    """Training loss of the steps since the last validation."""
+    _reported: dict[str, int] = PrivateAttr(default_factory=dict)
+    """The step at which each curve was first reported."""
 
     def see(self, event: Mapping[str, Any]) -> ftp.Stop | ftp.Warn | None:
         if event["event"] == "metric" and math.isfinite(loss := float(event["loss"])):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+
+from pydantic import PrivateAttr
 
 from ftp_plugins.watchers.tracking import Tracker
 
@@ -26,10 +27,8 @@ class WeightsAndBiases(Tracker):
     mode: Literal["online", "offline"] | None = None
     """Send figures, or keep them for later. Default: what WANDB_MODE says, else online."""
 
-    @cached_property
-    def _runs(self) -> list[Any]:
-        """The run, when it is open."""
-        return []
+    _run: Any = PrivateAttr(default=None)
+    """The run there, while it is open."""
 
     def open(self, name: str, id: str, directory: Path) -> None:
         import wandb
@@ -40,16 +39,17 @@ class WeightsAndBiases(Tracker):
         )
         # Steps that are done again would be refused if they were its own steps, which may only rise.
         run.define_metric("*", step_metric="step")
-        self._runs.append(run)
+        self._run = run
 
     def settings(self, values: Mapping[str, Any]) -> None:
-        self._runs[-1].config.update(dict(values), allow_val_change=True)
+        self._run.config.update(dict(values), allow_val_change=True)
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
-        self._runs[-1].log({**figures, "step": step})
+        self._run.log({**figures, "step": step})
 
     def say(self, text: str, step: int) -> None:
-        self._runs[-1].alert(title=f"Step {step}", text=text)
+        self._run.alert(title=f"Step {step}", text=text)
 
     def close(self) -> None:
-        self._runs.pop().finish()
+        self._run.finish()
+        self._run = None

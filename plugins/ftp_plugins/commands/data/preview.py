@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ftp.data.examples import Corpus, Examples
 from ftp.data.ledger import Ledger
-from ftp.files import digest, user_cache
-from ftp.lm.tokens import UNUSED_DAYS
+from ftp.files import digest, forget_unused, user_cache
 from ftp.plugins import Plugins
 from ftp.recipe.model import Recipe
 from ftp.runs.lock import fingerprints
+from ftp.stages.load_model import load_tokenizer
 from ftp.stages.own_evals import bring_evals
 from ftp.stages.prepare_data import prepare_data, read_prepared
 from ftp.types import Example
@@ -68,21 +67,15 @@ def prepare_preview(
     cache = user_cache("data-preview")
     place = cache / digest([*inputs, str(file.absolute().parent)])
     if not (place / "ledger.parquet").is_file():
-        _forget_unused(cache)
+        forget_unused(cache)
         shutil.rmtree(place, ignore_errors=True)
         home, advance = file.absolute().parent, progress("Reading and curating rows")
         corpus, ledger = prepare_data(recipe, place, home, advance, own)
-        tokenizer = recipe.model.load_tokenizer()
+        tokenizer = load_tokenizer(recipe.model)
         if tokenizer is not None:
             recipe.train.tokenise(corpus, tokenizer, ledger, progress("Tokenising"))
             ledger.step(recipe.train.used_as)
         ledger.write(place / "ledger.parquet")  # the last file: with it the others are there
-    os.utime(place / "ledger.parquet")
+    os.utime(place)
     corpus = read_prepared(place, (*recipe.data.evals, *own))
     return Preview(place, corpus, Ledger.read(place / "ledger.parquet"))
-
-
-def _forget_unused(cache: Path) -> None:
-    for file in cache.glob("*/ledger.parquet"):
-        if time.time() - file.stat().st_mtime > UNUSED_DAYS * 86400:
-            shutil.rmtree(file.parent, ignore_errors=True)

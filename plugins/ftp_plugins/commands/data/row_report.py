@@ -8,6 +8,7 @@ from typing import Any
 from ftp.errors import DataError
 from ftp.lm.rendering import encode, render
 from ftp.recipe.model import Recipe
+from ftp.stages.load_model import load_tokenizer
 from ftp_plugins.commands.data.preview import Preview
 from ftp_plugins.commands.data.preview_report import read_rows
 
@@ -28,7 +29,7 @@ def tokens_of(recipe: Recipe, preview: Preview, row: str) -> dict[str, Any]:
     entry = _entry(preview, row)
     left = preview.find(row)
     example = left[1] if left else next(iter(read_rows(preview, [row])))
-    loaded = recipe.model.load_tokenizer()
+    loaded = load_tokenizer(recipe.model)
     if loaded is None:
         raise DataError([f"'{recipe.model.used_as}' has no tokenizer without its weights, so no row can be shown"])
     # A trainer of somebody else's may have neither option; then its rows are shown by the usual rule.

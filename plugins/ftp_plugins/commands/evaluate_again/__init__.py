@@ -36,8 +36,8 @@ def command(
     that; it is compared with the recipe's own model. What is found goes into a new directory, evals/ below the run or
     below --runs. Answers that the same model gave before are not generated again.
     """
-    from ftp.cli.run import quiet_libraries
-    from ftp.cli.show import show, three_lines
+    from ftp.cli.run import quiet_libraries, tell
+    from ftp.cli.show import show
     from ftp.errors import RecipeError
     from ftp_plugins.commands.evaluate_again.evaluate_trained import evaluate_again
 
@@ -48,7 +48,4 @@ def command(
     quiet_libraries()
     with show() as progress:
         found = evaluate_again(model, asked, file, root, plugins, progress)
-    for line in three_lines(found):
-        click.echo(line)
-    report = found.directory / "report.html"
-    click.echo(report if report.exists() else found.directory)
+    tell(found)

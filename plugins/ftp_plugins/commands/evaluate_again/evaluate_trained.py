@@ -13,6 +13,7 @@ from ftp.components import Reporter
 from ftp.data.examples import Corpus, Examples, read_examples, write_examples
 from ftp.data.ledger import Ledger
 from ftp.errors import DataError, ModelError, RunError
+from ftp.files import first_line, shown
 from ftp.pipeline import default_reporters, write_reports
 from ftp.plugins import Plugins
 from ftp.progress import Progress
@@ -44,7 +45,7 @@ def evaluate_again(
     """
     if (target / "run.lock.json").is_file():
         return _Run(target, asked, file, plugins, progress).do()
-    if not any((target / name).is_file() for name in ("config.json", "adapter_config.json")):
+    if not any(target.glob("*config.json")):
         raise RunError(f"{target}: neither a run nor a model directory")
     if asked is None or file is None:
         raise RunError(f"{target}: is a model directory; name a recipe with -e for its base model and its eval sets")
@@ -73,10 +74,10 @@ class _Again:
             del loaded  # there may be room for one at a time
         self.evaluating.evaluate(Corpus(nothing, nothing, self.evals), self.leaked, self.directory.emit)
         self.progress.stage("Writing reports")
-        for reporter in self.asked.report or default_reporters(self.plugins):
-            self.report(reporter)
-        for stage in ("evaluate", "report"):
-            self.directory.finish(stage, {})
+        reporters = self.asked.report or default_reporters(self.plugins)
+        written = [path for reporter in reporters for path in self.report(reporter)]
+        self.directory.finish("evaluate", {})
+        self.directory.finish("report", {}, files=[shown(path, self.directory.path) for path in written])
         return finished(self.directory)
 
     def look_up(self) -> Ledger:
@@ -107,11 +108,12 @@ class _Again:
         self.evals = dict(corpus.evals)
         return ledger
 
-    def report(self, reporter: Reporter) -> None:
+    def report(self, reporter: Reporter) -> list[Path]:
         try:
-            write_reports(self.directory, self.plugins, [reporter])
+            return write_reports(self.directory, self.plugins, [reporter])
         except Exception as error:  # a reporter may need what only a training leaves, and raises anything
             self.progress.note(f"no report by '{type(reporter).__name__}': {type(error).__name__}: {error}")
+            return []
 
 
 class _Run(_Again):
@@ -140,7 +142,8 @@ class _Run(_Again):
             known = read_examples(self.run / "data" / f"eval-{name}.arrow")
             self.evals[name] = write_examples(self.directory.path / "data" / f"eval-{name}.arrow", known)
         ledger = Ledger.read(self.run / "ledger.parquet")
-        self.leaked = leaked_rows(ledger.findings(), lambda id: ledger.row(id)["fate"] != "dropped")
+        curators = self.asked.data.curate
+        self.leaked = leaked_rows(ledger.findings(), lambda id: ledger.row(id)["fate"] != "dropped", curators)
         return ledger
 
     def leaks(self) -> set[str]:
@@ -161,7 +164,7 @@ class _Run(_Again):
                 except DataError as error:  # it would stop a run; here training is over, and what it found counts
                     self.note(str(error))
         # Whatever the guard would have dropped, the model has seen.
-        return leaked_rows(ledger.findings(), lambda id: True)
+        return leaked_rows(ledger.findings(), lambda id: True, self.asked.data.curate)
 
     def models(self) -> Iterator[tuple[str, LoadedModel, Path | None]]:
         self.progress.stage("Loading the model")
@@ -195,7 +198,7 @@ class _Directory(_Again):
 
     def models(self) -> Iterator[tuple[str, LoadedModel, Path | None]]:
         model, adapter = self.asked.model, self.asked.adapter
-        is_adapter = (self.target / "adapter_config.json").is_file()
+        is_adapter = adapter.can_restore(self.target)
         if not is_adapter and "id" not in type(model).model_fields:
             raise ModelError(f"'{model.used_as}' has no `id:`, so it can't load {self.target}")
         self.progress.stage("Loading the model")
@@ -210,7 +213,7 @@ class _Directory(_Again):
         try:
             tuned = adapter.restore(loaded, self.target)
         except Exception as error:  # the libraries raise many kinds for weights that don't fit
-            raise ModelError(f"{self.target}: doesn't fit {loaded.name}: {str(error).splitlines()[0]}") from None
+            raise ModelError(f"{self.target}: doesn't fit {loaded.name}: {first_line(error)}") from None
         if tuned is None:
             raise ModelError(f"'{adapter.used_as}' can't take the adapter in {self.target}")
         yield "tuned", tuned, self.target
