@@ -9,7 +9,6 @@ from pydantic import PrivateAttr
 
 import ftp
 from ftp.components import unfinished
-from ftp.recipe.read import read
 from ftp.runs.lock import changes
 from ftp.stages.evaluate import leaked_rows
 from ftp.stages.load_model import load_tokenizer
@@ -136,15 +135,3 @@ LOCK = {"recipe": {}, "data": {}, "packages": {"torch": "2.1", "trl": "0.9"}, "p
 def test_a_lock_that_names_other_packages_has_not_changed():
     assert changes(LOCK, {**LOCK, "packages": {"torch": "2.1", "scipy": "1.15"}}) == []
     assert changes(LOCK, {**LOCK, "packages": {"torch": "2.2"}}) == ['packages: torch: "2.1" -> "2.2"']
-
-
-def test_the_lock_names_the_packages_that_the_components_require(ftp_recipe):
-    from ftp import plugins
-    from ftp.runs.lock import packages_of
-
-    recipe = read(ftp_recipe(evaluate=[{"use": "rouge"}]), plugins.load())
-    found = packages_of(recipe)
-    assert {"torch", "transformers", "peft", "trl", "scipy", "rouge-score"} <= {
-        name.replace("_", "-") for name in found
-    }
-    assert "openai" not in found and "bitsandbytes" not in found
