@@ -33,32 +33,32 @@ from ftp.types import (
 
 
 class Component(Options, ABC):
-    """A part that a recipe names with `use:`. Its fields are its options; its docstring is its help."""
+    """A part of a run that a recipe names with `use:`. Its fields are its options; its docstring is its help."""
 
     requires: ClassVar[tuple[str, ...]] = ()
-    """The packages it imports beyond the base install, by import name."""
+    """The packages that it needs beyond the base install, by import name."""
 
     _used_as: str = PrivateAttr(default="")
 
     @property
     def used_as(self) -> str:
-        """The name it has in the recipe."""
+        """Name of the component in the recipe."""
         return self._used_as or type(self).__name__
 
     def named(self, name: str) -> Self:
-        """Return the same component under the name that a recipe uses for it."""
+        """Return the same component under the name that the recipe uses for it."""
         component = self.model_copy()
         component._used_as = name
         return component
 
     def anew(self) -> Self:
-        """Return a component with the same options and name, and none of the state that this one has gathered."""
+        """Return a component with the same options and name and no accumulated state."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         fresh = type(self).model_construct(_fields_set=self.model_fields_set, **values)
         return cast(Self, fresh.named(self._used_as))
 
     def problems(self) -> list[str]:
-        """What is wrong with these options on this machine, as far as a look without heavy libraries can tell."""
+        """List what is wrong with these options on this machine, as far as can be told without heavy libraries."""
         return []
 
 
@@ -66,16 +66,16 @@ class Formatter(Component):
     """Turns a row of a source into an example."""
 
     makes: ClassVar[Kind] = "conversation"
-    """The kind of example it makes."""
+    """The kind of example that it makes."""
 
     @abstractmethod
     def format(self, row: Mapping[str, Any]) -> Example:
-        """Return the row as an Example. Raise `ftp.RowError(column, what)` for a row that can't be used."""
+        """Return the row as an `ftp.Example`. Raise `ftp.RowError(column, what)` for a row that can't be used."""
 
     def settle(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Formatter, str]:
-        """Look at the first rows of a source; return the formatter to use in place of this one, and why in words.
+        """Look at the first rows of a source; return the formatter to use instead of this one, and the reason in words.
 
-        Only for formatters that choose by the data. Raise `ftp.DataError` when the rows don't decide it.
+        For formatters that choose by the data. Raise `ftp.DataError` when the rows don't settle the choice.
         """
         return self, ""
 
@@ -84,42 +84,42 @@ class Curator(Component):
     """Chooses, drops or reorders rows before training."""
 
     handles: ClassVar[tuple[str, ...]] = ()
-    """The roles of rows, beyond `domain`, that it decides on: a recipe with such rows needs a curator for them."""
+    """The roles of rows, besides `domain`, that it decides on: a recipe with such rows needs a curator for them."""
     splits: ClassVar[bool] = False
-    """Whether it carves the validation rows; the recipe then gives no `validation:`."""
+    """Whether it makes the validation split; the recipe then has no `validation:`."""
     guards_evals: ClassVar[bool] = False
-    """Whether a recipe that has eval sets and doesn't name it gets it all the same, as its first curator."""
+    """Whether a recipe with eval sets that doesn't name it uses it anyway, as its first curator."""
     leaks: ClassVar[tuple[str, ...]] = ("leak",)
-    """Which of its findings (the `what` of `ledger.find`) say that a training row contains the eval row `other`."""
+    """Which of its findings (the `what` of `ledger.find`) mean that a training row contains the eval row `other`."""
 
     @abstractmethod
     def curate(self, corpus: Corpus, ledger: Ledger) -> Corpus:
-        """Return the corpus with rows taken out, moved to validation, masked or reordered.
+        """Return the corpus with rows removed, moved to validation, masked or reordered.
 
-        Every such row is told to the ledger: `ledger.drop`, `ledger.move`, `ledger.mask`.
+        Record every such row in the ledger: `ledger.drop`, `ledger.move`, `ledger.mask`.
         """
 
 
 class Loader(Component):
-    """Brings a base model and its tokenizer into memory."""
+    """Loads a base model and its tokenizer into memory."""
 
     def describe(self) -> ModelRequest:
-        """Say what would be loaded, reading configuration files only and no weights."""
+        """Describe the model that would be loaded, from configuration files only; read no weights."""
         return ModelRequest(model=type(self).__name__)
 
     @abstractmethod
     def load(self, request: ModelRequest) -> LoadedModel:
-        """Load the weights as `request` asks: dtype, quantization. Raise `ftp.ModelError` where that can't be."""
+        """Load the weights as `request` asks (dtype, quantization). Raise `ftp.ModelError` where that is impossible."""
 
 
 class LoadsTokenizer(ABC):
-    """Mix into a loader that can load its tokenizer without weights. A loader that defines the method is one, too."""
+    """Mix-in for a loader that can load its tokenizer without weights. A loader that defines the method counts, too."""
 
     @abstractmethod
     def load_tokenizer(self) -> LoadedTokenizer | None:
-        """Return the tokenizer, so that rows can be tokenised and counted before any weight is loaded.
+        """Return the tokenizer, so that rows can be tokenised and counted before any weights are loaded.
 
-        None where these options don't allow it; tokens are then counted only when the model is there.
+        Return None where these options don't allow it; tokens are then counted only once the model is loaded.
         """
 
     @classmethod
@@ -131,37 +131,41 @@ class Adapter(Component):
     """Decides which weights train."""
 
     learning_rates: ClassVar[tuple[float, float] | None] = None
-    """Where the peak learning rate usually lies, or None where that isn't known. A rate outside is warned of."""
+    """The usual range of peak learning rates, or None where it isn't known. `ftp check` warns of a rate outside it."""
 
     def update_scale(self) -> tuple[float, str]:
-        """How many times as far as usual the same learning rate moves the weights with these options, and in words
-        what makes it so; 1 and no words where nothing does."""
+        """Return how much further than usual these options let the same learning rate move the weights, and the reason
+        in words; 1 and an empty string where they change nothing.
+        """
         return 1.0, ""
 
     def prepare(self, request: ModelRequest) -> ModelRequest:
-        """Say how the model has to be loaded; raise `ftp.ModelError` when the pair can't work. Loads nothing."""
+        """Return the request changed to what this adapter needs; raise `ftp.ModelError` when the pair can't work. Loads
+        nothing.
+        """
         return request
 
     @abstractmethod
     def apply(self, loaded: LoadedModel) -> LoadedModel:
         """Return the model with its trainable weights in place and all others frozen.
 
-        Notes that are added to the model's are shown to the user.
+        Notes added to the model's notes are shown to the user.
         """
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:
-        """Write the trained weights into `directory`, as safetensors, in a form that the base model as it is loaded
-        can take them back from."""
+        """Write the trained weights into `directory` as safetensors, so that they can be loaded onto the base model."""
         loaded.model.save_pretrained(directory, safe_serialization=True)
 
     def can_restore(self, directory: Path) -> bool:
-        """Whether `directory` holds weights that `save` wrote for `restore` to read, and not a whole model."""
+        """Return whether `directory` holds weights written by `save` that `restore` can read, rather than a whole
+        model.
+        """
         return (directory / "adapter_config.json").is_file()
 
     def restore(self, loaded: LoadedModel, directory: Path) -> LoadedModel | None:
-        """Return the model with the trained weights saved in `directory`, to go on after an interruption.
+        """Return the model with the trained weights saved in `directory`, to resume after an interruption.
 
-        None means that this adapter can't; training is then done again.
+        Return None where this adapter can't; the training is then repeated.
         """
         return None
 
@@ -174,31 +178,33 @@ class TrainingJob:
     corpus: Corpus
     ledger: Ledger
     directory: Path
-    """For checkpoints and caches. The trainer owns it."""
+    """For checkpoints and caches. Belongs to the trainer."""
     seed: int
     emit: Callable[..., Stop | RollBack | None]
-    """One line in events.jsonl, shown to the user and to the recipe's watchers; returns what they ask for, never
-    a `Warn`.
+    """Append a line to events.jsonl and pass it to the terminal and to the watchers; return what the watchers ask for,
+    never a `Warn`.
 
     Watchers, reports and the terminal read `emit("plan", steps=…)`, `emit("metric", step=…, loss=…)` after every
     optimizer step, `emit("validation", step=…, loss=…)` and `emit("best", step=…)`. `emit("resume", step=…)` and
-    `emit("rollback", step=…)` say that what came after that step is done again. Any other name and values are kept as
-    they are."""
+    `emit("rollback", step=…)` mean that the steps after that one are repeated. Events with other names and values are
+    recorded unchanged.
+    """
     score: Callable[[str, int], float] | None = None
-    """`score(metric, rows)` is what an evaluator of the recipe makes of the model as it is now, on its answers to so
-    many validation rows: `EVALUATOR` or `EVALUATOR.METRIC`. Higher is better: losses and their like come negated."""
+    """`score(metric, rows)` scores the model in its current state with an evaluator of the recipe, on its answers to
+    the given number of validation rows. `metric` is `EVALUATOR` or `EVALUATOR.METRIC`. Higher is better: metrics such
+    as losses are negated."""
 
 
 class Trainer(Component):
     """Trains the weights that the adapter left trainable."""
 
     takes: ClassVar[tuple[Kind, ...]] = ("conversation",)
-    """The kinds of example it can train on; a recipe with others is refused."""
+    """The kinds of example that it can train on; a recipe with other kinds is refused."""
 
     def tokenise(
         self, corpus: Corpus, tokenizer: LoadedTokenizer, ledger: Ledger, progress: Callable[[int], None]
     ) -> None:
-        """Tokenise the rows as training will, and tell the ledger of each.
+        """Tokenise the rows as training will, and record each of them in the ledger.
 
         Called before a model is loaded; raise `ftp.DataError` for rows that can't be trained on.
 
@@ -208,22 +214,23 @@ class Trainer(Component):
 
     @abstractmethod
     def train(self, job: TrainingJob) -> TrainResult:
-        """Train `job.model` on `job.corpus.train`, watching `job.corpus.validation`; return the best state."""
+        """Train `job.model` on `job.corpus.train`, validate on `job.corpus.validation`, and return the best state."""
 
     def peak_rate(self) -> tuple[float, int] | None:
-        """The highest learning rate of the training and the rows of one optimizer step, or None when there is none."""
+        """Return the highest learning rate of the training and the rows of one optimizer step, or None without them."""
         return None
 
     def plan(self, job: TrainingJob) -> Mapping[str, Any] | None:
-        """What training would take: `steps`, `seconds`, `memory_mb`, … by name, or None when this trainer can't tell.
+        """Estimate what training would take: `steps`, `seconds`, `memory_mb`, … by name. Return None if this trainer
+        can't.
 
-        It may take a few steps of `job` to measure; the weights are afterwards what they were.
+        It may take a few steps of `job` to measure, and must restore the weights afterwards.
         """
         return None
 
     def range_test(self, job: TrainingJob, low: float, high: float, steps: int) -> Mapping[str, Any] | None:
-        """Train for a few steps while the learning rate rises geometrically from `low` to `high`, or None when this
-        trainer can't. The weights are afterwards what they were.
+        """Train for a few steps while the learning rate rises geometrically from `low` to `high`, then restore the
+        weights. Return None if this trainer can't.
 
         Returns:
             `rates`, `losses`, `smoothed`: lists with an entry a step; `start`: the loss before; `suggestion`: a rate
@@ -233,23 +240,23 @@ class Trainer(Component):
 
 
 class Watcher(Component):
-    """Sees every event of a training run as it happens, and may end it or send it back."""
+    """Sees every event of a training run as it happens, and may stop the training or roll it back."""
 
     by_default: ClassVar[bool] = False
-    """Whether a recipe without a `watch:` block has it."""
+    """Whether a recipe without a `watch:` block uses it."""
 
     @abstractmethod
     def see(self, event: Mapping[str, Any]) -> Stop | RollBack | Warn | None:
-        """Take note of an event; return `ftp.Stop`, `ftp.RollBack` or `ftp.Warn` with a reason, or None.
+        """Handle an event; return `ftp.Stop`, `ftp.RollBack` or `ftp.Warn` with a reason, or None.
 
         `event["event"]` is its name: `start` (name, id, directory), `plan`, `metric`, `validation`, `resume`,
-        `rollback`, `best`, `score`, `end`, … as `ftp.TrainingJob.emit` lists them. After `rollback` (step) the steps
-        that follow are done again. `watcher` (by, asks, reason, step) is what a watcher has answered; an answer to
-        that is not heard.
+        `rollback`, `best`, `score`, `end`, … as listed at `ftp.TrainingJob.emit`. After `rollback` (step), the steps
+        that follow that step are repeated. `watcher` (by, asks, reason, step) is a watcher's answer; an answer to that
+        event is ignored.
         """
 
     def replay(self, event: Mapping[str, Any]) -> None:
-        """Take note of an event of an earlier process when a run goes on, up to the step that it goes on from."""
+        """Handle an event of an earlier process when a run is resumed, up to the step that it resumes from."""
         self.see(event)
 
 
@@ -257,24 +264,24 @@ class Evaluator(Component):
     """Compares the base and the tuned model on an eval set. Define `score`, or `evaluate` for anything richer."""
 
     takes: ClassVar[tuple[Kind, ...]] = ("conversation",)
-    """The kinds of example it can score; a recipe with others is refused."""
+    """The kinds of example that it can score; a recipe with other kinds is refused."""
     reads_answers: ClassVar[bool] = True
-    """Whether it needs generated answers; an evaluator of losses alone does not."""
+    """Whether it needs generated answers; an evaluator that uses losses alone doesn't."""
     higher_is_better: ClassVar[bool] = True
-    """Which way `score` counts."""
+    """Whether a higher `score` is better."""
 
     def check(self, examples: Sequence[Example]) -> None:
         """Raise `ftp.DataError` for an eval set that can't be scored. Called before any model is loaded."""
 
     def files(self) -> Sequence[Path]:
-        """The files that its figures depend on, beyond the recipe. Other bytes in one of them make another run."""
+        """Return the files that its results depend on besides the recipe. If one of them changes, it is another run."""
         return ()
 
     @property
     def on_its_own(self) -> bool:
-        """Whether it is evaluated on what it brings or measures, and not on the eval sets of the recipe.
+        """Whether it is evaluated on what it brings or measures rather than on the recipe's eval sets.
 
-        One for which that depends on its options overrides this.
+        Override it where that depends on the options.
         """
         return isinstance(self, BringsEvals | MeasuresModel)
 
@@ -283,7 +290,7 @@ class Evaluator(Component):
         raise NotImplementedError
 
     def evaluate(self, view: EvalView) -> Evaluation:
-        """Score every answer of both models and pair them, example by example. A score of NaN is none."""
+        """Score every answer of both models and pair the scores, example by example. NaN means that there is no score."""
 
         def scores(answers: list[Answer]) -> list[Score]:
             found = [self.score(example, answer.text) for example, answer in zip(view.examples, answers, strict=True)]
@@ -303,15 +310,15 @@ class Evaluator(Component):
 
 
 class BringsEvals(ABC):
-    """Mix into an evaluator that brings eval sets. An evaluator that defines the method is one, too."""
+    """Mix-in for an evaluator that brings its own eval sets. An evaluator that defines the method counts, too."""
 
     @abstractmethod
     def own_evals(self) -> Mapping[str, Sequence[Example]]:
-        """Return the eval sets, by name; a name is that of a file, and of no other eval set with other examples.
+        """Return the eval sets by name. A name must be usable as a file name and unique to a set of examples.
 
-        Each example names its `source`; ids are given by the pipeline. Running text is taken for a piece of a longer
-        one: its end is not scored. Curators see these sets like the recipe's own, so what is in them is kept out of
-        training, and both models are asked about them, but only the evaluators that bring a set see what they say.
+        Each example names its `source`; the pipeline assigns the ids. Running text is treated as part of a longer
+        one: its end of sequence isn't scored. Curators treat these sets like the recipe's own, so their rows are kept
+        out of training. Both models answer them, but only the evaluators that bring a set see the answers.
         """
 
     @classmethod
@@ -320,14 +327,14 @@ class BringsEvals(ABC):
 
 
 class MeasuresModel(ABC):
-    """Mix into an evaluator that measures a model in memory. An evaluator that defines the method is one, too."""
+    """Mix-in for an evaluator that measures a model in memory. An evaluator that defines the method counts, too."""
 
     @abstractmethod
     def measure(self, model: LoadedModel) -> Mapping[str, Any]:
-        """Measure a model and return the figures, as values that JSON knows.
+        """Measure a model and return the results as JSON-compatible values.
 
         Called once for the base and once for the tuned model; `evaluate` gets both, as `view.base_measured` and
-        `view.tuned_measured`. The model is in eval mode and has to be left as it was.
+        `view.tuned_measured`. The model is in eval mode and must be left unchanged.
         """
 
     @classmethod
@@ -336,12 +343,12 @@ class MeasuresModel(ABC):
 
 
 def _defines(cls: type, method: str) -> Any:
-    """The answer of a `__subclasshook__` that asks for one method, as in collections.abc."""
+    """Implement `__subclasshook__` for a class with one method, as collections.abc does."""
     return any(method in vars(base) and vars(base)[method] is not None for base in cls.__mro__) or NotImplemented
 
 
 class Reporter(Component):
-    """Writes a finished run down for people."""
+    """Writes a report of a finished run."""
 
     @abstractmethod
     def report(self, run: FinishedRun) -> Path:
@@ -358,11 +365,11 @@ KINDS: dict[str, type[Component]] = {
     "evaluators": Evaluator,
     "reporters": Reporter,
 }
-"""The kinds of component, by the name of their hook without its `ftp_`."""
+"""The kinds of component, by hook name without the prefix `ftp_`."""
 
 
 def unfinished(component: type[Component]) -> str | None:
-    """Say which method a component class still has to define, or None when it is complete."""
+    """Return which method a component class still has to define, or None when it is complete."""
     missing = sorted(getattr(component, "__abstractmethods__", ()))
     if missing:
         return f"does not define {', '.join(missing)}"
@@ -376,5 +383,5 @@ def unfinished(component: type[Component]) -> str | None:
 
 
 def kind_of(component: Component) -> str:
-    """The kind of a component, as KINDS names it."""
+    """Return the kind of a component, as named in KINDS."""
     return next(kind for kind, base in KINDS.items() if isinstance(component, base))

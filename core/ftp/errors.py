@@ -1,6 +1,6 @@
 """One family of errors: what the user did, where, and what to do about it.
 
-Every `FtpError` is shown as plain text with exit code 2. Anything else that escapes is a defect of ours.
+Every `FtpError` is shown as plain text with exit code 2. Any other exception that escapes is a bug in FTP.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 
 
 class FtpError(Exception):
-    """Something the user can mend. The message says where it is and what to do."""
+    """An error that the user can fix. The message says where it is and what to do."""
 
 
 class Problems(FtpError):  # noqa: N818 (it is a list of them)
-    """Several problems found in one go, one line each."""
+    """Several problems found together, one line each."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = list(problems)
@@ -34,15 +34,15 @@ class PluginError(FtpError):
 
 
 class ModelError(FtpError):
-    """A model that can't be loaded or doesn't fit what was asked of it."""
+    """A model that can't be loaded or doesn't fit the request."""
 
 
 class RunError(FtpError):
-    """A run directory that is in use, or was started from other inputs."""
+    """A run directory that is in use, or was started with other inputs."""
 
 
 class Interrupted(FtpError):  # noqa: N818 (a signal is no error)
-    """Training was ended by a signal, with a checkpoint saved to go on from."""
+    """Training was interrupted by a signal, after saving a checkpoint to resume from."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -50,7 +50,7 @@ class Interrupted(FtpError):  # noqa: N818 (a signal is no error)
 
 
 class RowError(ValueError):
-    """Raised by a formatter for a row that it can't use. `column` is where, `what` is why."""
+    """Raised by a formatter for a row that it can't use. `column` says where, `what` says why."""
 
     def __init__(self, column: str, what: str) -> None:
         self.column = column
@@ -59,7 +59,7 @@ class RowError(ValueError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the nearest known word, or the list of them when none is near."""
+    """Return `"; did you mean 'x'?"` for the closest known word, or the list of known words when none is close."""
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if near:

@@ -1,4 +1,4 @@
-"""Files and plain values: digests, JSON without NaN, files that appear whole, and lists as people read them."""
+"""Files and plain values: digests, JSON without NaN, atomic writes, and lists formatted for people."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 UNUSED_DAYS = 30
-"""Days after which what nobody has used is taken out of a cache."""
+"""Days after which unused entries are removed from a cache."""
 
 
 def finite(value: Any) -> Any:
-    """The value with NaN and infinities as the strings `nan`, `inf`, `-inf`: JSON has no word for them."""
+    """Return the value with NaN and infinities as the strings `nan`, `inf` and `-inf`, which JSON can't represent."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
@@ -29,26 +29,27 @@ def finite(value: Any) -> Any:
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of a plain value, by its sorted JSON."""
+    """Return the SHA-256 of a plain value, computed from its sorted JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def file_digest(file: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def shown(place: Path | str, home: Path) -> str:
-    """A file relative to `home` where it lies below it, else whole; a hub name as it is."""
+    """Return a path relative to `home` if it lies below it, else the whole path; a hub name unchanged."""
     if isinstance(place, str):
         return place
     return str(place.relative_to(home)) if place.is_relative_to(home) else str(place)
 
 
 def user_cache(name: str) -> Path:
-    """Return the directory of one of this user's caches: below `FTP_CACHE` where that is set, else where the system
-    keeps caches."""
+    """Return the directory of one of this user's caches: below `FTP_CACHE` if that is set, else in the system's cache
+    directory.
+    """
     import platformdirs
 
     return Path(os.environ.get("FTP_CACHE") or platformdirs.user_cache_dir("ftp")) / name
@@ -56,7 +57,7 @@ def user_cache(name: str) -> Path:
 
 @contextlib.contextmanager
 def new_file(file: Path, *, shared: bool = False) -> Iterator[Path]:
-    """Give the path to write a file to; it takes the place of `file` when the block ends well, and goes otherwise.
+    """Yield the path to write a file to; it replaces `file` when the block succeeds and is deleted when it fails.
 
     Args:
         shared: whether another process may be writing the same file, as in a cache.
@@ -72,7 +73,7 @@ def new_file(file: Path, *, shared: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_directory(target: Path) -> Iterator[Path]:
-    """Give an empty directory to fill; it takes the place of `target` when the block ends well."""
+    """Yield an empty directory to fill; it replaces `target` when the block succeeds."""
     aside = target.with_name(f"{target.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -82,7 +83,7 @@ def new_directory(target: Path) -> Iterator[Path]:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a text file, whole or not at all, and have it on the disk before returning."""
+    """Write a text file, whole or not at all, and sync it to disk before returning."""
     with new_file(file) as aside, aside.open("w", encoding="utf-8", newline="\n") as stream:
         stream.write(text)
         stream.flush()
@@ -90,7 +91,7 @@ def write_text(file: Path, text: str) -> None:
 
 
 def append_line(file: Path, line: str) -> None:
-    """Append a line; it is never glued to half a line that a kill has left."""
+    """Append a line, on a line of its own even if a killed process left an unfinished one."""
     with file.open("a+b") as stream:
         if stream.seek(0, os.SEEK_END) and stream.seek(-1, os.SEEK_END) is not None and stream.read(1) != b"\n":
             stream.write(b"\n")
@@ -98,7 +99,7 @@ def append_line(file: Path, line: str) -> None:
 
 
 def forget_unused(cache: Path, pattern: str = "*") -> None:
-    """Delete the files and directories of a cache that were not touched for UNUSED_DAYS."""
+    """Delete the files and directories of a cache that have not been used for UNUSED_DAYS."""
     for entry in cache.glob(pattern):
         with contextlib.suppress(FileNotFoundError):  # another run may be at it
             if time.time() - entry.stat().st_mtime > UNUSED_DAYS * 86400:
@@ -106,11 +107,11 @@ def forget_unused(cache: Path, pattern: str = "*") -> None:
 
 
 def first_few(lines: Sequence[str], most: int, more: str = "more") -> list[str]:
-    """Return the first lines of a long list, and how many more there are: `… and 7 more`."""
+    """Return the first lines of a long list, followed by how many more there are: `… and 7 more`."""
     return [*lines[:most], *([f"… and {len(lines) - most} {more}"] if len(lines) > most else [])]
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the error's kind where it has no message."""
+    """Return the first line of an error's message, or the name of its class if it has none."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

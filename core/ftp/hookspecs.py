@@ -17,12 +17,12 @@ def ftp_formatters() -> dict[str, type[Formatter]]:  # type: ignore[empty-body]
 
 @hookspec
 def ftp_curators() -> dict[str, type[Curator]]:  # type: ignore[empty-body]
-    """Offer curators: each chooses, drops or reorders rows before training, and tells the ledger."""
+    """Offer curators: each chooses, drops or reorders rows before training, and records it in the ledger."""
 
 
 @hookspec
 def ftp_loaders() -> dict[str, type[Loader]]:  # type: ignore[empty-body]
-    """Offer loaders: each brings a base model and its tokenizer into memory."""
+    """Offer loaders: each loads a base model and its tokenizer into memory."""
 
 
 @hookspec
@@ -47,4 +47,4 @@ def ftp_evaluators() -> dict[str, type[Evaluator]]:  # type: ignore[empty-body]
 
 @hookspec
 def ftp_reporters() -> dict[str, type[Reporter]]:  # type: ignore[empty-body]
-    """Offer reporters: each writes a finished run down for people."""
+    """Offer reporters: each writes a report of a finished run."""

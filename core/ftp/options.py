@@ -43,19 +43,19 @@ FilePath = Annotated[str, Field(min_length=1), AfterValidator(_beside_the_recipe
 
 
 class Options(BaseModel):
-    """A block of options: frozen, unknown keys refused, the docstring under a field is its help."""
+    """A block of options: frozen, unknown keys are refused, and the docstring below a field is its help."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-"""For what becomes the name of a file."""
+"""Pattern for names that become file names."""
 
 
 class AnswerOptions(Options):
     """How the base and the tuned model answer the eval sets. Decoding is greedy."""
 
     max_new_tokens: int = Field(default=256, ge=1)
-    """The longest answer, in tokens. One that is cut here is marked so."""
+    """The longest answer, in tokens. A longer one is cut off and marked as cut."""
     batch_size: int = Field(default=32, ge=1)
-    """Prompts answered together."""
+    """Prompts answered at once."""

@@ -45,13 +45,13 @@ from ftp.types import FinishedRun, LoadedModel, RollBack, Stop
 def run(
     recipe: Recipe, plugins: Plugins, file: Path, root: Path, progress: Progress, *, new: bool = False
 ) -> FinishedRun:
-    """Do what the recipe says, or what is left of an equal run that was interrupted, and return the finished run.
+    """Do what the recipe says, or finish an equal run that was interrupted, and return the finished run.
 
     Args:
         recipe: validated.
         file: the recipe's file; copied into the run directory.
-        root: where runs are kept.
-        new: begin a new run even when an equal one is there.
+        root: directory that holds the runs.
+        new: begin a new run even if an equal one exists.
 
     Raises:
         FtpError: with what the user can do about it.
@@ -77,16 +77,16 @@ def run(
 def resume(
     recipe: Recipe, plugins: Plugins, directory: RunDirectory, progress: Progress, *, anyway: bool = False
 ) -> FinishedRun:
-    """Do what is left of a run and return it finished.
+    """Finish an interrupted run and return it.
 
     Args:
         recipe: read from the run's own resolved.yaml.
-        anyway: go on though the recipe, the data, the model, packages or plugins are no longer what the run began
-            with; what has changed is recorded in its lock and its events.
+        anyway: continue even if the recipe, the data, the model, packages or plugins have changed since the run began;
+            the changes are recorded in its lock and its events.
 
     Raises:
-        RunError: something has changed; or another process is at work on the run.
-        FtpError: with what else the user can do about it.
+        RunError: something has changed, or another process is working on the run.
+        FtpError: with what the user can do about it.
     """
     with directory.lock():
         progress.directory = directory.path
@@ -110,7 +110,7 @@ def resume(
 
 
 def _begin(directory: RunDirectory, recipe: Recipe, plugins: Plugins, file: Path, lock: Mapping[str, Any]) -> None:
-    """Write down what a run is made from; with the last of these files it is a run."""
+    """Record what a run is made from; once the last of these files is written, the directory is a run."""
     directory.write_text("recipe.yaml", file.read_text(encoding="utf-8"))
     resolved = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
     directory.write_text("resolved.yaml", resolved)
@@ -130,10 +130,10 @@ def _note_unfinished(directory: RunDirectory | None, lock: Mapping[str, Any], pr
 
 
 class _Work:
-    """A run that is going on. Each stage is done once on the same inputs.
+    """A run in progress. Each stage is done once for the same inputs.
 
     Args:
-        changed: what is no longer as it was when the run began.
+        changed: what has changed since the run began.
     """
 
     def __init__(
@@ -207,7 +207,9 @@ class _Work:
         return read_prepared(place, (*self.recipe.data.evals, *own)), Ledger.read(place / "ledger.parquet")
 
     def tokenise(self, corpus: Corpus, ledger: Ledger) -> None:
-        """Settle before any weight is loaded which rows can be trained on; training finds the tokens in the cache."""
+        """Determine which rows can be trained on before any weights are loaded; training takes the tokens from the
+        cache.
+        """
         tokenizer = load_tokenizer(self.recipe.model)
         if tokenizer is not None:
             advance = self.progress.stage("Tokenising", len(corpus.train) + len(corpus.validation))
@@ -215,7 +217,9 @@ class _Work:
             self.recipe.train.tokenise(corpus, tokenizer, copy.deepcopy(ledger), advance)
 
     def evidence(self, who: str, loaded: LoadedModel, corpus: Corpus) -> None:
-        """What a model says to every eval set and how well it predicts the references, once, on disk."""
+        """Generate a model's answers to every eval set and its losses on the references, once, and return them from
+        disk.
+        """
         if self.is_done(who):
             return
         trained = self.directory.path / "model" if who == "tuned" else None
@@ -258,13 +262,13 @@ class _Work:
 
 
 def write_reports(directory: RunDirectory, plugins: Plugins, reporters: Sequence[Reporter] = ()) -> list[Path]:
-    """Have a finished run reported by these reporters, or by every installed one that needs no options."""
+    """Write reports of a finished run with these reporters, or with every installed one that needs no options."""
     run = finished(directory)
     return [reporter.report(run) for reporter in reporters or default_reporters(plugins)]
 
 
 def default_reporters(plugins: Plugins) -> list[Reporter]:
-    """Every installed reporter that needs no options."""
+    """Return every installed reporter that needs no options."""
     found = []
     for offer in plugins.offers("reporters").values():
         if not any(field.is_required() for field in offer.component.model_fields.values()):

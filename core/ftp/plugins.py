@@ -1,7 +1,8 @@
-"""Find plugins, load them, say which one is to blame, and collect what they offer.
+"""Find plugins, load them, name the one that fails, and collect what they offer.
 
 Pluggy's own `load_setuptools_entrypoints` stops at the first exception and skips a second entry point of the same
-name, so the loop is ours: each entry point of the group `ftp` is registered as `distribution:name` and checked alone.
+name. This module therefore has its own loop: each entry point of the group `ftp` is registered as
+`distribution:name` and checked separately.
 """
 
 from __future__ import annotations
@@ -37,16 +38,16 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 @dataclass
 class Plugin:
-    """One entry point, loaded or not."""
+    """An entry point, loaded or not."""
 
     name: str
     """`distribution:entry-point`, or `file:PATH` for `-p`."""
     version: str
     error: str | None = None
-    """Why it is not in use; None when it is."""
+    """Why it isn't in use; None if it is."""
     disabled: bool = False
     offers: list[tuple[str, str]] = field(default_factory=list)
-    """Kind and name of what it offers."""
+    """Kind and name of each component that it offers."""
 
     @property
     def distribution(self) -> str:
@@ -72,7 +73,7 @@ class Plugins:
     _offers: dict[tuple[str, str], Offer]
 
     def offers(self, kind: str) -> dict[str, Offer]:
-        """The components of a kind by name."""
+        """Return the components of a kind by name."""
         return {offer.name: offer for (of, _), offer in sorted(self._offers.items()) if of == kind}
 
     def broken(self) -> list[Plugin]:
@@ -80,7 +81,7 @@ class Plugins:
 
 
 def canonical(name: str) -> str:
-    """`Acme_Evals:House` as pip would spell it: `acme-evals:House`."""
+    """Return a plugin's name as pip would spell it: `Acme_Evals:House` becomes `acme-evals:House`."""
     distribution, _, entry = name.strip().partition(":")
     return f"{re.sub(r'[-_.]+', '-', distribution).lower()}:{entry}"
 
@@ -142,7 +143,7 @@ def load(files: Sequence[Path] = (), without: Sequence[str] = ()) -> Plugins:
 
 
 def _offered(manager: pluggy.PluginManager, plugins: Mapping[str, Plugin]) -> Iterator[Offer]:
-    """Call every hook of every plugin. One that fails is noted on its plugin."""
+    """Call every hook of every plugin. An error is recorded on the plugin that raised it."""
     for kind, base in KINDS.items():
         for implementation in getattr(manager.hook, f"ftp_{kind}").get_hookimpls():
             plugin = plugins[implementation.plugin_name]
@@ -176,7 +177,7 @@ def _register(manager: pluggy.PluginManager, plugin: Plugin, load: Callable[[], 
 
 
 def _check_hooks(manager: pluggy.PluginManager, module: object) -> None:
-    """A module that offers nothing, or nothing that anybody asks for, is a mistake."""
+    """Refuse a module without hooks, or with hooks that FTP doesn't have."""
     hooks = [f"ftp_{kind}" for kind in KINDS]
     where = getattr(module, "__file__", None) or repr(module)
     twin = manager.get_name(module)
@@ -214,7 +215,7 @@ def _import_file(file: Path) -> ModuleType:
 
 
 def _checked(kind: str, base: type[Component], offered: object) -> dict[str, type[Component]]:
-    """Check what a hook returned, so that a mistake is found here and not in the middle of a run."""
+    """Check what a hook returned, so that a mistake shows here and not in the middle of a run."""
     if not isinstance(offered, dict):
         raise PluginError(f"returned {type(offered).__name__}, not a dict of name to class")
     for name, component in offered.items():
@@ -233,7 +234,7 @@ def _checked(kind: str, base: type[Component], offered: object) -> dict[str, typ
 
 
 def _blame(error: BaseException) -> str:
-    """The error in a line, with the place in the plugin where it arose."""
+    """Return the error as one line, with the place in the plugin where it was raised."""
     what = str(error).splitlines()[0] if str(error) else ""
     if isinstance(error, pluggy.PluginValidationError):
         return " ".join(str(error).split())
@@ -251,7 +252,7 @@ def _blame(error: BaseException) -> str:
 
 
 def missing_packages(offer: Offer) -> Iterable[str]:
-    """For each package that the component imports and that is not installed: what to install."""
+    """Return how to install each package that the component imports and that is not installed."""
     for package in offer.component.requires:
         if not _is_installed(package):
             yield f"{offer.name} needs {package}: pip install '{_how_to_get(package, offer.plugin.distribution)}'"
@@ -264,7 +265,7 @@ DISTRIBUTIONS = {
     "stdnum": "python-stdnum",
     "yaml": "pyyaml",
 }
-"""Packages whose import name says little of the name to install them by."""
+"""Packages whose import name differs from the name of their distribution."""
 
 
 def _is_installed(package: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a run reports while it works, for whoever shows it."""
+"""What a run reports while it works, for a user interface to show."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 
 class Progress:
-    """What a run tells while it goes on. The command line shows it; this one is silent."""
+    """Receives the progress of a run. This one ignores it; the command line shows it."""
 
     def stage(self, title: str, total: int | None = None) -> Callable[[int], None]:
-        """A stage begins; the returned function is called with the number of units done since its last call."""
+        """Begin a stage; return a function to call with the number of units done since the last call."""
         return lambda units: None
 
     def event(self, event: str, values: Mapping[str, Any]) -> None:
-        """An event was written to events.jsonl."""
+        """Receive an event that was written to events.jsonl."""
 
     def note(self, text: str) -> None:
-        """Something the user should read."""
+        """Receive a message for the user."""
 
     directory: Path | None = None
-    """Of the run, as soon as `ftp resume` can go on with it."""
+    """The run directory, as soon as `ftp resume` can resume the run."""
