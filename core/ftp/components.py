@@ -290,7 +290,7 @@ class Evaluator(Component):
         raise NotImplementedError
 
     def evaluate(self, view: EvalView) -> Evaluation:
-        """Score every answer of both models and pair the scores, example by example. NaN means that there is no score."""
+        """Score every answer of both models and pair the scores, example by example. NaN stands for no score."""
 
         def scores(answers: list[Answer]) -> list[Score]:
             found = [self.score(example, answer.text) for example, answer in zip(view.examples, answers, strict=True)]

@@ -56,6 +56,8 @@ class Example:
     """The name of the source in the recipe."""
     group: str = ""
     """Rows of one group are never on both sides of a split; empty: a group of its own."""
+    control_tokens: bool = False
+    """Whether control tokens such as `<|im_end|>` that its text spells out are such tokens; else they stay text."""
 
     @property
     def kind(self) -> Kind:

@@ -101,6 +101,7 @@ def schema() -> Any:
             ("rejected", turns),
             ("label", pa.bool_()),
             ("tools", pa.string()),
+            ("control_tokens", pa.bool_()),
         ]
     )
 

@@ -6,13 +6,14 @@ chat templates lack.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ftp.errors import ModelError
 from ftp.lm.byte_level import ByteLevel
+from ftp.lm.chat_template import Turns, write_out
+from ftp.lm.control_tokens import ControlTokens, control_tokens, texts_of
 from ftp.types import Example, Message
 
 DEFAULT_CHAT_TEMPLATE = (
@@ -41,7 +42,7 @@ class Tokens:
 
 
 def render(tokenizer: Any, messages: Sequence[Message], answer_next: bool, tools: str = "") -> str:
-    """Write messages out with the chat template.
+    """Write messages out with the chat template, for people to read; `prompt_ids` gives what a model reads.
 
     Args:
         tokenizer: one with a chat template.
@@ -51,60 +52,45 @@ def render(tokenizer: Any, messages: Sequence[Message], answer_next: bool, tools
     Raises:
         ModelError: the template refuses these messages (many allow no system turn, or need user and assistant in turn).
     """
-    return _render_all(tokenizer, [(messages, tools)], answer_next)[0]
+    return write_out(tokenizer, [Turns(messages, tools)], answer_next)[0]
 
 
-def _render_all(tokenizer: Any, rows: Sequence[tuple[Sequence[Message], str]], answer_next: bool) -> list[str]:
-    """Write the messages of many rows out with the chat template; those with the same tools are rendered together."""
-    import jinja2
+def prompt_ids(tokenizer: Any, example: Example) -> list[int]:
+    """Return the token ids that ask for the answer of an example, as training has them before that answer.
 
-    texts: list[Any] = [None] * len(rows)
-    batches: dict[str, list[int]] = {}
-    for at, (_, tools_text) in enumerate(rows):
-        batches.setdefault(tools_text, []).append(at)
-    for tools_text, batch in batches.items():
-        tools = json.loads(tools_text) if tools_text else None
-        turns = [[_turn(message) for message in rows[at][0]] for at in batch]
-        _check_writes(tokenizer, tools, any("tool_calls" in turn for row in turns for turn in row))
-        try:
-            found = tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=answer_next)
-        except (jinja2.TemplateError, TypeError) as error:  # a template may stumble over what it doesn't know
-            if len(batch) > 1:  # once more, to name the row
-                found = [_render_all(tokenizer, [rows[at]], answer_next)[0] for at in batch]
-            else:
-                roles = ", ".join(message.role for message in rows[batch[0]][0])
-                raise ModelError(f"the chat template refuses the turns {roles}: {error}") from None
-        for at, text in zip(batch, found, strict=True):
-            texts[at] = text
-    return texts
+    Args:
+        tokenizer: a fast tokenizer with a chat template.
+
+    Raises:
+        ModelError: as `rendered` does.
+    """
+    controls = control_tokens(tokenizer)
+    twin = _twin_for(tokenizer, example, controls)
+    turns = Turns(example.prompt, example.tools, controls if twin else None)
+    [text] = write_out(tokenizer, [turns], True)
+    if twin is None:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return list(twin.encode(text, add_special_tokens=False).ids)
 
 
-def _check_writes(tokenizer: Any, tools: Any, has_calls: bool) -> None:
-    """Refuse tools and calls that the chat template would leave out; many templates know none."""
-    if not tools and not has_calls:
-        return
-    template = tokenizer.get_chat_template(tools=tools)
-    if has_calls and "tool_calls" not in template:
+def _twin_for(tokenizer: Any, example: Example, controls: ControlTokens) -> Any:
+    """Return the twin tokenizer where a row's text spells out control tokens that are to stay text, else None.
+
+    Raises:
+        ModelError: this tokenizer can't keep them as text.
+    """
+    if example.control_tokens:
+        return None
+    texts = texts_of(example.messages, example.tools) if example.messages else [_open_end(tokenizer, example.text)]
+    spelled = controls.spelled_in(*texts)
+    if not spelled:
+        return None
+    if controls.twin is None or controls.forged_in(*texts):
         raise ModelError(
-            "the rows have tool calls and the chat template leaves them out; set `chat_template:` on the model to one "
-            "that writes `tool_calls`"
+            f"{example.id}: its text holds {', '.join(map(repr, spelled))}, which this tokenizer reads as control "
+            "tokens and can't keep as text; take them out, or set `control_tokens: allow` on the source"
         )
-    if tools and "tools" not in template:
-        raise ModelError(
-            "the rows have tools and the chat template leaves them out; set `chat_template:` on the model to one that "
-            "writes `tools`, or leave the column out: `tools: null` on the format"
-        )
-
-
-def _turn(message: Message) -> dict[str, Any]:
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        turn["tool_calls"] = json.loads(message.tool_calls)
-    if message.name:
-        turn["name"] = message.name
-    if message.tool_call_id:
-        turn["tool_call_id"] = message.tool_call_id
-    return turn
+    return controls.twin
 
 
 def stop_ids(tokenizer: Any, configured: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -130,6 +116,8 @@ class Rendered:
     """Whether a chat template wrote the text, special tokens included."""
     ends: bool = True
     """Whether the last of the ranges is the last turn."""
+    twin: Any = None
+    """The tokenizer to encode it with where the row's own text spells out control tokens; see `control_tokens`."""
 
 
 def rendered(tokenizer: Any, examples: Sequence[Example], loss_on: str = "answers") -> list[Rendered]:
@@ -143,56 +131,61 @@ def rendered(tokenizer: Any, examples: Sequence[Example], loss_on: str = "answer
     Running text carries loss on every token, the end of sequence included.
 
     Raises:
-        ModelError: the template refuses a row's messages, or renders an answer otherwise than the prompt before it.
+        ModelError: the template refuses a row's messages, or renders an answer otherwise than the prompt before it; or
+            a row's text spells out a control token that this tokenizer can't keep as text.
     """
+    controls = control_tokens(tokenizer)
+    twins = [_twin_for(tokenizer, example, controls) for example in examples]
     chats = [at for at, example in enumerate(examples) if example.messages]
-    wholes = dict(
-        zip(
-            chats,
-            _render_all(tokenizer, [(examples[i].messages, examples[i].tools) for i in chats], False),
-            strict=True,
-        )
-    )
-    # For each assistant turn the text up to where it begins, and, when it isn't the last turn, up to where it ends.
-    turns = [
-        (at, index)
-        for at in chats
-        for index, message in enumerate(examples[at].messages)
-        if loss_on != "all"
-        and message.role == "assistant"
-        and (message.train or index == len(examples[at].messages) - 1)
-    ]
-    begin = _render_all(tokenizer, [(examples[at].messages[:i], examples[at].tools) for at, i in turns], True)
-    inner = [(at, i) for at, i in turns if i < len(examples[at].messages) - 1]
-    ends = dict(
-        zip(
-            inner,
-            _render_all(tokenizer, [(examples[at].messages[: i + 1], examples[at].tools) for at, i in inner], False),
-            strict=True,
-        )
-    )
+
+    def written(parts: Sequence[tuple[int, int]], answer_next: bool) -> dict[tuple[int, int], str]:
+        """The first so many messages of some rows as text, by row and number of messages."""
+        rows = [Turns(examples[i].messages[:n], examples[i].tools, controls if twins[i] else None) for i, n in parts]
+        return dict(zip(parts, write_out(tokenizer, rows, answer_next), strict=True))
+
+    wholes = written([(at, len(examples[at].messages)) for at in chats], False)
+    answers = [(at, turn) for at in chats for turn in _answers(examples[at])] if loss_on != "all" else []
+    # For each answer the text up to where it begins, and the text up to where it ends.
+    begins = written(answers, True)
+    ends = written([(at, turn + 1) for at, turn in answers if turn < len(examples[at].messages) - 1], False) | wholes
     spans: dict[int, list[tuple[int, int]]] = {at: [] for at in chats}
-    for (at, index), before in zip(turns, begin, strict=True):
-        whole = wholes[at]
-        upto = ends.get((at, index), whole)
+    for at, turn in answers:
+        messages = examples[at].messages
+        before, upto, whole = begins[at, turn], ends[at, turn + 1], wholes[at, len(messages)]
         if whole.startswith(before) and whole.startswith(upto):
-            if examples[at].messages[index].train:
+            if messages[turn].train:
                 spans[at].append((len(before), len(upto)))
-        elif (at, index) not in ends:
+        elif turn == len(messages) - 1:
             raise ModelError(
                 f"{examples[at].id}: the chat template renders the answer differently from the prompt that asks for "
                 "it, so what training sees is not what generation sees; set `chat_template:` on the model"
             )
         # An earlier turn that the template rewrites (some drop past reasoning) is context and not trained.
     found = []
-    for at, example in enumerate(examples):
+    for at, (example, twin) in enumerate(zip(examples, twins, strict=True)):
         if example.messages:
-            text = wholes[at]
+            text = wholes[at, len(example.messages)]
             parts = [(0, len(text))] if loss_on == "all" else spans[at]
-            found.append(Rendered(text, parts, True, loss_on == "all" or example.messages[-1].train))
+            found.append(Rendered(text, parts, True, loss_on == "all" or example.messages[-1].train, twin))
         else:
-            found.append(Rendered(example.text, [(0, len(example.text))], False))
+            text = example.text if twin is None else _open_end(tokenizer, example.text)
+            found.append(Rendered(text, [(0, len(text))], False, twin=twin))
     return found
+
+
+def _open_end(tokenizer: Any, text: str) -> str:
+    """Return running text without the end-of-sequence token with which it may end: every row gets one."""
+    return text.removesuffix(tokenizer.eos_token)
+
+
+def _answers(example: Example) -> list[int]:
+    """Return which turns are answers to learn or, as the last one, to compare with the prompt that asks for it."""
+    last = len(example.messages) - 1
+    return [
+        turn
+        for turn, message in enumerate(example.messages)
+        if message.role == "assistant" and (message.train or turn == last)
+    ]
 
 
 def encode(tokenizer: Any, examples: Sequence[Example], stops: Sequence[int], loss_on: str = "answers") -> list[Tokens]:
@@ -230,15 +223,19 @@ def encode_texts(
     backend.no_truncation()
     backend.no_padding()
     encoded: list[Any] = [None] * len(texts)
-    # A chat template writes the special tokens itself; the tokenizer would add a second BOS.
-    for is_chat in (True, False):
-        rows = [row for row, text in enumerate(texts) if text.is_chat is is_chat]
+    groups: dict[tuple[bool, Any], list[int]] = {}
+    for row, text in enumerate(texts):
+        groups.setdefault((text.is_chat, text.twin), []).append(row)
+    for (is_chat, twin), rows in groups.items():
         found: list[Any] = [None] * len(rows)
-        if is_chat and fast is not None:
+        if is_chat and twin is None and fast is not None:
             found = list(fast.encode([texts[row].text for row in rows], [texts[row].answers for row in rows]))
         slow = [at for at in range(len(rows)) if found[at] is None]
         if slow:
-            batch = backend.encode_batch([texts[rows[at]].text for at in slow], add_special_tokens=not is_chat)
+            # A chat template writes the special tokens itself; the tokenizer would add a second BOS.
+            batch = (twin or backend).encode_batch(
+                [texts[rows[at]].text for at in slow], add_special_tokens=not is_chat
+            )
             for at, encoding in zip(slow, batch, strict=True):
                 found[at] = encoding.ids, _answer_tokens(encoding, texts[rows[at]])
         for row, (ids, ranges) in zip(rows, found, strict=True):

@@ -21,11 +21,11 @@ from ftp.lm.byte_level import ByteLevel
 from ftp.lm.rendering import Tokens, encode_texts, rendered
 from ftp.types import LoadedTokenizer
 
-LAYOUT = 1
+LAYOUT = 2
 """Part of the cache key; raised when what is written, or how a row is rendered or masked, changes."""
 PARALLEL_ROWS = 100_000
 """Rows from which several processes are worth the seconds that they take to start."""
-CONTENT = ("text", "messages", "rejected", "tools")
+CONTENT = ("text", "messages", "rejected", "tools", "control_tokens")
 """The columns of an example that decide its tokens."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ftp.lm.rendering import render, stop_ids
+from ftp.lm.rendering import prompt_ids, stop_ids
 from ftp.lm.torch_packing import padded
 from ftp.options import AnswerOptions
 from ftp.types import Answer, Example, LoadedModel
@@ -41,12 +41,7 @@ def generate(
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
     )
-    prompts = [
-        tokenizer(render(tokenizer, example.prompt, answer_next=True, tools=example.tools), add_special_tokens=False)[
-            "input_ids"
-        ]
-        for example in examples
-    ]
+    prompts = [prompt_ids(tokenizer, example) for example in examples]
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     answers: list[Answer | None] = [None] * len(prompts)
     was_training = model.training

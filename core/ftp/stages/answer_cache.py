@@ -16,7 +16,7 @@ from ftp.options import AnswerOptions
 from ftp.runs.answers import read_answers
 from ftp.types import Answer, Example, LoadedModel, TokenLoss
 
-LAYOUT = 1
+LAYOUT = 2
 """Part of the key; raised when what is kept, or how answers and losses are made, changes."""
 
 
@@ -49,7 +49,12 @@ def key(
         ).encode()
     )
     for example in examples:
-        content = [[dataclasses.astuple(message) for message in example.messages], example.text, example.tools]
+        content = [
+            [dataclasses.astuple(message) for message in example.messages],
+            example.text,
+            example.tools,
+            example.control_tokens,
+        ]
         found.update(json.dumps(content).encode())
     return found.hexdigest()
 
