@@ -35,6 +35,7 @@ from ftp.runs.lock import (
     origin_of,
     unfinished_run,
 )
+from ftp.stages.control_tokens import find_control_tokens
 from ftp.stages.dev_score import DevScore
 from ftp.stages.evaluate import Evaluating, leaked_rows
 from ftp.stages.load_model import apply_adapter, give_memory_back, load_base_model, load_tokenizer
@@ -212,6 +213,8 @@ class _Work:
         """
         tokenizer = load_tokenizer(self.recipe.model)
         if tokenizer is not None:
+            if spelled := find_control_tokens(corpus, tokenizer, ledger):
+                self.note(spelled)
             advance = self.progress.stage("Tokenising", len(corpus.train) + len(corpus.validation))
             # The trainer writes its own entries when it trains.
             self.recipe.train.tokenise(corpus, tokenizer, copy.deepcopy(ledger), advance)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
+ControlTokenRule = Literal["text", "refuse", "allow"]
+"""Control tokens that a row's text spells out: they stay text, or the row is refused, or they count as the tokens."""
 Kind = Literal["conversation", "preference", "feedback", "text"]
 """What an example is: turns with an answer to learn, the same with an answer that lost to it, the same with a verdict
 on the answer, or running text."""
@@ -56,8 +58,8 @@ class Example:
     """The name of the source in the recipe."""
     group: str = ""
     """Rows of one group are never on both sides of a split; empty: a group of its own."""
-    control_tokens: bool = False
-    """Whether control tokens such as `<|im_end|>` that its text spells out are such tokens; else they stay text."""
+    control_tokens: ControlTokenRule = "text"
+    """What becomes of control tokens such as `<|im_end|>` that its text spells out."""
 
     @property
     def kind(self) -> Kind:

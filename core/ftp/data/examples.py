@@ -101,7 +101,7 @@ def schema() -> Any:
             ("rejected", turns),
             ("label", pa.bool_()),
             ("tools", pa.string()),
-            ("control_tokens", pa.bool_()),
+            ("control_tokens", pa.string()),
         ]
     )
 

@@ -65,7 +65,7 @@ def prompt_ids(tokenizer: Any, example: Example) -> list[int]:
         ModelError: as `rendered` does.
     """
     controls = control_tokens(tokenizer)
-    twin = _twin_for(tokenizer, example, controls)
+    twin = twin_for(tokenizer, example, controls)
     turns = Turns(example.prompt, example.tools, controls if twin else None)
     [text] = write_out(tokenizer, [turns], True)
     if twin is None:
@@ -73,22 +73,23 @@ def prompt_ids(tokenizer: Any, example: Example) -> list[int]:
     return list(twin.encode(text, add_special_tokens=False).ids)
 
 
-def _twin_for(tokenizer: Any, example: Example, controls: ControlTokens) -> Any:
+def twin_for(tokenizer: Any, example: Example, controls: ControlTokens) -> Any:
     """Return the twin tokenizer where a row's text spells out control tokens that are to stay text, else None.
 
     Raises:
         ModelError: this tokenizer can't keep them as text.
     """
-    if example.control_tokens:
+    if example.control_tokens == "allow":
         return None
     texts = texts_of(example.messages, example.tools) if example.messages else [_open_end(tokenizer, example.text)]
     spelled = controls.spelled_in(*texts)
     if not spelled:
         return None
-    if controls.twin is None or controls.forged_in(*texts):
+    if example.control_tokens == "refuse" or controls.twin is None or controls.forged_in(*texts):
+        why = "" if example.control_tokens == "refuse" else " and can't keep as text"
         raise ModelError(
             f"{example.id}: its text holds {', '.join(map(repr, spelled))}, which this tokenizer reads as control "
-            "tokens and can't keep as text; take them out, or set `control_tokens: allow` on the source"
+            f"tokens{why}; take them out, or set `control_tokens: allow` on the source"
         )
     return controls.twin
 
@@ -135,7 +136,7 @@ def rendered(tokenizer: Any, examples: Sequence[Example], loss_on: str = "answer
             a row's text spells out a control token that this tokenizer can't keep as text.
     """
     controls = control_tokens(tokenizer)
-    twins = [_twin_for(tokenizer, example, controls) for example in examples]
+    twins = [twin_for(tokenizer, example, controls) for example in examples]
     chats = [at for at, example in enumerate(examples) if example.messages]
 
     def written(parts: Sequence[tuple[int, int]], answer_next: bool) -> dict[tuple[int, int], str]:

@@ -11,6 +11,7 @@ from pydantic_core import to_jsonable_python
 from ftp.components import Adapter, Component, Curator, Evaluator, Formatter, Loader, Reporter, Trainer, Watcher
 from ftp.options import PLAIN_NAME, AnswerOptions, FilePath, Options
 from ftp.recipe.yaml_source import Path_
+from ftp.types import ControlTokenRule
 
 
 class Source(Options):
@@ -32,6 +33,9 @@ class Source(Options):
     """`replay` is general data mixed in against forgetting."""
     group: str | None = None
     """Column whose equal values belong together, such as a patient or a document: never on both sides of a split."""
+    control_tokens: ControlTokenRule = "text"
+    """What to do with control tokens such as `<|im_end|>` or `<s>` that a row's text spells out. text: they stay text,
+    and the ledger names the row. refuse: stop, and name the row. allow: they count as those tokens."""
     on_bad_row: Literal["stop", "drop"] = "stop"
     """What to do with a row that can't be used: stop and name it, or drop it into the ledger."""
 

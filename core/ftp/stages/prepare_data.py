@@ -211,7 +211,8 @@ class _Reader:
             name = names.get(place) or names.setdefault(place, shown(place, self.home))
             if isinstance(found, Example):
                 id = self.ledger.add(name, line, split, source.role)
-                yield replace(found, id=id, source=name, role=source.role, origin=origin)
+                place = {"id": id, "source": name, "role": source.role, "origin": origin}
+                yield replace(found, **place, control_tokens=source.control_tokens)
             elif source.on_bad_row == "drop":
                 id = self.ledger.add(name, line, split, source.role)
                 self.ledger.drop(id, by=source.format.used_as, reason=found)

@@ -114,7 +114,7 @@ def test_a_source_can_allow_them(tokenizer):
     end = tokenizer.eos_token
     example = talk("question", f"first{end}")
     [plain] = encode(tokenizer, [example], [tokenizer.eos_token_id])
-    [allowed] = encode(tokenizer, [replace(example, control_tokens=True)], [tokenizer.eos_token_id])
+    [allowed] = encode(tokenizer, [replace(example, control_tokens="allow")], [tokenizer.eos_token_id])
     assert allowed.input_ids.count(tokenizer.eos_token_id) == plain.input_ids.count(tokenizer.eos_token_id) + 1
 
 

@@ -424,7 +424,7 @@ def test_the_mask_is_what_the_offsets_say(any_tokenizer, pieces, is_chat, ends):
 def test_the_tokens_are_those_of_the_chat_template(any_tokenizer, contents, template):
     any_tokenizer.chat_template = template
     contents = contents[: len(contents) // 2 * 2]
-    example = replace(talk(*contents), control_tokens=True)
+    example = replace(talk(*contents), control_tokens="allow")
     turns = [{"role": message.role, "content": message.content} for message in example.messages]
     wanted = any_tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
     [tokens] = encode(any_tokenizer, [example], [any_tokenizer.eos_token_id])
