@@ -173,7 +173,7 @@ def components_page(found: plugins.Plugins) -> str:
         parts += [f"## {kind.capitalize()}", f"{text_of(base.__doc__)} {where(kind)}"]
         for name, offer in found.offers(kind).items():
             parts += [f"### {name}", text_of(offer.component.__doc__), *facts(offer.component)]
-            schema = offer.component.model_json_schema()
+            schema = recipe.block_schema(offer.component, found)
             if offer.component.model_fields:
                 defs = schema.get("$defs", {})
                 parts.append(options(offer.component, schema, defs))
@@ -320,7 +320,7 @@ def option_row(option: click.Option) -> tuple[str, str, str]:
 def recipe_part(found: plugins.Plugins) -> str:
     schema = recipe.json_schema(found)
     defs = schema["$defs"]
-    model = recipe.recipe_model(found)
+    model = recipe.Recipe
     blocks: list[tuple[str, type[BaseModel], Any]] = [("Recipe", model, schema)]
     blocks += [(name, of, defs[name]) for name, of in inner_blocks(model).items()]
     parts = []

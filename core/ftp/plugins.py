@@ -25,7 +25,7 @@ import pluggy
 import pydantic
 
 from ftp import hookspecs
-from ftp.components import KINDS, Component, unfinished
+from ftp.components import KINDS, Component, kind_of, unfinished
 from ftp.errors import PluginError, did_you_mean
 from ftp.files import file_digest
 
@@ -75,6 +75,15 @@ class Plugins:
     def offers(self, kind: str) -> dict[str, Offer]:
         """Return the components of a kind by name."""
         return {offer.name: offer for (of, _), offer in sorted(self._offers.items()) if of == kind}
+
+    def offer_of(self, component: Component) -> Offer | None:
+        """The offer that a component of a recipe was made from; None for one that nobody offers."""
+        return self._offers.get((kind_of(component), component.used_as))
+
+    def refuse_clashes(self) -> None:
+        """Raise PluginError where two plugins offer one name."""
+        if self.clashes:
+            raise PluginError("\n".join(self.clashes))
 
     def broken(self) -> list[Plugin]:
         return [plugin for plugin in self.plugins if plugin.error and not plugin.disabled]

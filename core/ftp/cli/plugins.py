@@ -10,7 +10,10 @@ import click
 from ftp.cli.options import JSON, plugin_options
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from ftp.plugins import Plugins
+    from ftp.recipe.slots import Slots
 
 
 @click.command("plugins")
@@ -71,21 +74,33 @@ def _show(found: Plugins, name: str, as_json: bool) -> None:
 
     from ftp.components import KINDS
     from ftp.errors import PluginError, did_you_mean
+    from ftp.recipe import block_schema
+    from ftp.recipe.slots import Slots
 
+    slots = Slots(found)
     offers = [offer for kind in KINDS for offer in found.offers(kind).values() if offer.name == name]
     if not offers:
         known = {known for kind in KINDS for known in found.offers(kind)}
         raise PluginError(f"nothing called '{name}' is installed{did_you_mean(name, known)}")
     if as_json:
-        click.echo(json.dumps([offer.component.model_json_schema() for offer in offers], indent=2, ensure_ascii=False))
+        schemas = [block_schema(offer.component, found) for offer in offers]
+        click.echo(json.dumps(schemas, indent=2, ensure_ascii=False))
         return
     for offer in offers:
         click.echo(f"{offer.name} ({offer.kind}), from {offer.plugin.name} {offer.plugin.version}".rstrip())
         click.echo(f"\n{(offer.component.__doc__ or '').strip()}\n")
         fields = sorted(offer.component.model_fields.items(), key=lambda field: not field[1].is_required())
         for option, field in fields:
-            default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
-            click.echo(f"  {option}  ({default})")
+            click.echo(f"  {option}  ({'; '.join([*slots.uses(field.annotation), _default(slots, field)])})")
             click.echo(f"      {' '.join((field.description or '').split())}")
         if offer.component.requires:
             click.echo(f"\nNeeds: {', '.join(offer.component.requires)}")
+
+
+def _default(slots: Slots, field: FieldInfo) -> str:
+    from ftp.recipe.model import dump
+
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    return f"default {dump(slots.named(value)) if slots.uses(field.annotation) else value!r}"

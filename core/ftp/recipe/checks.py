@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ftp.components import Adapter, kind_of
+from ftp.components import Adapter
 from ftp.data.files import files_of
 from ftp.errors import DataError, did_you_mean
 from ftp.files import shown
@@ -86,9 +86,12 @@ def cross_check(recipe: Recipe, plugins: Plugins) -> Iterator[tuple[Path_, str]]
         yield ("data", "train"), "has replay rows only; a run needs domain rows"
 
     for path, component in components_of(recipe):
-        offer = plugins.offers(kind_of(component))[component.used_as]
-        for missing in missing_packages(offer):
-            yield path, missing
+        offer = plugins.offer_of(component)
+        if offer is None:
+            what = "which no plugin in use offers; name another"
+            yield path, f"the default is a {type(component).__name__}, {what}"
+        else:
+            yield from ((path, missing) for missing in missing_packages(offer))
         for problem in component.problems():
             option, colon, what = problem.partition(": ")
             yield ((*path, option), what) if colon and option in type(component).model_fields else (path, problem)

@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from ftp.errors import did_you_mean
 from ftp.options import PLAIN_NAME
 from ftp.plugins import Plugins
+from ftp.recipe.slots import Slot
 from ftp.recipe.yaml_source import Document, Path_, dotted, shown_value
 
 _MUST_BE = {
@@ -34,7 +35,12 @@ def explain(error: ValidationError, model: type[BaseModel], document: Document, 
     """pydantic's errors in our words: `file:line:column: path: what; did you mean …`."""
     found: dict[Path_, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
-        found.setdefault(_without_tags(detail["loc"], document.data, detail["type"]), []).append(detail)
+        path, _ = _resolved(detail["loc"], model, document.data)
+        if detail["type"] == "missing":
+            path = (*path, detail["loc"][-1])
+        elif detail["type"].startswith("union_tag"):
+            path = (*path, "use")
+        found.setdefault(path, []).append(detail)
     for path, details in found.items():
         if any(len(other) > len(path) and other[: len(path)] == path for other in found):
             continue  # where several types are allowed, the one that was meant tells more
@@ -45,13 +51,13 @@ def _what(path: Path_, details: Sequence[ErrorDetails], model: type[BaseModel], 
     """What is wrong with one value; several details when it may be of several types."""
     detail = details[0]
     kind, given = detail["type"], detail["input"]
-    models = _models_at(model, detail["loc"][:-1])
+    _, models = _resolved(detail["loc"][:-1], model, None)
     broken = "".join(f" (plugin {p.name} is not in use: {p.error})" for p in plugins.plugins if p.error)
     if kind == "extra_forbidden":
         return f"unknown key{did_you_mean(str(path[-1]), {name for of in models for name in of.model_fields})}"
     if path[-1:] == ("use",):
         if kind.startswith("union_tag"):
-            models, given = _models_at(model, detail["loc"]), given.get("use")
+            (_, models), given = _resolved(detail["loc"], model, None), given.get("use")
         tags = sorted({tag for of in models for tag in _tags(of)})
         if kind in ("missing", "union_tag_not_found"):
             return f"is missing; one of {', '.join(tags)}" if tags else "is missing"
@@ -84,19 +90,29 @@ def _must_be(detail: ErrorDetails) -> str | None:
     return detail["msg"].removeprefix(start) if detail["msg"].startswith(start) else None
 
 
-def _without_tags(loc: Sequence[str | int], data: Any, kind: str) -> Path_:
-    """pydantic puts the name of the union's member into `loc`; drop what is not in the document."""
+def _resolved(loc: Sequence[str | int], model: type[BaseModel], data: Any) -> tuple[Path_, set[type[BaseModel]]]:
+    """Return pydantic's `loc` without the names of unions' members that it puts in, and the models that the value at
+    its end could be of."""
     path: list[str | int] = []
+    models: set[type[BaseModel]] = {model}
     for part in loc:
+        tagged = {of for of in models if part in _tags(of)} if len(models) > 1 else set()
+        fields = {of for of in models if isinstance(part, str) and part in of.model_fields}
+        if tagged:
+            models = tagged
+            continue
+        if fields:
+            models = {inner for of in fields for inner in _models_in(of.model_fields[str(part)].annotation)}
         if part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int):
             data = data[part]
             path.append(part)
-    if kind == "missing":
-        path.append(loc[-1])
-    return (*path, "use") if kind.startswith("union_tag") else tuple(path)
+    return tuple(path), models
 
 
 def _models_in(annotation: Any) -> set[type[BaseModel]]:
+    """Every model that a value with this annotation could be of, or hold."""
+    if isinstance(annotation, type) and issubclass(annotation, Slot):
+        return _models_in(annotation.block())
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {annotation}
     return {model for argument in get_args(annotation) for model in _models_in(argument)}
@@ -105,16 +121,3 @@ def _models_in(annotation: Any) -> set[type[BaseModel]]:
 def _tags(model: type[BaseModel]) -> tuple[str, ...]:
     use = model.model_fields.get("use")
     return get_args(use.annotation) if use else ()
-
-
-def _models_at(model: type[BaseModel], loc: Sequence[str | int]) -> set[type[BaseModel]]:
-    """The models that a value at `loc` could be of."""
-    models: set[type[BaseModel]] = {model}
-    for part in loc:
-        tagged = {of for of in models if part in _tags(of)}
-        fields = {of for of in models if isinstance(part, str) and part in of.model_fields}
-        if tagged:
-            models = tagged
-        elif fields:
-            models = {inner for of in fields for inner in _models_in(of.model_fields[str(part)].annotation)}
-    return models

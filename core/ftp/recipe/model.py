@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import BaseModel, Discriminator, Field, PrivateAttr, Tag
 from pydantic_core import to_jsonable_python
 
 from ftp.components import Adapter, Component, Curator, Evaluator, Formatter, Loader, Reporter, Trainer, Watcher
-from ftp.options import PLAIN_NAME, AnswerOptions, FilePath, Options
+from ftp.options import PLAIN_NAME, AnswerOptions, FilePath, Options, Share
 from ftp.recipe.yaml_source import Path_
 from ftp.types import ControlTokenRule
 
@@ -45,10 +45,16 @@ class Data(Options):
 
     train: list[Source] = Field(min_length=1)
     """Sources to train on."""
-    validation: float | Source | None = None
+    validation: (
+        Annotated[
+            Annotated[Share, Tag("share")] | Annotated[Source, Tag("source")],
+            Discriminator(lambda value: "source" if isinstance(value, dict | Source) else "share"),
+        ]
+        | None
+    ) = None
     """Rows to watch the loss on: a share carved out of the domain rows before the curators, or a source of its own.
     Default: 10%, unless a curator such as `split` carves them."""
-    evals: dict[str, Source] = Field(default_factory=dict)
+    evals: dict[Annotated[str, Field(pattern=PLAIN_NAME)], Source] = Field(default_factory=dict)
     """Named eval sets, never trained on."""
     curate: list[Curator] = Field(default_factory=list)
     """Curators, in this order. With eval sets, `decontaminate` is put first when it is not among them."""
@@ -88,24 +94,25 @@ class Recipe(Options):
     def resolved(self) -> dict[str, Any]:
         """The recipe with every default written out, ready for YAML. Read again, it is the same recipe."""
         unread = () if reads_answers(self) else ("answers",)  # given though nothing reads it, it would be an error
-        return {name: _dump(getattr(self, name)) for name in type(self).model_fields if name not in unread}
+        return {name: dump(getattr(self, name)) for name in type(self).model_fields if name not in unread}
 
 
 def reads_answers(recipe: Recipe) -> bool:
     return any(evaluator.reads_answers for evaluator in recipe.evaluate)
 
 
-def _dump(value: Any) -> Any:
+def dump(value: Any) -> Any:
+    """Return a value of a recipe as YAML has it: components with their `use:`, every default written out."""
     if isinstance(value, Component):
-        return {"use": value.used_as, **{name: _dump(getattr(value, name)) for name in type(value).model_fields}}
+        return {"use": value.used_as, **{name: dump(getattr(value, name)) for name in type(value).model_fields}}
     if isinstance(value, BaseModel):
-        return {name: _dump(getattr(value, name)) for name in type(value).model_fields}
+        return {name: dump(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, Mapping):
-        return {key: _dump(item) for key, item in value.items()}
+        return {key: dump(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):
-        return sorted(map(_dump, value), key=repr)  # in an order that is the same in every process
+        return sorted(map(dump, value), key=repr)  # in an order that is the same in every process
     if isinstance(value, list | tuple):
-        return [_dump(item) for item in value]
+        return [dump(item) for item in value]
     return to_jsonable_python(value)
 
 

@@ -8,16 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 from ftp.components import (
     BringsEvals,
     Curator,
     Formatter,
     Watcher,
-    kind_of,
 )
 from ftp.data.files import files_of, rows_of
 from ftp.errors import DataError, RecipeError
@@ -25,19 +22,13 @@ from ftp.plugins import Plugin, Plugins, missing_packages
 from ftp.recipe.checks import cross_check
 from ftp.recipe.explain import explain
 from ftp.recipe.model import Recipe, Source, components_of
-from ftp.recipe.slots import _rebuild, recipe_model
+from ftp.recipe.slots import Slots
 from ftp.recipe.yaml_source import Path_, dotted, override, parse
 
 VALIDATION = 0.1
 """Share of the domain rows to watch the loss on, where a recipe says nothing of it."""
 LOOKED_AT = 200
 """Rows of a source that a formatter which chooses by the data is shown."""
-
-
-# --- the model of a recipe, made from what is installed -------------------------------------------------------------
-
-
-# --- reading a recipe ------------------------------------------------------------------------------------------------
 
 
 def read(file: Path, plugins: Plugins, settings: Sequence[str] = ()) -> Recipe:
@@ -62,7 +53,9 @@ def read(file: Path, plugins: Plugins, settings: Sequence[str] = ()) -> Recipe:
         raise RecipeError([f"{file}:1:1: a recipe is a block of keys such as `name:` and `model:`"])
     for setting in settings:
         override(document, setting)
-    model = recipe_model(plugins)
+    plugins.refuse_clashes()
+    slots = Slots(plugins)
+    model = slots.model(Recipe)
     try:
         # JSON mode is strict about types ("3" is no number, true is no integer) and lenient about containers.
         checked = model.model_validate_json(
@@ -70,7 +63,7 @@ def read(file: Path, plugins: Plugins, settings: Sequence[str] = ()) -> Recipe:
         )
     except ValidationError as error:
         raise RecipeError(document.problems + list(explain(error, model, document, plugins))) from None
-    recipe, problems = _with_formats(_rebuild(Recipe)(checked), plugins)
+    recipe, problems = _with_formats(slots.rebuilt(Recipe, checked), plugins)
     problems += cross_check(recipe, plugins)
     recipe, more = _with_defaults(recipe, plugins)
     found = [f"{document.place(path)}: {dotted(path)}: {what}" for path, what in problems + more]
@@ -157,5 +150,6 @@ def _default_watchers(plugins: Plugins) -> list[Watcher]:
 
 def plugins_of(recipe: Recipe, plugins: Plugins) -> list[Plugin]:
     """The plugins whose components the recipe uses."""
-    used = {plugins.offers(kind_of(component))[component.used_as].plugin.name for _, component in components_of(recipe)}
+    offers = (plugins.offer_of(component) for _, component in components_of(recipe))
+    used = {offer.plugin.name for offer in offers if offer}
     return [plugin for plugin in plugins.plugins if plugin.name in used]

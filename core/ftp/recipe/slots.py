@@ -1,122 +1,193 @@
-"""The pydantic model of a recipe for what is installed: every kind is the union of its components, by `use`."""
+"""Slots: a field annotated with a kind becomes the union of what is installed of that kind, told apart by `use`.
+
+`judge: ftp.Loader`, `rewards: list[ftp.Evaluator]` or `dict[str, ftp.Formatter]` is a slot wherever it stands: in the
+recipe, in the options of a component, in a block of options inside those. A recipe is made of nothing else.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Union
+import types
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, WithJsonSchema, create_model
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Discriminator,
+    Field,
+    GetCoreSchemaHandler,
+    WithJsonSchema,
+    create_model,
+)
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from ftp.components import KINDS, Component
-from ftp.errors import PluginError
-from ftp.options import PLAIN_NAME, Options, Share
 from ftp.plugins import Offer, Plugins
-from ftp.recipe.model import Data, Recipe, Source
+from ftp.recipe.model import Recipe, dump
+
+Block = TypeVar("Block", bound=BaseModel)
 
 
-def recipe_model(plugins: Plugins) -> type[Recipe]:
-    """Make the pydantic model of a recipe in which every kind is a union over the installed components.
+class Slot:
+    """Stands in an annotation for a block that depends on what is installed.
 
-    Raises:
-        PluginError: two plugins offer one name.
+    It is asked for that block only when pydantic builds a validator: a component can have a slot for its own kind, and
+    a block can hold itself, without an end to the building.
     """
-    if plugins.clashes:
-        raise PluginError("\n".join(plugins.clashes))
-    block = {kind: _block(plugins.offers(kind)) for kind in KINDS}
-    curator, evaluator, reporter = (block[kind] for kind in ("curators", "evaluators", "reporters"))
-    watcher = block["watchers"]
-    source: Any = Annotated[
-        create_model(
-            "Source", __base__=Source, __cls_kwargs__=_MADE, format=_like(Source, "format", block["formatters"])
-        ),
-        AfterValidator(_rebuild(Source)),
-    ]
-    data_model = create_model(
-        "Data",
-        __base__=Data,
-        __cls_kwargs__=_MADE,
-        train=_like(Data, "train", list[source]),
-        validation=_like(
-            Data,
-            "validation",
-            Annotated[
-                Annotated[Share, Tag("share")] | Annotated[source, Tag("source")],
-                Discriminator(lambda value: "source" if isinstance(value, dict) else "share"),
-            ]
-            | None,
-        ),
-        evals=_like(Data, "evals", dict[Annotated[str, Field(pattern=PLAIN_NAME)], source]),
-        curate=_like(Data, "curate", list[curator]),  # type: ignore[valid-type]
-    )
-    return create_model(
-        "Recipe",
-        __base__=Recipe,
-        __cls_kwargs__=_MADE,
-        model=_like(Recipe, "model", block["loaders"]),
-        adapter=_like(Recipe, "adapter", block["adapters"]),
-        data=_like(Recipe, "data", Annotated[data_model, AfterValidator(_rebuild(Data))]),
-        train=_like(Recipe, "train", block["trainers"]),
-        watch=_like(Recipe, "watch", list[watcher] | None),  # type: ignore[valid-type]
-        evaluate=_like(Recipe, "evaluate", list[evaluator]),  # type: ignore[valid-type]
-        report=_like(Recipe, "report", list[reporter]),  # type: ignore[valid-type]
-    )
+
+    block: ClassVar[Callable[[], Any]]
+    """Return the annotation in its place."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return handler.generate_schema(cls.block())
 
 
-_MADE: dict[str, Any] = {"use_attribute_docstrings": False}
-"""Classes made at run time have no source to look for docstrings in; looking takes longer than all the rest."""
+class Slots:
+    """Puts into annotations what is installed."""
+
+    def __init__(self, plugins: Plugins) -> None:
+        self._plugins = plugins
+        self._slots: dict[type[BaseModel], type[Slot]] = {}
+        self._members: dict[tuple[type[BaseModel], str], Any] = {}
+
+    def model(self, cls: type[Block], **more: Any) -> type[Block]:
+        """Return a block of options whose slots are filled, under the name of `cls`.
+
+        Args:
+            more: further fields, as `pydantic.create_model` takes them.
+        """
+        filled = {
+            name: (self._filled(field.annotation), field)
+            for name, field in cls.model_fields.items()
+            if has_slots(field.annotation)
+        }
+        return create_model(cls.__name__, __base__=cls, __doc__=cls.__doc__, __cls_kwargs__=_MADE, **{**filled, **more})
+
+    def uses(self, annotation: Any) -> list[str]:
+        """Return for each kind in an annotation what can be written after its `use:`, in words."""
+        if isinstance(annotation, type) and issubclass(annotation, Component):
+            return [f"a block: {', '.join(offer.name for offer in self._offered(annotation)) or 'none'}"]
+        return [words for part in get_args(annotation) for words in self.uses(part)]
+
+    def named(self, value: Any) -> Any:
+        """Return a default with every component in it as a recipe would have made it: new, and named as it is
+        offered."""
+        if isinstance(value, BaseModel) and has_slots(type(value)):
+            values = {name: self.named(getattr(value, name)) for name in type(value).model_fields}
+            made: Any = type(value).model_construct(_fields_set=value.model_fields_set, **values)
+            return made.named(self._name_of(value)) if isinstance(value, Component) else made
+        if isinstance(value, Mapping):
+            return {key: self.named(item) for key, item in value.items()}
+        return type(value)(map(self.named, value)) if type(value) in (list, tuple) else value
+
+    def _name_of(self, component: Component) -> str:
+        names = [offer.name for offer in self._offered(type(component)) if offer.component is type(component)]
+        return component.used_as if component.used_as in names or not names else names[0]
+
+    def _offered(self, cls: type[Component]) -> list[Offer]:
+        """Every offered component that is one of `cls`, a kind or a narrower class."""
+        kinds = [kind for kind, base in KINDS.items() if issubclass(cls, base)] or KINDS
+        offers = (offer for kind in kinds for offer in self._plugins.offers(kind).values())
+        return [offer for offer in offers if issubclass(offer.component, cls)]
+
+    def _filled(self, annotation: Any) -> Any:
+        """The annotation with a Slot for every block in it that depends on what is installed."""
+        if not has_slots(annotation):
+            return annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            if annotation not in self._slots:
+                name, block = annotation.__name__, staticmethod(partial(self._block, annotation))
+                self._slots[annotation] = type(name, (Slot,), {"block": block, "__doc__": annotation.__doc__})
+            return self._slots[annotation]
+        arguments = tuple(map(self._filled, get_args(annotation)))
+        origin: Any = get_origin(annotation)
+        return Union[arguments] if origin is types.UnionType else origin[arguments]  # noqa: UP007
+
+    def _block(self, cls: type[BaseModel]) -> Any:
+        """What stands for a class in an annotation: a union for a kind, a block with filled slots for others."""
+        return self._union(cls) if issubclass(cls, Component) else self._member(cls)
+
+    def _union(self, cls: type[Component]) -> Any:
+        """A union over the offered components that are one of `cls`, told apart by `use`."""
+        offers = self._offered(cls)
+        if not offers:
+            return Annotated[Any, AfterValidator(_nothing_installed), WithJsonSchema({"type": "object"})]
+        members = [self._member(offer.component, offer.name) for offer in offers]
+        if len(members) == 1:  # a union of one has no discriminator
+            return members[0]
+        # Not Field(discriminator="use"): create_model forgets that one when the field comes with a FieldInfo.
+        return Annotated[Union[tuple(members)], Discriminator("use")]  # noqa: UP007
+
+    def _member(self, cls: type[BaseModel], use: str = "") -> Any:
+        """A block that is read with filled slots and handed out as an instance of the class that was written:
+        instances of classes made at run time neither pickle nor compare equal."""
+        if (cls, use) not in self._members:
+            first_line = (cls.__doc__ or "").strip().split("\n", 1)[0]
+            tag = {"use": (Literal[use], Field(description=first_line))} if use else {}
+            made = self.model(cls, **tag)
+            self._members[cls, use] = Annotated[made, AfterValidator(partial(self.rebuilt, cls, use=use))]
+        return self._members[cls, use]
+
+    def rebuilt(self, cls: type[Block], block: BaseModel, use: str = "") -> Block:
+        """Return a block that `model(cls)` has read as an instance of `cls`, a component under the name `use`."""
+        given = block.model_fields_set
+        values = {
+            name: getattr(block, name) if name in given else self.named(getattr(block, name))
+            for name in cls.model_fields
+        }
+        made = cls.model_construct(_fields_set=given - {"use"}, **values, **(block.model_extra or {}))
+        return made.named(use) if isinstance(made, Component) else made
 
 
-def _like(base: type[BaseModel], name: str, annotation: Any) -> Any:
-    """The field of `base` with another type: its default, limits and help stay."""
-    return (annotation, base.model_fields[name])
+_MADE: dict[str, Any] = {"use_attribute_docstrings": False, "defer_build": True}
+"""Classes made at run time have no source to look for docstrings in, and most are only ever a part of another."""
 
 
-def _block(offers: Mapping[str, Offer]) -> Any:
-    """A union over the offered components, told apart by `use`."""
-    if not offers:
-        return Annotated[Any, AfterValidator(_nothing_installed), WithJsonSchema({"type": "object"})]
-    members = [
-        Annotated[
-            create_model(
-                offer.component.__name__,
-                __base__=offer.component,
-                __cls_kwargs__=_MADE,
-                __doc__=offer.component.__doc__,
-                use=(Literal[name], Field(description=_first_line(offer.component.__doc__))),  # type: ignore[arg-type]
-            ),
-            AfterValidator(_rebuild(offer.component, offer.name)),
-        ]
-        for name, offer in offers.items()
-    ]
-    if len(members) == 1:  # a union of one has no discriminator
-        return members[0]
-    # Not Field(discriminator="use"): create_model forgets that one when the field comes with a FieldInfo of its own.
-    return Annotated[Union[tuple(members)], Discriminator("use")]  # noqa: UP007
+def has_slots(annotation: Any, above: frozenset[type] = frozenset()) -> bool:
+    """Whether a kind stands anywhere in an annotation, or in the blocks of options that it names."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if annotation in above:
+            return False
+        fields = annotation.model_fields.values()
+        inner = (has_slots(field.annotation, above | {annotation}) for field in fields)
+        return issubclass(annotation, Component) or any(inner)
+    return get_origin(annotation) is not type and any(has_slots(part, above) for part in get_args(annotation))
 
 
 def _nothing_installed(value: object) -> None:
     raise PydanticCustomError("nothing_installed", "nothing of this kind is installed")
 
 
-def _first_line(doc: str | None) -> str:
-    return (doc or "").strip().split("\n", 1)[0]
+def recipe_model(plugins: Plugins) -> type[Recipe]:
+    """Make the pydantic model of a recipe for what is installed.
 
-
-def _rebuild(cls: type[Options], used_as: str = "") -> Any:
-    """Instances of classes made at run time neither pickle nor compare equal: hand out the class that was written."""
-
-    def rebuild(block: Options) -> Options:
-        values = {name: getattr(block, name) for name in cls.model_fields}
-        rebuilt = cls.model_construct(_fields_set=block.model_fields_set - {"use"}, **values)
-        if isinstance(rebuilt, Component):
-            rebuilt._used_as = used_as
-        return rebuilt
-
-    return rebuild
+    Raises:
+        PluginError: two plugins offer one name.
+    """
+    plugins.refuse_clashes()
+    return Slots(plugins).model(Recipe)
 
 
 def json_schema(plugins: Plugins) -> dict[str, Any]:
-    """The JSON schema (Draft 2020-12) of recipes for what is installed."""
-    schema = recipe_model(plugins).model_json_schema()
+    """Return the JSON schema (Draft 2020-12) of recipes for what is installed.
+
+    Raises:
+        PluginError: two plugins offer one name.
+    """
+    plugins.refuse_clashes()
+    schema = block_schema(Recipe, plugins)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "FTP recipe"}
+
+
+def block_schema(cls: type[BaseModel], plugins: Plugins) -> dict[str, Any]:
+    """Return the JSON schema of one block, such as the options of a component, for what is installed."""
+    slots = Slots(plugins)
+
+    class Schema(GenerateJsonSchema):
+        def encode_default(self, dft: Any) -> Any:
+            return dump(slots.named(dft))
+
+    return slots.model(cls).model_json_schema(schema_generator=Schema)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ftp.components import Evaluator
 from ftp.data.files import files_of
 from ftp.errors import RunError
 from ftp.files import digest, file_digest, finite
@@ -31,7 +32,8 @@ def fingerprints(recipe: Recipe, plugins: Plugins) -> dict[str, Any]:
     if isinstance(recipe.data.validation, Source):
         sources.append(recipe.data.validation)
     files = {file for source in sources if source.path for file in files_of(source.path)}
-    files |= {file for evaluator in recipe.evaluate for file in evaluator.files()}
+    evaluators = [component for _, component in components_of(recipe) if isinstance(component, Evaluator)]
+    files |= {file for evaluator in evaluators for file in evaluator.files()}
     return {
         "recipe": recipe.resolved(),
         "data": {str(file): file_digest(file) for file in sorted(files)},
