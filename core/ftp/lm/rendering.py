@@ -1,6 +1,6 @@
-"""Examples to tokens and the mask of trained ones: one way for training, for evaluation and for generation.
+"""Render examples to tokens and the mask of trained ones, the same way for training, evaluation and generation.
 
-The mask comes from the rendered text and the tokenizer's offsets, never from a `{% generation %}` mark, which most
+The mask comes from the rendered text and the tokenizer's offsets, never from `{% generation %}` marks, which most
 chat templates lack.
 """
 
@@ -23,7 +23,7 @@ DEFAULT_CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '### Assistant:\\n' }}{% endif %}"
 )
-"""For models that come without one; a plain layout that needs no special token but the end of sequence."""
+"""For models without one; a plain layout that needs no special token except the end of sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Tokens:
 
 
 def render(tokenizer: Any, messages: Sequence[Message], answer_next: bool, tools: str = "") -> str:
-    """Write messages out with the chat template.
+    """Render messages with the chat template.
 
     Args:
         tokenizer: one with a chat template.
@@ -55,7 +55,7 @@ def render(tokenizer: Any, messages: Sequence[Message], answer_next: bool, tools
 
 
 def _render_all(tokenizer: Any, rows: Sequence[tuple[Sequence[Message], str]], answer_next: bool) -> list[str]:
-    """Write the messages of many rows out with the chat template; those with the same tools are rendered together."""
+    """Render the messages of many rows with the chat template; those with the same tools are rendered together."""
     import jinja2
 
     texts: list[Any] = [None] * len(rows)
@@ -80,7 +80,7 @@ def _render_all(tokenizer: Any, rows: Sequence[tuple[Sequence[Message], str]], a
 
 
 def _check_writes(tokenizer: Any, tools: Any, has_calls: bool) -> None:
-    """Refuse tools and calls that the chat template would leave out; many templates know none."""
+    """Refuse tools and calls that the chat template would leave out; many templates support none."""
     if not tools and not has_calls:
         return
     template = tokenizer.get_chat_template(tools=tools)
@@ -108,7 +108,7 @@ def _turn(message: Message) -> dict[str, Any]:
 
 
 def stop_ids(tokenizer: Any, configured: int | Sequence[int] | None) -> tuple[int, ...]:
-    """Return the ids of the tokens that end an answer, in rising order.
+    """Return the ids of the tokens that end an answer, in ascending order.
 
     Args:
         tokenizer: its end of sequence is one of them.
@@ -133,7 +133,7 @@ class Rendered:
 
 
 def rendered(tokenizer: Any, examples: Sequence[Example], loss_on: str = "answers") -> list[Rendered]:
-    """Write a batch of examples out as text and find the answers in it.
+    """Render a batch of examples as text and find the answers in it.
 
     Args:
         tokenizer: one with a chat template; running text needs none.

@@ -1,4 +1,4 @@
-"""pydantic's errors in our words: `file:line:column: path: what; did you mean …`."""
+"""Turn pydantic's errors into FTP's: `file:line:column: path: what; did you mean …`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MUST_BE = {
 
 
 def explain(error: ValidationError, model: type[BaseModel], document: Document, plugins: Plugins) -> Iterator[str]:
-    """pydantic's errors in our words: `file:line:column: path: what; did you mean …`."""
+    """Yield pydantic's errors as FTP's: `file:line:column: path: what; did you mean …`."""
     found: dict[Path_, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
         found.setdefault(_without_tags(detail["loc"], document.data, detail["type"]), []).append(detail)
@@ -42,7 +42,7 @@ def explain(error: ValidationError, model: type[BaseModel], document: Document, 
 
 
 def _what(path: Path_, details: Sequence[ErrorDetails], model: type[BaseModel], plugins: Plugins) -> str:
-    """What is wrong with one value; several details when it may be of several types."""
+    """Describe what is wrong with one value; there are several details when it may be of several types."""
     detail = details[0]
     kind, given = detail["type"], detail["input"]
     models = _models_at(model, detail["loc"][:-1])
@@ -70,7 +70,7 @@ def _what(path: Path_, details: Sequence[ErrorDetails], model: type[BaseModel], 
 
 
 def _must_be(detail: ErrorDetails) -> str | None:
-    """What a value must be; None where pydantic or a plugin says it in a sentence of its own."""
+    """Return what a value must be; None where pydantic or a plugin has a complete sentence of its own."""
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "literal_error":
         return str(context["expected"])
@@ -85,7 +85,7 @@ def _must_be(detail: ErrorDetails) -> str | None:
 
 
 def _without_tags(loc: Sequence[str | int], data: Any, kind: str) -> Path_:
-    """pydantic puts the name of the union's member into `loc`; drop what is not in the document."""
+    """Remove the name of the union's member, which pydantic puts into `loc`: keep only what is in the document."""
     path: list[str | int] = []
     for part in loc:
         if part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int):
@@ -108,7 +108,7 @@ def _tags(model: type[BaseModel]) -> tuple[str, ...]:
 
 
 def _models_at(model: type[BaseModel], loc: Sequence[str | int]) -> set[type[BaseModel]]:
-    """The models that a value at `loc` could be of."""
+    """Return the models that a value at `loc` could be an instance of."""
     models: set[type[BaseModel]] = {model}
     for part in loc:
         tagged = {of for of in models if part in _tags(of)}

@@ -1,4 +1,4 @@
-"""The pydantic model of a recipe for what is installed: every kind is the union of its components, by `use`."""
+"""The pydantic model of a recipe for the installed components: every kind is their union, discriminated by `use`."""
 
 from __future__ import annotations
 
@@ -64,16 +64,16 @@ def recipe_model(plugins: Plugins) -> type[Recipe]:
 
 
 _MADE: dict[str, Any] = {"use_attribute_docstrings": False}
-"""Classes made at run time have no source to look for docstrings in; looking takes longer than all the rest."""
+"""Classes made at run time have no source to search for docstrings; searching takes longer than everything else."""
 
 
 def _like(base: type[BaseModel], name: str, annotation: Any) -> Any:
-    """The field of `base` with another type: its default, limits and help stay."""
+    """Copy a field of `base` with another type; its default, limits and help stay the same."""
     return (annotation, base.model_fields[name])
 
 
 def _block(offers: Mapping[str, Offer]) -> Any:
-    """A union over the offered components, told apart by `use`."""
+    """Build a union of the offered components, discriminated by `use`."""
     if not offers:
         return Annotated[Any, AfterValidator(_nothing_installed), WithJsonSchema({"type": "object"})]
     members = [
@@ -104,7 +104,10 @@ def _first_line(doc: str | None) -> str:
 
 
 def _rebuild(cls: type[Options], used_as: str = "") -> Any:
-    """Instances of classes made at run time neither pickle nor compare equal: hand out the class that was written."""
+    """Return an instance of the plugin's own class.
+
+    Instances of classes made at run time neither pickle nor compare equal.
+    """
 
     def rebuild(block: Options) -> Options:
         values = {name: getattr(block, name) for name in cls.model_fields}
@@ -117,6 +120,6 @@ def _rebuild(cls: type[Options], used_as: str = "") -> Any:
 
 
 def json_schema(plugins: Plugins) -> dict[str, Any]:
-    """The JSON schema (Draft 2020-12) of recipes for what is installed."""
+    """Return the JSON schema (Draft 2020-12) of recipes for the installed components."""
     schema = recipe_model(plugins).model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "FTP recipe"}
