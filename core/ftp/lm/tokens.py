@@ -157,7 +157,7 @@ class _Encoder:
         self.fast = ByteLevel.of(loaded.tokenizer)
 
     def __call__(self, table: Any) -> Any:
-        """Tokenise a `pyarrow.Table` of examples, with all columns or some, to a record batch of token ids and masks."""
+        """Tokenise a `pyarrow.Table` of examples, with all columns or some, to a batch of token ids and masks."""
         import numpy as np
         import pyarrow as pa
 
