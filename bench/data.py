@@ -130,7 +130,7 @@ def tokenizer() -> Any:
 
 
 JOBS = {name.removeprefix("job_"): job for name, job in list(globals().items()) if name.startswith("job_")}
-"""A generator each: sets up, yields, does the timed work, yields the number of rows."""
+"""One generator per job: it sets up, yields, does the timed work, and yields the number of rows."""
 
 
 def run_job(name: str, file: str) -> None:
@@ -196,7 +196,7 @@ print(json.dumps({"seconds": seconds, "kept": kept}))
 
 
 def datatrove(file: Path) -> dict[str, float] | None:
-    """datatrove's MinHash dedup in a virtual environment of its own, made when it is not there; None without one."""
+    """Run datatrove's MinHash dedup in its own virtual environment, creating it if necessary; None if that fails."""
     python = PEERS / "datatrove" / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", PEERS / "datatrove"], check=True)
@@ -227,7 +227,10 @@ evaluate: [{{use: loss}}]
 
 
 def synthetic(directory: Path, count: int, seed: int = 0) -> None:
-    """Rows of about 30 words: one in ten an exact copy, one in twenty a near copy, and 100 leaks of held-out rows."""
+    """Write rows of about 30 words.
+
+    One in ten is an exact copy, one in twenty a near copy, and 100 are leaks of held-out rows.
+    """
     draw = random.Random(seed)
     vocabulary = ["".join(draw.choices("abcdefghijklmnoprstuvw", k=draw.randint(2, 9))) for _ in range(20_000)]
 
@@ -255,7 +258,7 @@ def synthetic(directory: Path, count: int, seed: int = 0) -> None:
 
 
 def whole_desk(rows: int) -> dict[str, Any]:
-    """`ftp data check` on synthetic rows, as a user runs it."""
+    """Run `ftp data check` on synthetic rows, as a user would."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         synthetic(directory, rows)

@@ -1,8 +1,8 @@
-"""How long a command takes to say what it can do: ours beside TRL's, in turn, in one run.
+"""How long a command takes to show its help: FTP beside TRL, alternating, in one run.
 
     python bench/startup.py [--runs 5] [--json]
 
-Prints the median wall time of each command and the ratio of TRL's to ours. Whole processes, measured from outside.
+Prints the median wall time of each command and the ratio of TRL's to FTP's. Whole processes, measured from outside.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ OURS: dict[str, list[str]] = {
     "trl-lora-wrapped": ["run_trl.py", "lora", "wrapped"],
     "gemm": ["gemm.py"],
 }
-"""Contestants of this virtual environment."""
+"""Contestants in this virtual environment."""
 
 FOREIGN: dict[str, list[list[str]]] = {
     # Its web page, its image and sound models and their packages are left out, and nothing here needs them.
@@ -60,7 +60,7 @@ FOREIGN: dict[str, list[list[str]]] = {
     ],
     "litgpt": [["litgpt==0.5.13"]],
 }
-"""Contestants of their own virtual environments: the arguments of the calls of pip."""
+"""Contestants in their own virtual environments: the arguments of the calls of pip."""
 
 
 class NotRunError(Exception):
@@ -71,7 +71,7 @@ class NotRunError(Exception):
 
 
 def sources() -> list[dict[str, str]]:
-    """Instructions written by people, or those of the quickstart where the shared data is absent."""
+    """Return instructions written by people, or those of the quickstart if the shared data is absent."""
     rows = []
     for file in sorted(SHARED.glob("*.jsonl")):
         for line in file.read_text(encoding="utf-8").splitlines():
@@ -87,7 +87,7 @@ def sources() -> list[dict[str, str]]:
 
 
 def alpaca_like(count: int) -> tuple[list[dict[str, str]], list[dict[str, list[int]]]]:
-    """Rows drawn to a log-normal of lengths with mean 100 and a tail to 400 tokens, as texts and as token ids."""
+    """Sample rows to a log-normal of lengths with mean 100 and a tail to 400 tokens, as texts and as token ids."""
     rows = sources()
     tokens = tokens_of_texts(rows)
     # Many of the sources ask for a word or two, unlike Alpaca's; they would favour whoever skips the prompt's loss.
@@ -141,7 +141,7 @@ def distribution(rows: list[dict[str, list[int]]]) -> dict[str, float]:
 
 @functools.cache
 def peer_python(name: str) -> Path:
-    """The Python of a peer's virtual environment, made when it is not there.
+    """Return the Python of a peer's virtual environment, creating it if necessary.
 
     Raises:
         NotRunError: it can't be made.
@@ -198,7 +198,7 @@ def last_line(text: str) -> str:
 
 
 def run_all(options: argparse.Namespace, task: Path) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
-    """What each contestant reported, round by round, and why some were not run."""
+    """Return what each contestant reported, round by round, and why some were not run."""
     names = [*OURS, *FOREIGN]
     wanted = options.only.split(",") if options.only else names
     if unknown := set(wanted) - set(names):
@@ -242,7 +242,7 @@ def speed_results(options: argparse.Namespace, directory: Path) -> dict[str, Any
     }
 
     def ratio(ours: str, *theirs: str, key: str = "tokens_per_second") -> float | None:
-        """Ours over the best of theirs; None when one was not run."""
+        """Return ours over the best of theirs; None when one was not run."""
         peers = [contestants[name][key] for name in theirs if name in contestants]
         return contestants[ours][key] / max(peers) if peers and ours in contestants else None
 
@@ -273,7 +273,7 @@ def speed_results(options: argparse.Namespace, directory: Path) -> dict[str, Any
 
 
 def agree_results(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
-    """The loss per step of FTP and of TRL, which is given the rows in the order that FTP draws."""
+    """Return the loss per step of FTP and of TRL, which is given the rows in the order that FTP draws."""
     from ftp_plugins.speed.torch_batches import Batches
 
     texts, rows = alpaca_like(BATCH * options.steps)

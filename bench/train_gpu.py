@@ -49,7 +49,7 @@ PEAK_TFLOPS = {
     "A10": 125,
     "RTX 4090": 165,
 }
-"""Dense bfloat16 by a part of the device's name; the first that fits counts."""
+"""Dense bfloat16 by a part of the device's name; the first match counts."""
 CONTESTANTS = {"ftp": ["run_ftp.py", "auto"], "trl": ["run_trl.py", "stored"], "trl-best": ["run_trl.py", "bfd"]}
 
 
@@ -72,7 +72,7 @@ class Shape:
         return self.layers * (2 * self.hidden * self.hidden + 2 * self.hidden * kv + 3 * self.hidden * self.wide)
 
     def flops(self, method: str, lengths: list[int], answers: int) -> float:
-        """What one pass over rows of these lengths needs, `answers` of whose tokens carry loss.
+        """Return the FLOPs of one pass over rows of these lengths, of which `answers` tokens carry loss.
 
         Two FLOPs for each weight and token forward, two for the input's gradient, two for the weight's where it
         trains; causal attention is half of its square. LoRA's own products are left out (about 1%).
@@ -143,7 +143,7 @@ def lengths_of(kind: str, count: int, length: int) -> list[int]:
 
 
 def made_up(lengths: list[int]) -> tuple[list[dict[str, str]], list[dict[str, list[int]]]]:
-    """Rows of random words as texts and as token ids; the second half of each is its answer."""
+    """Make rows of random words as texts and as token ids; the second half of each is its answer."""
     draw, texts, rows = random.Random(0), [], []
     for length in lengths:
         asked = [draw.randrange(WORDS) for _ in range((length - 3) // 2)]
@@ -166,7 +166,7 @@ def made_up(lengths: list[int]) -> tuple[list[dict[str, str]], list[dict[str, li
 def measure(
     name: str, method: str, directory: Path, shape: Shape, kind: str, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """One contestant in a process of its own; `error` in place of the figures where it fails."""
+    """Run one contestant in a process of its own; return `error` instead of the figures if it fails."""
     batch = options.batch_full if kind == "full-length" else options.batch_alpaca
     lengths = lengths_of(kind, (options.warmup + options.steps) * batch, options.length)
     texts, rows = made_up(lengths)
@@ -211,7 +211,7 @@ def measure(
 
 
 def median_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The run in the middle by speed, or the first that failed."""
+    """Return the median run by speed, or the first that failed."""
     failed = [run for run in runs if "error" in run]
     return failed[0] if failed else sorted(runs, key=lambda run: run["tokens_per_second"])[len(runs) // 2]
 

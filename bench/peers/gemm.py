@@ -1,8 +1,8 @@
 """The ceiling: what this machine's matrix products alone allow for the task's model. `gemm.py TASK`.
 
-For each linear layer of a decoder block with m rows (the tokens of an average batch) the products of the forward pass,
-of the input's gradient (dX) and of the weight's gradient (dW), and of the output head with only the positions that
-carry loss. Everything else (attention, norms, the adapters, the optimizer) counts as free, so this is a bound.
+For each linear layer of a decoder block with m rows (the tokens of an average batch): the products of the forward
+pass, of the input's gradient (dX) and of the weight's gradient (dW), and of the output head with only the trained
+positions. Everything else (attention, norms, the adapters, the optimizer) counts as free, so this is a bound.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def products(m: int, k: int, n: int, dtype: Any) -> tuple[float, float, float]:
-    """Seconds of x W^T, of dY W and of dY^T x, for x [m, k] and W [n, k]; the median of seven."""
+    """Return the seconds of x W^T, of dY W and of dY^T x, for x [m, k] and W [n, k]; the median of seven."""
     import torch
 
     x, w, dy = (torch.randn(size, dtype=dtype) for size in ((m, k), (n, k), (m, n)))

@@ -19,7 +19,7 @@ from typing import Any
 
 
 class Meter:
-    """Collects the end of each step. A window is timed from the end of one step to the end of another."""
+    """Records the end of each step. A window is timed from the end of one step to the end of another."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -57,7 +57,7 @@ class Meter:
 
 
 def peak_mb() -> float:
-    """Most memory in use at once in MiB: allocated on the GPU where one was used, else resident (VmHWM)."""
+    """Return the peak memory in MiB: allocated on the GPU if one was used, else resident (VmHWM)."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         return float(torch.cuda.max_memory_allocated() / 2**20)
@@ -70,14 +70,14 @@ def host_peak_mb() -> float:
 
 
 def keep_large_blocks() -> None:
-    """The allocator setting that FTP makes too: glibc keeps freed blocks for the next step."""
+    """Set the same allocator option as FTP: glibc keeps freed blocks for the next step."""
     libc = ctypes.CDLL(None)
     assert libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
     assert libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
 def read_task() -> tuple[dict[str, Any], list[str]]:
-    """The task named by the first argument, and the other arguments."""
+    """Read the task named by the first argument; return it and the other arguments."""
     return json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), sys.argv[2:]
 
 

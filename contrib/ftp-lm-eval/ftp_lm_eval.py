@@ -13,7 +13,7 @@ from pydantic import Field
 import ftp
 
 RATES = ("word_perplexity", "byte_perplexity", "bits_per_byte")
-"""Figures whose value for a document is its log-likelihood and the number of its words or bytes."""
+"""Metrics whose value for a document is its log-likelihood and the number of its words or bytes."""
 
 
 class LmEval(ftp.Evaluator, ftp.MeasuresModel):
@@ -28,16 +28,16 @@ class LmEval(ftp.Evaluator, ftp.MeasuresModel):
     tasks: list[str] = Field(min_length=1)
     """Names of tasks or groups of tasks."""
     include: ftp.FilePath | None = None
-    """A directory with YAML files of tasks, used in place of the tasks that come with the harness. Paths in them count
-    from this directory."""
+    """A directory with YAML files of tasks, used instead of the tasks that come with the harness. Paths in them are
+    resolved from this directory."""
     shots: int | None = Field(default=None, ge=0)
-    """Solved examples in front of each question. Default: what the task says."""
+    """Solved examples before each question. Default: the task's own number."""
     limit: int | None = Field(default=None, ge=1)
-    """Documents of each task, from the first one on. Default: all."""
+    """Maximum number of documents of each task, from the first one on. Default: all."""
     batch_size: int = Field(default=8, ge=1)
     """Requests sent to the model together."""
     chat: bool = False
-    """Ask by way of the model's chat template."""
+    """Apply the model's chat template."""
 
     def problems(self) -> list[str]:
         if self.include is not None and not any(Path(self.include).rglob("*.yaml")):
@@ -50,7 +50,7 @@ class LmEval(ftp.Evaluator, ftp.MeasuresModel):
         return sorted(file for file in Path(self.include).rglob("*") if file.is_file())
 
     def measure(self, model: ftp.LoadedModel) -> Mapping[str, Any]:
-        """For each task the hash of every document, and for each figure its value on every document."""
+        """Return for each task the hash of every document, and for each metric its value on every document."""
         import lm_eval
         from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
@@ -95,7 +95,7 @@ class LmEval(ftp.Evaluator, ftp.MeasuresModel):
 
 
 def _task(samples: Sequence[Mapping[str, Any]], found: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """What the harness found on a task, as plain values."""
+    """Return the harness's results for a task, as plain values."""
     figures: dict[str, Any] = {}
     filters = list(dict.fromkeys(sample["filter"] for sample in samples))
     for name in filters:
@@ -130,7 +130,7 @@ def _metric(name: str, base: Mapping[str, Any], tuned: Mapping[str, Any]) -> ftp
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The harness's notices and bars kept out of our output."""
+    """Suppress the harness's notices and progress bars."""
     import datasets
 
     logger = logging.getLogger("lm_eval")

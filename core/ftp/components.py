@@ -134,14 +134,17 @@ class Adapter(Component):
     """The usual range of peak learning rates, or None where it isn't known. `ftp check` warns of a rate outside it."""
 
     def update_scale(self) -> tuple[float, str]:
-        """Return how much further than usual these options let the same learning rate move the weights, and the reason
-        in words; 1 and an empty string where they change nothing.
+        """Return the factor by which these options scale the effect of the learning rate, and the reason in words.
+
+        With a factor of 2 the same rate moves the weights twice as far as usual. Return 1 and an empty string where the
+        options change nothing.
         """
         return 1.0, ""
 
     def prepare(self, request: ModelRequest) -> ModelRequest:
-        """Return the request changed to what this adapter needs; raise `ftp.ModelError` when the pair can't work. Loads
-        nothing.
+        """Return the request changed to what this adapter needs. Loads nothing.
+
+        Raise `ftp.ModelError` when the model and the adapter can't work together.
         """
         return request
 
@@ -157,9 +160,7 @@ class Adapter(Component):
         loaded.model.save_pretrained(directory, safe_serialization=True)
 
     def can_restore(self, directory: Path) -> bool:
-        """Return whether `directory` holds weights written by `save` that `restore` can read, rather than a whole
-        model.
-        """
+        """Return whether `directory` holds weights that `save` wrote and `restore` can read, not a whole model."""
         return (directory / "adapter_config.json").is_file()
 
     def restore(self, loaded: LoadedModel, directory: Path) -> LoadedModel | None:
@@ -221,20 +222,20 @@ class Trainer(Component):
         return None
 
     def plan(self, job: TrainingJob) -> Mapping[str, Any] | None:
-        """Estimate what training would take: `steps`, `seconds`, `memory_mb`, … by name. Return None if this trainer
-        can't.
+        """Estimate the cost of training: `steps`, `seconds`, `memory_mb`, … by name. Return None if unsupported.
 
         It may take a few steps of `job` to measure, and must restore the weights afterwards.
         """
         return None
 
     def range_test(self, job: TrainingJob, low: float, high: float, steps: int) -> Mapping[str, Any] | None:
-        """Train for a few steps while the learning rate rises geometrically from `low` to `high`, then restore the
-        weights. Return None if this trainer can't.
+        """Run a learning-rate range test: the rate rises geometrically from `low` to `high` over a few steps.
+
+        The weights are restored afterwards. Return None if this trainer doesn't support it.
 
         Returns:
-            `rates`, `losses`, `smoothed`: lists with an entry a step; `start`: the loss before; `suggestion`: a rate
-            or None; `reason`: why, in words; `diverged`: whether it ended early.
+            `rates`, `losses`, `smoothed`: lists with an entry per step; `start`: the loss before; `suggestion`: a rate
+            or None; `reason`: why, in words; `diverged`: whether the test ended early.
         """
         return None
 
@@ -290,7 +291,10 @@ class Evaluator(Component):
         raise NotImplementedError
 
     def evaluate(self, view: EvalView) -> Evaluation:
-        """Score every answer of both models and pair the scores, example by example. NaN stands for no score."""
+        """Score every answer of both models and pair the scores, example by example.
+
+        A score of NaN counts as missing.
+        """
 
         def scores(answers: list[Answer]) -> list[Score]:
             found = [self.score(example, answer.text) for example, answer in zip(view.examples, answers, strict=True)]

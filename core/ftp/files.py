@@ -47,9 +47,7 @@ def shown(place: Path | str, home: Path) -> str:
 
 
 def user_cache(name: str) -> Path:
-    """Return the directory of one of this user's caches: below `FTP_CACHE` if that is set, else in the system's cache
-    directory.
-    """
+    """Return the directory of one of this user's caches: below `FTP_CACHE` if that is set, else the system's choice."""
     import platformdirs
 
     return Path(os.environ.get("FTP_CACHE") or platformdirs.user_cache_dir("ftp")) / name

@@ -21,7 +21,7 @@ from ftp.recipe.checks import warnings
 from ftp.recipe.model import Recipe
 from ftp.recipe.yaml_source import dotted
 from ftp.runs.directory import RunDirectory
-from ftp.runs.events import Watching
+from ftp.runs.events import EventLog
 from ftp.runs.finished import finished
 from ftp.runs.lock import (
     accept,
@@ -151,7 +151,7 @@ class _Work:
         self.recipe, self.plugins, self.file, self.directory = recipe, plugins, file, directory
         self.inputs, self.progress, self.changed, self.anyway = inputs, progress, changed, anyway
         self.evaluating = Evaluating(recipe.evaluate, recipe.answers, directory, progress.stage)
-        self.watching = Watching(directory, recipe.watch or [], progress.event)
+        self.events = EventLog(directory, recipe.watch or [], progress.event)
 
     def do(self) -> None:
         place = {"name": self.directory.name, "id": self.directory.id, "directory": str(self.directory.path)}
@@ -186,7 +186,7 @@ class _Work:
         self.finish("report", files=[shown(path, self.directory.path) for path in written])
 
     def emit(self, event: str, **values: Any) -> Stop | RollBack | None:
-        return self.watching.emit(event, **values)
+        return self.events.emit(event, **values)
 
     def note(self, text: str) -> None:
         self.emit("note", text=text)
@@ -208,9 +208,7 @@ class _Work:
         return read_prepared(place, (*self.recipe.data.evals, *own)), Ledger.read(place / "ledger.parquet")
 
     def tokenise(self, corpus: Corpus, ledger: Ledger) -> None:
-        """Determine which rows can be trained on before any weights are loaded; training takes the tokens from the
-        cache.
-        """
+        """Determine which rows can be trained on before any weights are loaded, and cache their tokens for training."""
         tokenizer = load_tokenizer(self.recipe.model)
         if tokenizer is not None:
             if spelled := find_control_tokens(corpus, tokenizer, ledger):
@@ -220,9 +218,7 @@ class _Work:
             self.recipe.train.tokenise(corpus, tokenizer, copy.deepcopy(ledger), advance)
 
     def evidence(self, who: str, loaded: LoadedModel, corpus: Corpus) -> None:
-        """Generate a model's answers to every eval set and its losses on the references, once, and return them from
-        disk.
-        """
+        """Write a model's answers to every eval set and its losses on the references to disk, unless they are there."""
         if self.is_done(who):
             return
         trained = self.directory.path / "model" if who == "tuned" else None

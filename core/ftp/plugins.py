@@ -77,7 +77,7 @@ class Plugins:
         return {offer.name: offer for (of, _), offer in sorted(self._offers.items()) if of == kind}
 
     def offer_of(self, component: Component) -> Offer | None:
-        """The offer that a component of a recipe was made from; None for one that nobody offers."""
+        """Return the offer that a component of a recipe was made from; None for one that nobody offers."""
         return self._offers.get((kind_of(component), component.used_as))
 
     def refuse_clashes(self) -> None:

@@ -11,8 +11,8 @@ Role = Literal["system", "user", "assistant", "tool"]
 ControlTokenRule = Literal["text", "refuse", "allow"]
 """Control tokens that a row's text spells out: they stay text, or the row is refused, or they count as the tokens."""
 Kind = Literal["conversation", "preference", "feedback", "text"]
-"""What an example is: turns with an answer to learn, the same with an answer that lost to it, the same with a verdict
-on the answer, or running text."""
+"""What an example is: turns with an answer to learn; the same with a rejected answer; the same with a verdict on the
+answer; or running text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,9 @@ class Message:
     tool_calls: str = ""
     """The assistant's calls as JSON text, `[{"type": "function", "function": {"name": …, "arguments": {…}}}]`."""
     name: str = ""
-    """Of a tool's turn: which tool answered."""
+    """For a tool's turn: the tool that answered."""
     tool_call_id: str = ""
-    """Of a tool's turn: the id of the call it answers."""
+    """For a tool's turn: the id of the call that it answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,9 @@ class Example:
     role: str = "domain"
     """`domain`, or `replay` for general data mixed in against forgetting."""
     rejected: tuple[Message, ...] = ()
-    """Preference: the turns that lost, in place of the last turn."""
+    """For preference data: the turns of the rejected answer, in place of the last turn."""
     label: bool | None = None
-    """Feedback: whether the last turn was a good answer."""
+    """For feedback data: whether the last turn was a good answer."""
     tools: str = ""
     """JSON text of the list of tools that the assistant may call, as chat templates take it."""
     origin: str = ""
@@ -91,7 +91,7 @@ class Quantization:
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """What will be loaded: the loader describes the model, the adapter's `prepare` says how it wants it.
+    """The request for a model: the loader describes the model, the adapter's `prepare` changes what it needs changed.
 
     A plain value: changing one loads nothing.
     """
@@ -101,7 +101,7 @@ class ModelRequest:
     """`auto`, `float32`, `bfloat16` or `float16`."""
     quantization: Quantization | None = None
     already_quantized: str | None = None
-    """The name of the method when the stored weights are quantised and stay so."""
+    """The name of the quantisation method when the stored weights are quantised and stay so."""
     linear_modules: frozenset[str] | None = None
     """Last path parts of the linear layers, without the output head; None when the loader can't tell."""
     modules: frozenset[str] | None = None
@@ -110,21 +110,21 @@ class ModelRequest:
     layers: int | None = None
     """How many decoder layers it has; None when the loader can't tell."""
     experts: frozenset[str] = frozenset()
-    """Of a mixture of experts: the weights that hold all experts of a layer at once, such as `experts.down_proj`."""
+    """For a mixture of experts: the weights that hold all experts of a layer, such as `experts.down_proj`."""
     new_tokens: tuple[str, ...] = ()
     """Tokens that the loader adds to the model's vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedTokenizer:
-    """How a model's text becomes tokens, known without its weights."""
+    """The tokenizer of a model, loaded without the model's weights."""
 
     tokenizer: Any
     """A fast tokenizer whose `chat_template` is set and whose `pad_token_id` is not None."""
     stops: tuple[int, ...]
     """The tokens that end an answer, in rising order."""
     notes: tuple[str, ...] = ()
-    """What the user should know: a default template, say."""
+    """What the user should know, such as that a default chat template is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +142,11 @@ class LoadedModel:
     """SHA-256 over the model's files."""
     request: ModelRequest
     notes: tuple[str, ...] = ()
-    """What the user should know of the load: a default template, code that was trusted, a dtype that was chosen."""
+    """What the user should know about the load: a default template, trusted code, the chosen dtype."""
     new_tokens: tuple[int, ...] = ()
-    """The ids of the tokens that the loader added; their rows in the embeddings say nothing yet."""
+    """The ids of the tokens that the loader added; their embeddings are untrained."""
     unquantized: Callable[[], Any] | None = None
-    """Loads the same model with plain weights, on the CPU; for one that was quantised when it was loaded."""
+    """Loads the same model with unquantised weights, on the CPU; set for a model that was quantised on loading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,16 +158,16 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class RollBack:
-    """A watcher's answer: go back to the last good checkpoint and on from there at a lower rate."""
+    """A watcher's answer: return to the last good checkpoint and continue from there at a lower rate."""
 
     reason: str
     factor: float = 0.5
-    """What the learning rate is multiplied by from there on."""
+    """Factor for the learning rate from there on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Warn:
-    """A watcher's answer: say this, and go on."""
+    """A watcher's answer: show this warning and continue."""
 
     reason: str
 
@@ -188,7 +188,7 @@ class TrainResult:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model said to the prompt of one example."""
+    """The answer of a model to the prompt of one example."""
 
     text: str
     tokens: int
@@ -208,7 +208,7 @@ class TokenLoss:
 
 @dataclass(frozen=True, slots=True)
 class EvalView:
-    """One eval set with what both models made of it; the four sequences run parallel to `examples`.
+    """One eval set with the results of both models; the four sequences run parallel to `examples`.
 
     The answers are empty when no evaluator of the recipe reads answers.
     """
@@ -220,11 +220,11 @@ class EvalView:
     base_losses: Sequence[TokenLoss]
     tuned_losses: Sequence[TokenLoss]
     directory: Path | None = None
-    """The run's, for an evaluator that leaves files of its own; None outside a run."""
+    """The run directory, for an evaluator that writes files of its own; None outside a run."""
     base_measured: Mapping[str, Any] = field(default_factory=dict)
-    """What the evaluator's `measure` found on the base model; empty for one that measures nothing."""
+    """What the evaluator's `measure` returned for the base model; empty for one that measures nothing."""
     tuned_measured: Mapping[str, Any] = field(default_factory=dict)
-    """The same of the tuned model."""
+    """The same for the tuned model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +254,7 @@ class Metric:
     base: float
     tuned: float
     difference: Interval | None
-    """Of tuned minus base; None when there are too few examples for an interval."""
+    """Tuned minus base; None when there are too few examples for an interval."""
     higher_is_better: bool = True
     base_scores: tuple[float, ...] = ()
     tuned_scores: tuple[float, ...] = ()
@@ -263,35 +263,35 @@ class Metric:
     bootstrap: Interval | None = None
     """A second opinion on the difference; the verdict rests on `difference`."""
     p_value: float | None = None
-    """Two-sided, of no difference."""
+    """Two-sided, for the null hypothesis of no difference."""
     test: str = ""
-    """Where the p-value comes from."""
+    """The test that the p-value comes from."""
     p_adjusted: float | None = None
-    """The p-value adjusted for the other metrics of the run (`ftp.stats.holm`); filled by the pipeline."""
+    """The p-value adjusted for the other metrics of the run (`ftp.stats.holm`); filled in by the pipeline."""
     effect: float | None = None
     effect_name: str = ""
     """What kind of effect size `effect` is (`ftp.stats.effect_size`)."""
     detectable: float | None = None
     """The smallest true difference that 80 of 100 such evaluations would find."""
     weights: tuple[float, ...] = ()
-    """How much each example counts; empty: all the same."""
+    """How much each example counts; empty if all count the same."""
     clusters: tuple[str, ...] = ()
-    """What each example shares with others, its source say; empty: nothing."""
+    """The cluster of each example, such as its source document; empty if there are none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What one evaluator found on one eval set."""
+    """The result of one evaluator on one eval set."""
 
     metrics: tuple[Metric, ...]
     notes: tuple[str, ...] = ()
     evaluator: str = ""
-    """The name it has in the recipe; filled by the pipeline."""
+    """Its name in the recipe; filled in by the pipeline."""
     evals: str = ""
-    """The eval set; filled by the pipeline."""
+    """The eval set; filled in by the pipeline."""
     n: int = 0
     panel: Mapping[str, float | str] = field(default_factory=dict, compare=False)
-    """How good the instrument was and what it cost, by name; no part of what was found."""
+    """How reliable the instrument was and what it cost, by name; no part of the result."""
     subsets: Mapping[str, tuple[Metric, ...]] = field(default_factory=dict)
     """The same metrics on the `clean` and the `leaked` rows alone, where the ledger knows of leaks."""
 
@@ -312,4 +312,4 @@ class FinishedRun:
     events: Sequence[Mapping[str, Any]]
     ledger_totals: Sequence[Mapping[str, Any]] = field(default=())
     reports: Sequence[Path] = ()
-    """What its reporters wrote, in their order; empty until they have."""
+    """The files that its reporters wrote, in order; empty until then."""

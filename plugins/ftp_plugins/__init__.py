@@ -1,1 +1,1 @@
-"""The built-in components, grouped by kind. Each group is a plugin of its own, found like anybody's."""
+"""The built-in components, grouped by kind. Each group is a plugin of its own, discovered like any other."""

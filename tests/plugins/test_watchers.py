@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import ftp
 from ftp.files import finite
 from ftp.runs.directory import RunDirectory
-from ftp.runs.events import Watching
+from ftp.runs.events import EventLog
 from ftp.testing import assert_component_ok
 from ftp_plugins.watchers.budget import Budget
 from ftp_plugins.watchers.divergence import Divergence
@@ -130,9 +130,9 @@ class Says(ftp.Watcher):
 def test_every_answer_is_an_event_and_a_warning_is_not_returned(tmp_path, asks, returned):
     directory, shown = RunDirectory(tmp_path), []
     watchers = [Says(asks=what, seen=[]) for what in asks]
-    watching = Watching(directory, watchers, lambda event, values: shown.append(event))
-    assert watching.emit("metric", step=1) is None
-    assert watching.emit("validation", step=3, loss=1.0) == returned
+    log = EventLog(directory, watchers, lambda event, values: shown.append(event))
+    assert log.emit("metric", step=1) is None
+    assert log.emit("validation", step=3, loss=1.0) == returned
     written = [event for event in directory.events() if event["event"] == "watcher"]
     assert [event["asks"] for event in written] == asks and {event["step"] for event in written} == {3}
     assert shown == ["metric", "validation", *["watcher"] * len(asks)]

@@ -13,7 +13,7 @@ from ftp import pipeline, plugins, recipe
 from ftp.lm.torch_generate import generate
 from ftp.options import AnswerOptions
 from ftp.runs.directory import RunDirectory
-from ftp.runs.events import Watching, done_until
+from ftp.runs.events import EventLog, done_until
 from ftp.stages.dev_score import DevScore
 from ftp_plugins.adapters.full import Full
 from ftp_plugins.adapters.lora import LoRA
@@ -27,8 +27,8 @@ from ftp_plugins.watchers.val_valley import ValValley
 def watched(job, tmp_path, *watchers):
     """The job with these watchers, and the events that they and the trainer left."""
     directory = RunDirectory(tmp_path)
-    watching = Watching(directory, watchers, lambda event, values: None)
-    return dataclasses.replace(job, emit=watching.emit), directory.events
+    log = EventLog(directory, watchers, lambda event, values: None)
+    return dataclasses.replace(job, emit=log.emit), directory.events
 
 
 class Once(ftp.Watcher):

@@ -1,4 +1,4 @@
-"""Whether an answer cites a clause that the prompt really has."""
+"""A check that the clauses an answer cites are in the prompt."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Citations(ftp.Evaluator):
     words: tuple[str, ...] = Field(default=("clause", "section"), min_length=1)
     """Words that announce a clause's number, in the singular (an s makes the plural); § always does."""
     every: bool = False
-    """Every clause that the answer cites has to be in the prompt: one invented clause and the score is 0."""
+    """Require every clause that the answer cites to be in the prompt: one invented clause makes the score 0."""
 
     @cached_property
     def citation(self) -> re.Pattern[str]:
@@ -39,13 +39,13 @@ class Citations(ftp.Evaluator):
         return re.compile(rf"{plural}|{singular}", re.IGNORECASE)
 
     def cited(self, text: str) -> list[str]:
-        """The numbers of the clauses that a text cites, in order, each once."""
+        """Return the numbers of the clauses that a text cites, in order, each once."""
         text = re.sub(r"\((?:[a-z]|[ivx]+|\d{1,2})\)", "", text)  # 4.2(a)(ii) is in 4.2
         found = [match["several"] or match["one"] for match in self.citation.finditer(text)]
         return list(dict.fromkeys(number.lower() for part in found for number in re.findall(NUMBER, part)))
 
     def given(self, example: ftp.Example) -> set[str]:
-        """The numbers of the clauses that a prompt has: cited ones and those that head a line."""
+        """Return the numbers of the clauses that a prompt has: cited ones and those at the head of a line."""
         prompt = "\n\n".join(message.content for message in example.prompt)
         return {*self.cited(prompt), *(number.lower() for number in HEADING.findall(prompt))}
 

@@ -43,7 +43,7 @@ class Store(HuggingFaceFiles):
     model: str
     """The model's name in the index."""
     version: str
-    """Its version. Always a stated one, so that a run can be repeated."""
+    """Its version. It must always be stated, so that a run can be repeated."""
 
     def problems(self) -> list[str]:
         try:
@@ -61,7 +61,7 @@ class Store(HuggingFaceFiles):
         return super().load(request)
 
     def entry(self) -> tuple[Path, Entry]:
-        """The model's directory and its entry in the index.
+        """Return the model's directory and its entry in the index.
 
         Raises:
             ModelError: the index can't be read or doesn't have the model, or the directory isn't in the store.
@@ -98,10 +98,10 @@ def _known(what: str, name: str, among: dict[str, Any], index: Path) -> Any:
 
 
 def _verify(directory: Path, checksums: dict[str, str]) -> None:
-    """Compare every weight file with the index: none may differ, be missing, or be there besides.
+    """Compare every weight file with the index: none may differ, be missing, or be added.
 
     Raises:
-        ModelError: which file it is.
+        ModelError: the file that differs.
     """
     there = {str(file.relative_to(directory)) for file in directory.rglob("*.safetensors")}
     for name in sorted(there ^ checksums.keys()):

@@ -13,12 +13,12 @@ ROLES: dict[str, Literal["user", "assistant"]] = {"customer": "user", "agent": "
 class Tickets(ftp.Formatter):
     """Support tickets: the customer asks, the agent answers, and the resolution is the last answer.
 
-    The subject stands before the customer's first words. Events in a row by one author are one turn, and when the agent
-    spoke last, the resolution goes on in that turn.
+    The subject precedes the customer's first words. Consecutive events by one author are one turn, and if the agent
+    spoke last, the resolution is added to that turn.
     """
 
     system: str = ""
-    """A system turn put before every ticket. Empty: none."""
+    """A system turn added before every ticket. Empty: none."""
 
     def format(self, row: Mapping[str, Any]) -> ftp.Example:
         ticket = row.get("ticket")

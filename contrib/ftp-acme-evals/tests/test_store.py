@@ -16,7 +16,7 @@ from ftp.testing import assert_component_ok
 
 @pytest.fixture
 def store(tmp_path: Path, ftp_tiny_model: Path) -> Path:
-    """A store with one version of one model."""
+    """Make a store with one version of one model."""
     directory = tmp_path / "store" / "acme-legal" / "1.2"
     shutil.copytree(ftp_tiny_model, directory)
     checksum = hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()

@@ -55,7 +55,7 @@ def installed(ftp_install: Install) -> None:
 
 @pytest.fixture
 def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with two tasks and their documents."""
+    """Make a directory with two tasks and their documents."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     directory = tmp_path / "tasks"
     directory.mkdir()

@@ -1,4 +1,4 @@
-"""The command line: one small module a command, and nothing but click at import."""
+"""The command line: one small module per command, importing nothing but click at the top."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GROUP = "ftp.commands"
 
 
 class Commands(click.Group):
-    """Our commands, and those of the entry-point group `ftp.commands`, which are loaded only when named."""
+    """The core's commands, and those of the entry-point group `ftp.commands`, which are loaded only when named."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *sorted(_theirs())]
@@ -69,7 +69,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line. What the user can mend ends with exit code 2 and no traceback."""
+    """Run the command line. Errors that the user can fix end with exit code 2 and no traceback."""
     from ftp.errors import FtpError
 
     for stream in (sys.stdout, sys.stderr):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def command(
     recipe: Path, settings: tuple[str, ...], files: tuple[Path, ...], without: tuple[str, ...], no_data: bool
 ) -> None:
-    """Check a recipe and its data; load no model. A warning is for a second look: the exit code stays 0."""
+    """Check a recipe and its data; load no model. Warnings leave the exit code at 0."""
     from ftp.errors import DataError
     from ftp.files import shown
     from ftp.recipe.model import Source
@@ -75,7 +75,7 @@ def command(
 
 
 def _warnings(file: Path, checked: Recipe, settings: tuple[str, ...]) -> Iterator[str]:
-    """What is worth a second look, each with its place in the recipe or the `--set` that it comes from."""
+    """Yield what deserves a second look, each with its place in the recipe or in a `--set`."""
     from ftp.recipe.checks import warnings
     from ftp.recipe.yaml_source import dotted, override, parse
 

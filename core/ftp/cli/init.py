@@ -20,9 +20,10 @@ TEMPLATES = ("quickstart", "lora", "qlora", "full")
     help="Which recipe to write.",
 )
 def command(directory: Path, template: str) -> None:
-    """Write a recipe that runs and its data into DIRECTORY.
+    """Write a recipe that runs, and its data, into DIRECTORY.
 
-    quickstart learns to review contract clauses on a laptop's CPU; lora, qlora and full are to start your own from.
+    quickstart learns to review contract clauses on a laptop's CPU; lora, qlora and full are starting points for your
+    own.
     """
     import json
     from importlib.resources import files

@@ -1,4 +1,4 @@
-"""Too little memory ends in a message."""
+"""Clear messages when memory runs out."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import sys
 from ftp.errors import FtpError
 
 LEAST = 6 * 2**30
-"""Bytes of address space that the libraries of a run map, a tiny model included, most of which they never touch."""
+"""Bytes of address space that the libraries of a run map, including a tiny model; most of it is never touched."""
 SIGNS = (
     *("failed to map segment from shared object", "cannot allocate memory", "can't allocate memory"),
     *("out of memory", "failed to launch worker thread", "can't start new thread"),
 )
-"""What libraries say when they get no memory, in errors of their own kinds."""
+"""What libraries say in their own exceptions when an allocation fails."""
 
 
 def check_address_space() -> None:
-    """Refuse to begin where this process may not map what the libraries need.
+    """Refuse to begin where this process may not map the address space that the libraries need.
 
-    They don't fail there in good order: OpenBLAS tries again without end while it is imported, deaf to every signal.
+    They don't fail cleanly: OpenBLAS retries forever during its import and ignores every signal.
 
     Raises:
         FtpError: the limit (`ulimit -v`) is too low.
@@ -39,7 +39,7 @@ def check_address_space() -> None:
 
 
 def is_lack_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was no memory to be had."""
+    """Return whether an error means that memory has run out."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
     text = str(error).casefold()

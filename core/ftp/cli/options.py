@@ -47,7 +47,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def plugin_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`-p FILE` and `--no-plugin NAME`."""
+    """Add the options `-p FILE` and `--no-plugin NAME` to a command."""
     command = click.option(
         "-p",
         "--plugin",
@@ -62,7 +62,7 @@ def plugin_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def load_plugins(files: tuple[Path, ...], without: tuple[str, ...]) -> Plugins:
-    """Load the plugins; say on stderr which are broken."""
+    """Load the plugins; report on stderr which ones are broken."""
     from ftp import plugins
 
     found = plugins.load(files, without)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @plugin_options
 @JSON
 def command(words: tuple[str, ...], files: tuple[Path, ...], without: tuple[str, ...], as_json: bool) -> None:
-    """List what is installed, and what is broken and why; `ftp plugins show NAME` prints a component's options."""
+    """List what is installed, and why a plugin is broken; `ftp plugins show NAME` prints a component's options."""
     from ftp import plugins
 
     found = plugins.load(files, without)

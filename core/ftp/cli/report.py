@@ -14,7 +14,7 @@ from ftp.cli.options import load_plugins, plugin_options
 @plugin_options
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
 def command(run: Path, files: tuple[Path, ...], without: tuple[str, ...], show: bool) -> None:
-    """Write the reports of a finished run again, from what the run directory holds."""
+    """Write the reports of a finished run again from its run directory."""
     from ftp import pipeline, recipe
     from ftp.runs import finished
     from ftp.runs.directory import RunDirectory

@@ -15,10 +15,10 @@ from ftp.cli.run import at_work, tell
 @REPLAY
 @click.option("--anyway", is_flag=True, help="Go on though inputs have changed; the run records what.")
 def command(run: Path, anyway: bool) -> None:
-    """Go on with a run that was interrupted, from its own directory.
+    """Resume an interrupted run from its own directory.
 
-    It goes on as if nothing had been. Where the recipe, the data, the model, the packages or the plugins are no longer
-    what it began with, it says what has changed and stops.
+    It resumes exactly where it stopped. If the recipe, the data, the model, the packages or the plugins have changed
+    since the run began, it says what has changed and stops.
     """
     from ftp import pipeline, recipe
     from ftp.runs.directory import RunDirectory

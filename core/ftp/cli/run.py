@@ -43,10 +43,11 @@ def command(
     new: bool,
     seeds: int,
 ) -> None:
-    """Do what a recipe says: data, training, evaluation, report.
+    """Run a recipe: data, training, evaluation, report.
 
-    An equal run that was interrupted goes on, inside its training too; one that is finished is not done again. SIGTERM
-    and Ctrl-C save a checkpoint first where there is something to save, and a second one ends the run at once.
+    If an equal run was interrupted, it is resumed, even in the middle of training; if one is finished, nothing is
+    repeated. SIGTERM and Ctrl-C first save a checkpoint if there is anything to save; a second one ends the run at
+    once.
     """
     from ftp import pipeline
 
@@ -64,7 +65,7 @@ def command(
 
 @contextlib.contextmanager
 def at_work() -> Iterator[Progress]:
-    """Show a run that is going on; end with exit code 130 or 143 and the command to go on when a signal ends it."""
+    """Show a run in progress; if a signal ends it, exit with code 130 or 143 and print the command to resume it."""
     from ftp.cli.memory import is_lack_of_memory
     from ftp.cli.show import show
     from ftp.errors import FtpError, Interrupted
@@ -106,13 +107,13 @@ def _end(number: int, frame: object) -> None:
 
 
 def _no_room(error: BaseException) -> bool:
-    """Whether a disk is full or a limit reached; libraries tell of it in errors of their own kinds."""
+    """Return whether a disk is full or a limit is reached; libraries report this in exceptions of their own."""
     reasons = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return getattr(error, "errno", None) in reasons or any(os.strerror(number) in str(error) for number in reasons)
 
 
 def tell(finished: FinishedRun) -> None:
-    """Print the result of a run and where its first report is."""
+    """Print the result of a run and the path of its first report."""
     from ftp.cli.show import three_lines
 
     for line in three_lines(finished):
@@ -121,7 +122,7 @@ def tell(finished: FinishedRun) -> None:
 
 
 def _tell_seeds(runs: list[FinishedRun]) -> None:
-    """Print what several seeds gave, and leave it as seeds.json with the last run."""
+    """Print the results over several seeds, and write them as seeds.json into the last run."""
     from ftp.cli.seeds import in_words, over_seeds
     from ftp.runs.directory import RunDirectory
 
@@ -134,7 +135,7 @@ def _tell_seeds(runs: list[FinishedRun]) -> None:
 
 
 def quiet_libraries() -> None:
-    """Prepare for the heavy libraries: check the address space, and keep their bars and notices out of our output."""
+    """Prepare for the heavy libraries: check the address space, and silence their progress bars and notices."""
     import logging as standard_logging
     import warnings
 

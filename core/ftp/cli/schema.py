@@ -13,7 +13,7 @@ from ftp.cli.options import load_plugins, plugin_options
 @plugin_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file instead of the terminal.")
 def command(files: tuple[Path, ...], without: tuple[str, ...], output: Path | None) -> None:
-    """Print the JSON schema of recipes for the installed plugins; editors complete recipes with it."""
+    """Print the JSON schema of recipes for the installed plugins, which editors use for completion."""
     import json
 
     from ftp import recipe

@@ -1,4 +1,4 @@
-"""Several runs of a recipe that differ in nothing but their seed."""
+"""Several runs of a recipe that differ only in their seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ftp.types import FinishedRun, Metric
 
 
 def over_seeds(runs: Sequence[FinishedRun]) -> dict[str, Any]:
-    """Every metric's mean over the runs with its between-run spread (`ftp.stats.across_seeds`), as plain values.
+    """Return every metric's mean over the runs and its between-run spread (`ftp.stats.across_seeds`), as plain values.
 
     Args:
         runs: at least two, of one recipe.
@@ -18,7 +18,7 @@ def over_seeds(runs: Sequence[FinishedRun]) -> dict[str, Any]:
     Returns:
         `runs`: seed, id and directory of each; `metrics`: for each `evals`, `evaluator`, `metric`, `base` (mean over
         the runs), `tuned` and `difference` (tuned minus base) with mean, 95% interval, standard deviation and the
-        figure of every run.
+        value of every run.
     """
     figures: dict[tuple[str, str, str], list[Metric]] = {}
     for run in runs:
@@ -45,7 +45,7 @@ def over_seeds(runs: Sequence[FinishedRun]) -> dict[str, Any]:
 
 
 def in_words(metric: dict[str, Any]) -> str:
-    """One of the metrics of `over_seeds` in a line."""
+    """Format one of the metrics of `over_seeds` as a line."""
     tuned, difference = metric["tuned"], metric["difference"]
     return (
         f"{metric['evals']}, {metric['evaluator']} {metric['metric']}: base {metric['base']:.3f}, tuned "

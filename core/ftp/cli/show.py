@@ -1,4 +1,4 @@
-"""How a run looks in the terminal: bars where there is one, plain lines where there is none."""
+"""The progress of a run in the terminal: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ftp.stats.paired import verdict_in_words
 from ftp.types import FinishedRun, Metric
 
 PLAIN_EVERY = 15.0
-"""Seconds between two lines about the same stage when there is no terminal."""
+"""Seconds between two lines about the same stage without a terminal."""
 
 
 @contextlib.contextmanager
 def show() -> Iterator[Progress]:
-    """Show progress in this terminal, or as plain lines where there is none."""
+    """Show progress as bars in a terminal, as plain lines elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield Plain()
@@ -50,7 +50,7 @@ def live(console: Console) -> Iterator[Progress]:
 
 
 class Live(Progress):
-    """A bar with the stage that is going on."""
+    """A bar for the stage in progress."""
 
     def __init__(self, bars: Bars) -> None:
         self.bars = bars
@@ -63,7 +63,7 @@ class Live(Progress):
         return lambda units: self.bars.advance(task, units)
 
     def end_stage(self) -> None:
-        """Turn the bar of the stage that has ended into a line."""
+        """Turn the bar of the finished stage into a line."""
         if self.task is None:
             return
         ended = next(task for task in self.bars.tasks if task.id == self.task)
@@ -140,14 +140,14 @@ class Plain(Progress):
 
 
 def plan_line(values: Mapping[str, Any]) -> str:
-    """The plan of a training in a line: its figures, then what is told in words."""
+    """Format the plan of a training as a line: first its figures, then its remarks."""
     figures = [f"{key.replace('_', ' ')} {value:,}" for key, value in values.items() if isinstance(value, int)]
     words = [f"{key.replace('_', ' ')} {value}" for key, value in values.items() if isinstance(value, str)]
     return ", ".join(figures + words)
 
 
 def metric_parts(values: Mapping[str, Any]) -> list[str]:
-    """Return loss, speed and memory in words, of those that the trainer reports."""
+    """Return loss, speed and memory in words, as far as the trainer reports them."""
     parts = [f"loss {values['loss']:.3f}"]
     if values.get("tokens_per_second"):
         parts.append(f"{values['tokens_per_second']:,.0f} tok/s")
@@ -157,7 +157,7 @@ def metric_parts(values: Mapping[str, Any]) -> list[str]:
 
 
 def time_left(values: Mapping[str, Any], steps: int | None) -> list[str]:
-    """Return the time left in words, or nothing where it isn't known."""
+    """Return the remaining time in words, or an empty string if it isn't known."""
     if not (steps and values.get("seconds") and values["step"]):
         return []
     seconds = values["seconds"] / values["step"] * (steps - values["step"])
@@ -172,7 +172,7 @@ def told(event: str, values: Mapping[str, Any]) -> str:
 
 
 def three_lines(run: FinishedRun) -> list[str]:
-    """The result in at most three lines: the figures that matter most, base against tuned."""
+    """Format the result in at most three lines: the most important figures, base against tuned."""
     lines = []
     for evaluation in run.evaluations:
         metric = evaluation.metrics[0]

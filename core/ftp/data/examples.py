@@ -40,7 +40,7 @@ class Examples(Sequence[Example]):
             yield from decode(table)
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
-        """The rows in order, as Arrow tables of up to 1000 rows, with all columns or with these."""
+        """Yield the rows in order, as Arrow tables of up to 1000 rows, with all columns or only these."""
         import pyarrow as pa
 
         whole = self._table if columns is None else self._table.select(list(columns))
@@ -52,14 +52,14 @@ class Examples(Sequence[Example]):
                 yield whole.take(pa.array(part, pa.int64()))
 
     def take(self, indices: Sequence[int]) -> Examples:
-        """The examples at these positions, in this order."""
+        """Return the examples at these positions, in this order."""
         mine = self._indices
         if isinstance(mine, range):
             return Examples(self._table, array("q", indices))
         return Examples(self._table, array("q", [mine[index] for index in indices]))
 
     def changed(self, changes: Mapping[int, Example]) -> Examples:
-        """The examples with those at some positions replaced; the others are not copied."""
+        """Return the examples with those at some positions replaced; the others are not copied."""
         import pyarrow as pa
 
         indices = array("q", self._indices)
@@ -69,7 +69,7 @@ class Examples(Sequence[Example]):
         return Examples(pa.concat_tables([self._table, new]), indices)
 
     def column(self, name: str) -> list[Any]:
-        """One field of every example, without decoding the rest: `id`, `source`, `role`, `origin` or `group`."""
+        """Return one field of every example, without decoding the rest: `id`, `source`, `role`, `origin` or `group`."""
         return [value for table in self.batches([name]) for value in table.column(0).to_pylist()]
 
 
@@ -81,14 +81,15 @@ class Corpus:
     validation: Examples
     evals: Mapping[str, Examples]
     count_tokens: Callable[[Sequence[str]], list[int]] | None = None
-    """Tokens in each text by the model's tokenizer, special ones not counted; None when the loader can't tell."""
+    """Counts the tokens in each text with the model's tokenizer, without special tokens; None when the loader can't
+    tell."""
 
 
 MESSAGE_FIELDS = ("role", "content", "train", "tool_calls", "name", "tool_call_id")
 
 
 def schema() -> Any:
-    """The Arrow schema of examples. Texts that most messages lack are null there."""
+    """Return the Arrow schema of examples. Texts that most messages lack are null there."""
     import pyarrow as pa
 
     types = (pa.string(), pa.large_string(), pa.bool_(), pa.string(), pa.string(), pa.string())
@@ -107,7 +108,7 @@ def schema() -> Any:
 
 
 def encode_batch(examples: Sequence[Example]) -> Any:
-    """Examples as a `pyarrow.RecordBatch` of `schema()`."""
+    """Return examples as a `pyarrow.RecordBatch` of `schema()`."""
     import pyarrow as pa
 
     fields = {field.name: field.type for field in schema()}
@@ -131,7 +132,7 @@ def encode_batch(examples: Sequence[Example]) -> Any:
 
 
 def decode(table: Any) -> list[Example]:
-    """The rows of a `pyarrow.Table` of examples, of all columns or some.
+    """Decode the rows of a `pyarrow.Table` of examples, with all columns or some.
 
     Column by column, which is several times faster than row by row.
     """
@@ -179,7 +180,10 @@ def write_examples(file: Path, examples: Iterable[Example]) -> Examples:
 
 
 def read_examples(file: Path) -> Examples:
-    """Open an Arrow file of examples, mapped into memory. What a file of an older release lacks has its default."""
+    """Open an Arrow file of examples, mapped into memory.
+
+    Fields missing from an older release's file get their defaults.
+    """
     import pyarrow as pa
 
     with pa.memory_map(str(file)) as source:

@@ -24,7 +24,7 @@ BATCH = 1000
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of a source, or why there is none at this place."""
+    """A row of a source, or the problem with it."""
 
     line: int
     """The line it starts on; in Parquet files and on the hub the row's number. From 1."""
@@ -33,7 +33,7 @@ class Row:
 
 
 def files_of(path: str) -> list[Path]:
-    """The data files behind a file, directory or glob, sorted by name.
+    """Return the data files behind a file, directory or glob, sorted by name.
 
     Raises:
         DataError: nothing is there, or nothing of a known type.
@@ -66,7 +66,7 @@ def _type_of(file: Path) -> str:
 
 
 def rows_of(file: Path) -> Iterator[Row]:
-    """Read a data file row by row; what can't be read comes as a Row with a problem.
+    """Read a data file row by row; a row that can't be read comes as a Row with a problem.
 
     Raises:
         DataError: the file as a whole can't be read.

@@ -1,4 +1,4 @@
-"""The ledger: what became of every row, and what was found on it."""
+"""The ledger: a record of the fate of every row, and of the findings on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ftp.files import new_file
 
 
 class Ledger:
-    """What became of every input row: kept, masked, truncated or dropped, by whom and why, and its tokens.
+    """The fate of every input row (kept, masked, truncated or dropped, by which component and why) and its tokens.
 
     About 30 bytes a row: words that many rows share are kept once, and a row's id is its source and line.
     """
@@ -26,7 +26,7 @@ class Ledger:
         self._spelt: list[str] = []
         self._fates: dict[tuple[str, str, str], int] = {}
         self._rows: dict[str, array[int]] = {}
-        """For each source the row of its first line, then its lines in rising order."""
+        """For each source the row of its first line, then its lines in ascending order."""
         self._source, self._line = array("H"), array("q")
         self._split, self._role, self._fate = array("H"), array("H"), array("I")
         self._tokens, self._trained = array("i"), array("i")
@@ -79,15 +79,15 @@ class Ledger:
         return lines[0] + at - 1
 
     def drop(self, id: str, by: str, reason: str) -> None:
-        """Take a row out. `by` is the component's name, `reason` a few words that are the same for like rows."""
+        """Drop a row. `by` is the component's name; `reason` is a short phrase, the same for similar rows."""
         self._set(id, "dropped", by, reason)
 
     def truncate(self, id: str, by: str, reason: str) -> None:
-        """Note that a row is used in part."""
+        """Record that only a part of a row is used."""
         self._set(id, "truncated", by, reason)
 
     def mask(self, id: str, by: str, reason: str) -> None:
-        """Note that a row is used with a part of its text replaced."""
+        """Record that a row is used with a part of its text replaced."""
         self._set(id, "masked", by, reason)
         self.find(id, by, "masked", detail=reason)
 
@@ -99,27 +99,27 @@ class Ledger:
         self._fate[row] = self._fate_code((fate, by, reason))
 
     def find(self, id: str, by: str, what: str, other: str = "", score: float | None = None, detail: str = "") -> None:
-        """Note what was found on a row; its fate stays.
+        """Record a finding on a row; its fate stays the same.
 
         Args:
-            what: one word or two, the same for like findings: `near duplicate`, `leak`.
-            other: the id of the other row it was found with.
-            score: how strong it is, 0 to 1.
+            what: a word or two, the same for similar findings: `near duplicate`, `leak`.
+            other: the id of the other row involved.
+            score: how strong the finding is, 0 to 1.
             detail: the evidence, for people.
         """
         self._findings.append((id, by, what, other, score, detail))
 
     def move(self, id: str, split: str) -> None:
-        """Put a row into another split."""
+        """Move a row to another split."""
         self._split[self._row(id)] = self._code(split)
 
     def count_tokens(self, id: str, tokens: int, trained: int) -> None:
-        """Note how many tokens a row has and how many of them carry loss."""
+        """Record how many tokens a row has and how many of them are trained on."""
         row = self._row(id)
         self._tokens[row], self._trained[row] = tokens, trained
 
     def kept(self, split: str) -> set[str]:
-        """The ids of the rows of a split that were not dropped."""
+        """Return the ids of the rows of a split that were not dropped."""
         dropped = self._dropped()
         wanted = self._words.get(split, -1)
         return {
@@ -129,7 +129,7 @@ class Ledger:
         }
 
     def count_kept(self, split: str) -> int:
-        """How many rows of a split were not dropped."""
+        """Count the rows of a split that were not dropped."""
         dropped = self._dropped()
         wanted = self._words.get(split, -1)
         return sum(of == wanted and fate not in dropped for of, fate in zip(self._split, self._fate, strict=True))
@@ -138,7 +138,7 @@ class Ledger:
         return {code for fate, code in self._fates.items() if fate[0] == "dropped"}
 
     def step(self, by: str) -> None:
-        """Note how many rows are where, now that a step is done: the parts always add up to the rows read."""
+        """Record how many rows are where after a step; the parts always add up to the rows read."""
         counts = {"train": 0, "validation": 0, "evals": 0, "dropped": 0}
         for total in self.totals():
             part = "dropped" if total["fate"] == "dropped" else total["split"].partition(":")[0]
@@ -149,11 +149,11 @@ class Ledger:
         return len(self._line)
 
     def sources(self) -> list[str]:
-        """The sources of the rows, in the order of reading."""
+        """Return the sources of the rows, in the order of reading."""
         return list(self._rows)
 
     def row(self, id: str) -> dict[str, Any]:
-        """Everything about one row: a value for each of COLUMNS.
+        """Return everything about one row: a value for each of COLUMNS.
 
         Raises:
             KeyError: there is no such row.
@@ -165,7 +165,7 @@ class Ledger:
         return dict(zip(self.COLUMNS, values, strict=True))
 
     def findings(self, id: str | None = None) -> list[dict[str, Any]]:
-        """What was found, in order; with `id` only what concerns that row, as the one or as the other."""
+        """Return the findings in order; with `id`, only those that involve that row."""
         return [
             dict(zip(self.FINDINGS, finding, strict=True))
             for finding in self._findings
@@ -173,7 +173,7 @@ class Ledger:
         ]
 
     def totals(self) -> list[dict[str, Any]]:
-        """Rows and tokens by split, role, fate, component and reason. The rows add up to the rows read."""
+        """Count rows and tokens by split, role, fate, component and reason. The rows add up to the rows read."""
         groups: dict[tuple[int, int, int], list[int]] = {}
         columns = (self._split, self._role, self._fate, self._tokens, self._trained)
         for split, role, fate, tokens, trained in zip(*columns, strict=True):
@@ -194,7 +194,7 @@ class Ledger:
         ]
 
     def table(self) -> Any:
-        """The ledger as a `pyarrow.Table` of COLUMNS."""
+        """Return the ledger as a `pyarrow.Table` of COLUMNS."""
         import pyarrow as pa
         import pyarrow.compute as pc
 

@@ -1,4 +1,4 @@
-"""Validation rows carved out of the training rows."""
+"""Validation rows split off from the training rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ftp.data.ledger import Ledger
 
 
 def groups_of(rows: Examples) -> array[int]:
-    """For each row the number of its group: the first row of that group. A row without one is a group of its own."""
+    """Return the number of each row's group: the first row of that group. A row without one is a group of its own."""
     first: dict[str, int] = {}
     groups = array("q")
     for name in (name for table in rows.batches(["group"]) for name in table.column(0).to_pylist()):
@@ -24,14 +24,14 @@ def carve(
 ) -> tuple[Examples, Examples]:
     """Move a share of the domain rows into validation, the same share of every source, drawn with `seed`.
 
-    Rows of one group go together; a group with a replay row in it stays. At least one row goes and at least one domain
-    row stays, where two groups have domain rows and one of them may go.
+    Rows of one group stay together; a group with a replay row stays in training. At least one group goes to validation
+    and at least one stays, where two groups have domain rows and one of them may move.
 
     Args:
         groups: for each row the number or name of its group; by default the example's own, see `groups_of`.
 
     Returns:
-        What is left to train on, and the rows for validation.
+        The remaining training rows, and the validation rows.
     """
     import numpy as np
 

@@ -31,18 +31,18 @@ def keep_large_blocks() -> bool:
 
 
 def give_back() -> None:
-    """Return free memory to the system, between stages that need blocks of other sizes. No effect without glibc."""
+    """Return free memory to the system between stages that need blocks of other sizes. No effect without glibc."""
     trim = getattr(_libc(), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 class Growth:
-    """Gives free memory back when this process has grown to `MOST` times what it held after a step.
+    """Returns free memory to the system when this process has grown to `MOST` times what it held after a step.
 
-    Batches of many sizes tear the heap to pieces, and blocks that find no hole go on top of it: training all weights
-    went from 4.4 to 10.5 GB within 130 steps. Memory that was given back has to be asked for anew, which takes about
-    the time of a step, so it is not done in each.
+    Batches of many sizes fragment the heap, and blocks that fit no gap extend it: training all weights went from 4.4 to
+    10.5 GB within 130 steps. Memory that was returned has to be requested again, which takes about the time of a step,
+    so it isn't done at every step.
     """
 
     MOST = 1.5
@@ -51,7 +51,7 @@ class Growth:
         self.first: int | None = None
 
     def step_ended(self) -> None:
-        """Look at the memory of this process after a step, and give free memory back where it has grown too far."""
+        """Check the memory of this process after a step, and return free memory when it has grown too far."""
         held = _resident_pages()
         if self.first is None:
             self.first = held

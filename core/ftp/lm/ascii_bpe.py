@@ -16,9 +16,9 @@ from typing import Any
 
 REMEMBERED_WORDS = 500_000
 LONG_WORD = 64
-"""Characters from which a word is not remembered: it is hardly ever seen again."""
+"""Words at least this long are not cached: they hardly ever occur again."""
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""What the pre-tokenizer `ByteLevel` cuts by."""
+"""The pattern that the pre-tokenizer `ByteLevel` splits by."""
 PROBE = """I'll see 'EM: don't, WE'VE!  x=3.14; 12345 67,890\n\n\tdef f(a_b):\r\n        return a_b**2  # two   \n
 (https://example.org/a?b=c&d=%20) "quoted"...  --- ~`@#$^|\\ {"k": [1, 22, 333]}   end \n """
 
@@ -39,7 +39,7 @@ class AsciiBPE:
 
     @classmethod
     def of(cls, tokenizer: Any) -> AsciiBPE | None:
-        """Return an encoder for a tokenizer that cuts and merges in this way; None for any other.
+        """Return an encoder for a tokenizer that splits and merges in this way; None for any other.
 
         Args:
             tokenizer: a fast tokenizer of transformers.
@@ -103,7 +103,7 @@ class _Words(dict[str, tuple[int, ...]]):
 
 
 def _cut_of(pre_tokenizer: Any) -> Callable[[str], list[str]] | None:
-    """Return a function that cuts ASCII text into words as a pre-tokenizer does; None for one of another make."""
+    """Return a function that splits ASCII text into words as a pre-tokenizer does; None for an unknown one."""
     steps = pre_tokenizer["pretokenizers"] if pre_tokenizer and pre_tokenizer["type"] == "Sequence" else [pre_tokenizer]
     if not steps[-1] or steps[-1]["type"] != "ByteLevel" or steps[-1]["add_prefix_space"]:
         return None

@@ -1,7 +1,7 @@
-"""Where text falls in the tokens of a byte-level tokenizer, from the bytes of the tokens alone.
+"""The positions of text in the tokens of a byte-level tokenizer, computed from the tokens' bytes alone.
 
 The tokens of such a tokenizer (GPT-2, Llama 3, Qwen, SmolLM, …) spell the text byte for byte, so the number of bytes in
-each says where it lies. That saves the offsets, which cost a fifth of the time that encoding takes.
+each gives its position. That avoids offsets, which take a fifth of the time of encoding.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ftp.lm.ascii_bpe import AsciiBPE
 
 
 class ByteLevel:
-    """Encodes chat texts of a byte-level tokenizer without its offsets: ASCII ones by looking words up."""
+    """Encodes chat texts of a byte-level tokenizer without offsets; words of ASCII texts are looked up."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._backend = tokenizer.backend_tokenizer

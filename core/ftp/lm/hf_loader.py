@@ -1,4 +1,4 @@
-"""A base for loaders whose models lie in Hugging Face files: `config.json`, a fast tokenizer, safetensors."""
+"""A base class for loaders of Hugging Face files: `config.json`, a fast tokenizer, safetensors."""
 
 from __future__ import annotations
 
@@ -17,49 +17,48 @@ from ftp.types import LoadedModel, LoadedTokenizer, ModelRequest
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """Where a model's files are, and what the model is called."""
+    """Location and name of a model's files."""
 
     where: str
     """A directory, or a hub id."""
     name: str
-    """What messages and reports call the model."""
+    """The model's name in messages and reports."""
     revision: str | None = None
     """Commit, tag or branch on the hub."""
     trust_remote_code: bool = False
-    """Whether code that comes with the model is run; where it isn't, such a model is refused."""
+    """Whether to run code that comes with the model; if not, such a model is refused."""
 
 
 class HuggingFaceFiles(Loader, LoadsTokenizer):
-    """A loader that only has to say where the files are; the options for loading them come with it."""
+    """A loader that only has to locate the files; the options for loading them are included."""
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "accelerate")
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the weights. auto: what the adapter needs, else bfloat16 where the hardware multiplies it."""
+    """Data type of the weights. auto: the adapter's choice, else bfloat16 where the hardware supports it."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, mps. auto: the first of cuda, mps, cpu that is there."""
+    """cpu, cuda, cuda:1, mps. auto: the first available of cuda, mps, cpu."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """Attention kernel. auto: transformers' own choice."""
     chat_template: ChatTemplate | None = None
-    """Jinja source or a file of it, in place of the model's own chat template."""
+    """Jinja source, or a file that contains it, to use instead of the model's own chat template."""
     new_tokens: NewTokens = []
-    """Tokens to add to the vocabulary, such as <|tool|>; each is one token wherever it stands. Their rows train."""
+    """Tokens to add to the vocabulary, such as <|tool|>; each is always a single token. Their embedding rows train."""
 
     @abstractmethod
     def locate(self) -> ModelFiles:
-        """Say where the model's files are, and make or fetch them where they aren't there yet.
+        """Return the location of the model's files; create or download them first if necessary.
 
-        Called by every other method, so it has to be quick from the second time on. Raise `ftp.ModelError` where
-        there are none.
+        Called by every other method, so repeated calls must be fast. Raise `ftp.ModelError` if there are no files.
         """
 
     def fingerprint(self) -> str:
-        """Identify the files by their content; empty leaves that to the commit of a model of the hub."""
+        """Identify the files by their content. Empty: the commit of a model on the hub identifies it."""
         directory = Path(self.locate().where)
         return directory_fingerprint(directory) if directory.is_dir() else ""
 
     def describe(self) -> ModelRequest:
-        """List what the model is made of: layers, modules, how it is quantised. Reads no weights."""
+        """Describe the model: layers, modules, quantisation. Reads no weights."""
         from ftp.lm.torch_weights import describe
 
         files = self.locate()

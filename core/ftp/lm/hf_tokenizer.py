@@ -70,7 +70,7 @@ def load_tokenizer(
 
 
 def finish_tokenizer(tokenizer: Any, chat_template: str | None = None) -> list[str]:
-    """Give a tokenizer a chat template and a pad token where it has none; return notes of what was chosen.
+    """Give a tokenizer a chat template and a pad token if it has none; return notes on what was chosen.
 
     Args:
         tokenizer: changed in place.
@@ -100,7 +100,7 @@ def finish_tokenizer(tokenizer: Any, chat_template: str | None = None) -> list[s
 
 
 def add_tokens(tokenizer: Any, tokens: Sequence[str]) -> tuple[int, ...]:
-    """Add tokens to a tokenizer, each one piece wherever it stands; return their ids.
+    """Add tokens to a tokenizer so that each is always a single token; return their ids.
 
     Raises:
         ModelError: one is in the vocabulary already.

@@ -1,6 +1,6 @@
-"""Examples to tokens and the mask of trained ones: one way for training, for evaluation and for generation.
+"""Render examples to tokens and the mask of trained ones, the same way for training, evaluation and generation.
 
-The mask comes from the rendered text and the tokenizer's offsets, never from a `{% generation %}` mark, which most
+The mask comes from the rendered text and the tokenizer's offsets, never from `{% generation %}` marks, which most
 chat templates lack.
 """
 
@@ -24,7 +24,7 @@ DEFAULT_CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '### Assistant:\\n' }}{% endif %}"
 )
-"""For models that come without one; a plain layout that needs no special token but the end of sequence."""
+"""For models without one; a plain layout that needs no special token except the end of sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Tokens:
 
 
 def render(tokenizer: Any, messages: Sequence[Message], answer_next: bool, tools: str = "") -> str:
-    """Write messages out with the chat template, for people to read; `prompt_ids` gives what a model reads.
+    """Render messages with the chat template, for people to read; `prompt_ids` returns what a model reads.
 
     Args:
         tokenizer: one with a chat template.
@@ -95,7 +95,7 @@ def twin_for(tokenizer: Any, example: Example, controls: ControlTokens) -> Any:
 
 
 def stop_ids(tokenizer: Any, configured: int | Sequence[int] | None) -> tuple[int, ...]:
-    """Return the ids of the tokens that end an answer, in rising order.
+    """Return the ids of the tokens that end an answer, in ascending order.
 
     Args:
         tokenizer: its end of sequence is one of them.
@@ -122,7 +122,7 @@ class Rendered:
 
 
 def rendered(tokenizer: Any, examples: Sequence[Example], loss_on: str = "answers") -> list[Rendered]:
-    """Write a batch of examples out as text and find the answers in it.
+    """Render a batch of examples as text and find the answers in it.
 
     Args:
         tokenizer: one with a chat template; running text needs none.
@@ -140,7 +140,7 @@ def rendered(tokenizer: Any, examples: Sequence[Example], loss_on: str = "answer
     chats = [at for at, example in enumerate(examples) if example.messages]
 
     def written(parts: Sequence[tuple[int, int]], answer_next: bool) -> dict[tuple[int, int], str]:
-        """The first so many messages of some rows as text, by row and number of messages."""
+        """Render the first `n` messages of rows `i`; the keys are (i, n)."""
         rows = [Turns(examples[i].messages[:n], examples[i].tools, controls if twins[i] else None) for i, n in parts]
         return dict(zip(parts, write_out(tokenizer, rows, answer_next), strict=True))
 

@@ -1,4 +1,4 @@
-"""Rows of token ids on disk, made once for the same texts, template and tokenizer."""
+"""Rows of token ids on disk, cached by texts, chat template and tokenizer."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from ftp.lm.rendering import Tokens, encode_texts, rendered
 from ftp.types import LoadedTokenizer
 
 LAYOUT = 2
-"""Part of the cache key; raised when what is written, or how a row is rendered or masked, changes."""
+"""Part of the cache key; increased when what is written, or how a row is rendered or masked, changes."""
 PARALLEL_ROWS = 100_000
-"""Rows from which several processes are worth the seconds that they take to start."""
+"""Number of rows from which starting several processes is worth the seconds it takes."""
 CONTENT = ("text", "messages", "rejected", "tools", "control_tokens")
-"""The columns of an example that decide its tokens."""
+"""The columns of an example that determine its tokens."""
 
 
 class TokenRows(Sequence[Tokens]):
@@ -71,11 +71,11 @@ class TokenRows(Sequence[Tokens]):
         return TokenRows(pa.table(columns, names=self.table.column_names))
 
     def lengths(self) -> Any:
-        """Count the tokens of each row: a numpy array, int64 [rows]."""
+        """Count the tokens of each row; return a numpy array, int64 [rows]."""
         return self._per_row(lambda lists: lists.value_lengths().to_numpy(zero_copy_only=False))
 
     def trained_counts(self, skip: int = 0) -> Any:
-        """Count the tokens of each row that carry loss, its first `skip` left out: a numpy array, int64 [rows]."""
+        """Count the trained tokens of each row without its first `skip` tokens; return a numpy array, int64 [rows]."""
         import numpy as np
 
         def counts(lists: Any) -> Any:
@@ -98,15 +98,15 @@ def tokenise(
     loss_on: str = "answers",
     progress: Callable[[int], None] = lambda rows: None,
 ) -> TokenRows:
-    """Render and tokenise every example, or take the rows from the cache where the same ones were tokenised before.
+    """Render and tokenise every example, or take the rows from the cache if the same ones were tokenised before.
 
-    The cache knows rows by their content: texts, chat template, tokenizer, stop tokens and `loss_on`. Lengths are no
-    part of it, since nothing is cut here.
+    The cache identifies rows by their content: texts, chat template, tokenizer, stop tokens and `loss_on`. Lengths are
+    not part of the key, since nothing is cut here.
 
     Args:
         loaded: the tokenizer and the tokens that end an answer.
         loss_on: as for `ftp.lm.rendering.rendered`.
-        progress: called with the rows done since the last call.
+        progress: called with the number of rows done since the last call.
 
     Raises:
         ModelError: the chat template refuses a row.
@@ -133,7 +133,7 @@ def tokenise(
 
 
 def _batches(loaded: LoadedTokenizer, examples: Examples, loss_on: str) -> Iterator[Any]:
-    """Tokenise rows batch by batch, in order; many rows are shared out among processes."""
+    """Tokenise rows batch by batch, in order; many rows are distributed over several processes."""
     tables = examples.batches(("id", *CONTENT))
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if workers == 1 or len(examples) < PARALLEL_ROWS:
@@ -157,7 +157,7 @@ class _Encoder:
         self.fast = ByteLevel.of(loaded.tokenizer)
 
     def __call__(self, table: Any) -> Any:
-        """Tokenise a `pyarrow.Table` of examples, of all columns or some: a record batch of token ids and masks."""
+        """Tokenise a `pyarrow.Table` of examples, with all columns or some, to a batch of token ids and masks."""
         import numpy as np
         import pyarrow as pa
 
@@ -175,7 +175,7 @@ class _Encoder:
 
 
 def _packed(table: Any) -> bytes:
-    """Serialise a table by itself: pickled, a slice would take the whole table along."""
+    """Serialise a table on its own: a pickled slice would include the whole table."""
     import pyarrow as pa
 
     sink = pa.BufferOutputStream()
@@ -206,7 +206,7 @@ def _read(file: Path) -> TokenRows:
 
 
 def cache_key(loaded: LoadedTokenizer, examples: Examples, loss_on: str = "answers") -> str:
-    """Return the name under which the cache keeps these tokens: SHA-256 over everything that they follow from."""
+    """Return the key of these tokens in the cache: SHA-256 over everything that determines them."""
     import pyarrow as pa
 
     tokenizer, backend = loaded.tokenizer, loaded.tokenizer.backend_tokenizer
@@ -229,9 +229,9 @@ def cache_key(loaded: LoadedTokenizer, examples: Examples, loss_on: str = "answe
 
 
 def token_counter(loader: Loader) -> Callable[[Sequence[str]], list[int]] | None:
-    """Return a function that counts the tokens of each of some texts, special tokens left out, for curators.
+    """Return a function for curators that counts the tokens of each of some texts, without special tokens.
 
-    The loader's tokenizer is loaded when the function is first called. None where the loader has no tokenizer without
+    The loader's tokenizer is loaded when the function is first called. None if the loader has no tokenizer without
     its weights.
     """
     if not isinstance(loader, LoadsTokenizer):

@@ -10,17 +10,18 @@ import torch
 from torch.nn import functional
 
 KEEP_WEIGHTS = 256
-"""Attention weights of documents up to this length are kept for the backward pass; of longer ones, made again."""
+"""Attention weights of documents up to this length are kept for the backward pass; those of longer ones are
+recomputed."""
 OWN_KERNEL = 512
-"""Up to this length three batched products beat torch's attention on a CPU (two to four times, backward included)."""
+"""Up to this length, three batched products beat torch's attention on a CPU (two to four times, including backward)."""
 SIZES, WIDTHS = 32, 8
-"""How many sizes between a power of two and the next one tensors have: of packs, and of documents in the attention."""
+"""Number of tensor sizes between a power of two and the next one: of packs, and of documents in the attention."""
 
 
 def rounded(size: int, sizes: int) -> int:
-    """Round a size up to one that tensors have: a multiple of 8, `sizes` of them between powers of two.
+    """Round a size up to a multiple of 8, to one of `sizes` values between powers of two.
 
-    oneDNN compiles code for every new shape and keeps it, megabytes a step, which also tears the heap to pieces: where
+    oneDNN compiles code for every new shape and keeps it, megabytes a step, which also fragments the heap: where
     every batch had a length of its own, memory tripled within fifty steps.
     """
     step = max(8, (1 << max(size - 1, 1).bit_length() - 1) // sizes)
@@ -87,7 +88,7 @@ def _starts(lengths: tuple[int, ...]) -> list[int]:
 def _on_cuda(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: tuple[int, ...], scale: float, window: int | None
 ) -> torch.Tensor:
-    """Flash attention over sequences of any length (Dao 2023, arXiv:2307.08691), as torch ships it."""
+    """Run flash attention over sequences of any length (Dao 2023, arXiv:2307.08691), as shipped with torch."""
     from torch.nn.attention.varlen import varlen_attn
 
     ends = _ends_on(lengths, q.device)
@@ -115,7 +116,7 @@ def _one(
     window: int | None,
     softcap: float | None,
 ) -> torch.Tensor:
-    """One document, [L, heads, head size], by torch's own attention, or written out where that can't do it."""
+    """Attend within one document, [L, heads, head size], with torch's own attention, or written out with a softcap."""
     q, k, v = (states.transpose(0, 1)[None] for states in (q, k, v))
     length = q.shape[2]
     windowed = window is not None and window < length
@@ -134,7 +135,7 @@ def _one(
 
 
 def _allowed(length: int, window: int | None, device: torch.device) -> torch.Tensor:
-    """bool [L, L]: which keys (columns) a query (row) may see."""
+    """Return the mask, bool [L, L], of the keys (columns) that each query (row) may see."""
     seen = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     return seen if window is None else seen.triu(1 - window)
 
@@ -177,7 +178,7 @@ class DocumentAttention(torch.autograd.Function):
 
 @lru_cache(maxsize=4)
 def _alike(lengths: tuple[int, ...]) -> list[tuple[int, list[tuple[int, int]]]]:
-    """Where documents begin and end, together with those of the same rounded length."""
+    """Return where documents begin and end, grouped by rounded length."""
     found: dict[int, list[tuple[int, int]]] = {}
     for start, stop in pairwise(_starts(lengths)):
         found.setdefault(rounded(stop - start, WIDTHS), []).append((start, stop))
@@ -185,7 +186,7 @@ def _alike(lengths: tuple[int, ...]) -> list[tuple[int, list[tuple[int, int]]]]:
 
 
 def _blocks(states: torch.Tensor, heads: int, width: int, places: list[tuple[int, int]]) -> torch.Tensor:
-    """Documents from [T, its heads, size] as [documents * key heads, group * width, size], zeros behind each.
+    """Copy documents from [T, its heads, size] to [documents * key heads, group * width, size], padded with zeros.
 
     Causal attention lets no query see the zeros, and no gradient comes from them.
     """
@@ -197,7 +198,7 @@ def _blocks(states: torch.Tensor, heads: int, width: int, places: list[tuple[int
 
 
 def _put(place: torch.Tensor, found: torch.Tensor, heads: int, width: int, places: list[tuple[int, int]]) -> None:
-    """Write what `_blocks` would take from it into [T, its heads, size]."""
+    """Write the inverse of `_blocks` into [T, its heads, size]."""
     _, of, size = place.shape
     blocks = found.view(len(places), heads, of // heads, width, size)
     for block, (start, stop) in zip(blocks, places, strict=True):
@@ -205,7 +206,7 @@ def _put(place: torch.Tensor, found: torch.Tensor, heads: int, width: int, place
 
 
 def _weights(qs: torch.Tensor, ks: torch.Tensor, width: int, scale: float) -> torch.Tensor:
-    """Attention weights, [documents * key heads, group * width, width]."""
+    """Compute the attention weights, [documents * key heads, group * width, width]."""
     scores = torch.bmm(qs, ks.transpose(1, 2)).view(len(qs), -1, width, width)
     scores.mul_(scale).add_(_causal(scores.dtype)[:width, :width])
     return torch.softmax(scores, -1).view(len(qs), -1, width)
@@ -213,5 +214,5 @@ def _weights(qs: torch.Tensor, ks: torch.Tensor, width: int, scale: float) -> to
 
 @cache
 def _causal(dtype: torch.dtype) -> torch.Tensor:
-    """0 where a query may look and -inf elsewhere, for the longest document of the kernel."""
+    """Return a mask with 0 where a query may attend and -inf elsewhere, for the longest document of the kernel."""
     return torch.full((OWN_KERNEL, OWN_KERNEL), float("-inf"), dtype=dtype).triu_(1)

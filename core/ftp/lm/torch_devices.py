@@ -1,4 +1,4 @@
-"""The device to compute on, and the type of number that it computes with best."""
+"""The device to compute on, and the data type that it computes with best."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def pick_device() -> str:
 
 
 def multiplies_bfloat16(device: str) -> bool:
-    """Say whether a device multiplies bfloat16 matrices in hardware; emulated, they are slower than float32.
+    """Return whether a device multiplies bfloat16 matrices in hardware; emulated, they are slower than float32.
 
     Args:
         device: as torch names it, with or without a number: `cpu`, `cuda:1`, `mps`.

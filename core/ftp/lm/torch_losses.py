@@ -1,4 +1,4 @@
-"""Loss of a model on rows: packed, with logits only where a label is."""
+"""Loss of a model on rows: packed, with logits only for positions with a label."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ftp.lm.torch_packing import documents, hidden_states, pack, padded, why_not
 from ftp.types import LoadedModel, TokenLoss
 
 LOSS_TOKENS = 4096
-"""Tokens whose loss is taken at once."""
+"""Tokens whose loss is computed at once."""
 HEAD_BYTES = 64 * 2**20
-"""Size of the float32 logits that are held at once."""
+"""Size of the float32 logits held at once."""
 
 
 def token_losses(

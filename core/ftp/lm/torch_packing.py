@@ -33,7 +33,7 @@ class Pack:
 
 
 def pack(rows: Sequence[Sequence[int]], device: Any = "cpu") -> Pack:
-    """Lay rows of token ids one after the other, and behind them a row of zeros up to a rounded length.
+    """Concatenate rows of token ids, and append a row of zeros up to a rounded length.
 
     Rounded lengths keep the number of shapes small, for which kernels are compiled.
     """
@@ -60,7 +60,7 @@ def why_not(model: Any) -> str | None:
 
 @contextlib.contextmanager
 def documents(model: Any) -> Iterator[None]:
-    """Let the model attend within documents while the block lasts; its forward then needs `lengths=pack.lengths`."""
+    """Let the model attend within documents inside the block; its forward then needs `lengths=pack.lengths`."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attend)

@@ -1,6 +1,6 @@
-"""Models from Hugging Face files: what they are made of, without weights, and their weights in memory.
+"""Models from Hugging Face files: their structure, without weights, and their weights in memory.
 
-`ftp.lm.hf_loader.HuggingFaceFiles` makes a loader of these functions.
+`ftp.lm.hf_loader.HuggingFaceFiles` builds a loader from these functions.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def describe(
 
 
 def _quantized_by(config: Any) -> str | None:
-    """Return the method that the stored weights are quantised by; None where they aren't."""
+    """Return the method that the stored weights are quantised with; None if they aren't."""
     settings = getattr(config, "quantization_config", None)
     if settings is None:
         return None
@@ -133,7 +133,7 @@ def load(
 
 
 def _from_pretrained(where: str, **options: Any) -> Any:
-    """Load a causal model with transformers, from safetensors alone: other files may run code when they are read."""
+    """Load a causal model with transformers, from safetensors alone: other formats may run code when they are read."""
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(where, use_safetensors=True, **options)
@@ -181,7 +181,7 @@ def _keep_trainable_layout(model: Any) -> None:
 
 
 def _answer_greedily(model: Any, pad_token_id: int) -> None:
-    """Set the generation config for greedy answers; the sampling settings of a chat model would only warn."""
+    """Set the generation config to greedy decoding; a chat model's sampling settings would only cause warnings."""
     model.config.pad_token_id = pad_token_id
     model.generation_config.pad_token_id = pad_token_id
     for sampling in ("temperature", "top_p", "top_k", "min_p", "typical_p"):
@@ -190,7 +190,7 @@ def _answer_greedily(model: Any, pad_token_id: int) -> None:
 
 
 def add_token_rows(model: Any, ids: Sequence[int]) -> None:
-    """Give new tokens rows in the embeddings and in the output head: spare ones, or new ones where those end.
+    """Give new tokens rows in the embeddings and in the output head: spare rows first, then new ones.
 
     A row begins as the mean of the older ones (Hewitt 2021, nlp.stanford.edu/~johnhew/vocab-expansion.html), without
     the noise that transformers adds, so that it is the same whenever the model is loaded.

@@ -1,4 +1,4 @@
-"""Recipes: their model, reading them with every mistake at once, and their JSON schema."""
+"""Recipes: their model, reading them with every mistake reported at once, and their JSON schema."""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""What no single block of a recipe can tell: pairs that don't fit, rows read twice, keys that nothing would read; and
-what is allowed and worth a second look."""
+"""Checks and warnings that span several blocks of a recipe.
+
+Problems are pairs that don't fit, rows that are read twice, and unused keys. Warnings are for settings that deserve a
+second look.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,11 @@ from ftp.recipe.model import Recipe, Source, components_of
 from ftp.recipe.yaml_source import Path_, dotted
 
 USUAL_BATCH = 16
-"""Rows of an optimizer step that the usual learning rates were found with (Dettmers et al. 2023, arXiv:2305.14314)."""
+"""Rows of an optimizer step for which the usual learning rates were found (Dettmers et al. 2023, arXiv:2305.14314)."""
 
 
 def cross_check(recipe: Recipe, plugins: Plugins) -> Iterator[tuple[Path_, str]]:
-    """What no single block can tell: pairs that don't fit, and keys that nothing would read."""
+    """Yield the problems that span several blocks: pairs that don't fit, and keys that nothing would read."""
     sources: list[tuple[Path_, Source]] = [(("data", "train", i), s) for i, s in enumerate(recipe.data.train)]
     if isinstance(recipe.data.validation, Source):
         sources.append((("data", "validation"), recipe.data.validation))
@@ -100,7 +103,7 @@ def cross_check(recipe: Recipe, plugins: Plugins) -> Iterator[tuple[Path_, str]]
 def _read_twice(
     sources: Sequence[tuple[Path_, Source]], held_out: Sequence[tuple[Path_, Source]]
 ) -> Iterator[tuple[Path_, str]]:
-    """Each file, or split of a hub data set, is read once: rows that are watched or evaluated are never trained on."""
+    """Yield files, or splits of a hub data set, that are read twice: validation and eval rows are never trained on."""
     readers: dict[str, Path_] = {}
     for path, source in [*sources, *held_out]:
         shared: dict[Path_, list[str]] = {}
@@ -129,16 +132,17 @@ def _places_of(source: Source) -> list[str]:
 
 
 def warnings(recipe: Recipe) -> Iterator[tuple[Path_, str]]:
-    """What is allowed and worth a second look: a learning rate outside the usual range of the adapter."""
+    """Yield settings that deserve a second look: a learning rate outside the usual range of the adapter."""
     pace, usual = recipe.train.peak_rate(), recipe.adapter.learning_rates
     if pace is not None and usual is not None and not usual[0] <= pace[0] <= usual[1]:
         yield ("train", "learning_rate"), rate_in_words(recipe.adapter, *pace)
 
 
 def rate_in_words(adapter: Adapter, rate: float, batch: int) -> str:
-    """How a learning rate lies to the usual ones of an adapter, and what scale and batch make of it.
+    """Describe how a learning rate compares with the usual ones of an adapter, given its scale and the batch size.
 
-    A rate grows about with the square root of the batch (for Adam: Malladi et al. 2022, arXiv:2205.10287).
+    The best rate grows roughly with the square root of the batch size (for Adam: Malladi et al. 2022,
+    arXiv:2205.10287).
 
     Args:
         batch: rows of an optimizer step.
@@ -161,6 +165,6 @@ def rate_in_words(adapter: Adapter, rate: float, batch: int) -> str:
 
 
 def rate_shown(rate: float) -> str:
-    """A learning rate to two places, as people write it: 2e-4."""
+    """Format a learning rate with two significant digits, as people write it: 2e-4."""
     mantissa, _, exponent = f"{rate:.1e}".partition("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"

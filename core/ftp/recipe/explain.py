@@ -1,4 +1,4 @@
-"""pydantic's errors in our words: `file:line:column: path: what; did you mean …`."""
+"""Turn pydantic's errors into FTP's: `file:line:column: path: what; did you mean …`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MUST_BE = {
 
 
 def explain(error: ValidationError, model: type[BaseModel], document: Document, plugins: Plugins) -> Iterator[str]:
-    """pydantic's errors in our words: `file:line:column: path: what; did you mean …`."""
+    """Yield pydantic's errors as FTP's: `file:line:column: path: what; did you mean …`."""
     found: dict[Path_, list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
         path, _ = _resolved(detail["loc"], model, document.data)
@@ -48,7 +48,7 @@ def explain(error: ValidationError, model: type[BaseModel], document: Document, 
 
 
 def _what(path: Path_, details: Sequence[ErrorDetails], model: type[BaseModel], plugins: Plugins) -> str:
-    """What is wrong with one value; several details when it may be of several types."""
+    """Describe what is wrong with one value; there are several details when it may be of several types."""
     detail = details[0]
     kind, given = detail["type"], detail["input"]
     _, models = _resolved(detail["loc"][:-1], model, None)
@@ -76,7 +76,7 @@ def _what(path: Path_, details: Sequence[ErrorDetails], model: type[BaseModel], 
 
 
 def _must_be(detail: ErrorDetails) -> str | None:
-    """What a value must be; None where pydantic or a plugin says it in a sentence of its own."""
+    """Return what a value must be; None where pydantic or a plugin has a complete sentence of its own."""
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "literal_error":
         return str(context["expected"])
@@ -92,7 +92,8 @@ def _must_be(detail: ErrorDetails) -> str | None:
 
 def _resolved(loc: Sequence[str | int], model: type[BaseModel], data: Any) -> tuple[Path_, set[type[BaseModel]]]:
     """Return pydantic's `loc` without the names of unions' members that it puts in, and the models that the value at
-    its end could be of."""
+    its end could be of.
+    """
     path: list[str | int] = []
     models: set[type[BaseModel]] = {model}
     for part in loc:

@@ -15,7 +15,7 @@ from ftp.types import ControlTokenRule
 
 
 class Source(Options):
-    """Where rows come from: files, or a data set on the hub."""
+    """A source of rows: files, or a data set on the hub."""
 
     path: FilePath | None = None
     """A file, a directory or a glob of .jsonl, .json, .csv, .tsv or .parquet files (also .gz)."""
@@ -26,7 +26,7 @@ class Source(Options):
     revision: str | None = None
     """Which commit, tag or branch of the hub data set."""
     name: Annotated[str, Field(pattern=PLAIN_NAME)] | None = None
-    """What curators call this source. Default: its path or hub id as the recipe gives it."""
+    """The name of this source in curators' options. Default: its path or hub id as given in the recipe."""
     format: Formatter
     """How a row becomes an example."""
     role: Literal["domain", "replay"] = "domain"
@@ -37,14 +37,14 @@ class Source(Options):
     """What to do with control tokens such as `<|im_end|>` or `<s>` that a row's text spells out. text: they stay text,
     and the ledger names the row. refuse: stop, and name the row. allow: they count as those tokens."""
     on_bad_row: Literal["stop", "drop"] = "stop"
-    """What to do with a row that can't be used: stop and name it, or drop it into the ledger."""
+    """What to do with a row that can't be used: stop and report it, or drop it and record it in the ledger."""
 
 
 class Data(Options):
-    """The rows: to train on, to watch, and to evaluate on."""
+    """The rows: training, validation and eval sets."""
 
     train: list[Source] = Field(min_length=1)
-    """Sources to train on."""
+    """Sources of training rows."""
     validation: (
         Annotated[
             Annotated[Share, Tag("share")] | Annotated[Source, Tag("source")],
@@ -52,27 +52,27 @@ class Data(Options):
         ]
         | None
     ) = None
-    """Rows to watch the loss on: a share carved out of the domain rows before the curators, or a source of its own.
-    Default: 10%, unless a curator such as `split` carves them."""
+    """Rows for the validation loss: a share split off from the domain rows before the curators run, or a source of its
+    own. Default: 10%, unless a curator such as `split` makes the validation split."""
     evals: dict[Annotated[str, Field(pattern=PLAIN_NAME)], Source] = Field(default_factory=dict)
     """Named eval sets, never trained on."""
     curate: list[Curator] = Field(default_factory=list)
-    """Curators, in this order. With eval sets, `decontaminate` is put first when it is not among them."""
+    """Curators, in this order. With eval sets, `decontaminate` is put first if it is not among them."""
 
 
 class Recipe(Options):
-    """One fine-tuning run, from model and data to evidence."""
+    """A fine-tuning run, from model and data to evidence."""
 
     name: str = Field(pattern=PLAIN_NAME)
     """Names the run's directory: letters, digits, dots, underscores and dashes."""
     seed: int = Field(default=42, ge=0, lt=2**32)
-    """For the split, the adapter's first weights, dropout and the order of training."""
+    """For the split, the adapter's initial weights, dropout and the order of training."""
     model: Loader
     """The base model."""
     adapter: Adapter
     """Which weights train."""
     data: Data
-    """What to learn from."""
+    """The data to learn from."""
     train: Trainer
     """How to train."""
     watch: list[Watcher] | None = None
@@ -88,11 +88,11 @@ class Recipe(Options):
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """What formatters that choose by the data found, a sentence for each source."""
+        """The findings of formatters that choose by the data, a sentence for each source."""
         return self._findings
 
     def resolved(self) -> dict[str, Any]:
-        """The recipe with every default written out, ready for YAML. Read again, it is the same recipe."""
+        """Return the recipe with every default written out, ready for YAML. Reading it gives the same recipe."""
         unread = () if reads_answers(self) else ("answers",)  # given though nothing reads it, it would be an error
         return {name: dump(getattr(self, name)) for name in type(self).model_fields if name not in unread}
 
@@ -117,7 +117,7 @@ def dump(value: Any) -> Any:
 
 
 def components_of(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Component]]:
-    """Every component of a recipe with its path."""
+    """Return every component of a recipe with its path."""
     if isinstance(value, Component):
         yield path, value
     if isinstance(value, BaseModel):

@@ -1,4 +1,4 @@
-"""The recipe: YAML to validated components, every mistake at once with its place."""
+"""Read a recipe: YAML to validated components, with every mistake and its place reported at once."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from ftp.recipe.slots import Slots
 from ftp.recipe.yaml_source import Path_, dotted, override, parse
 
 VALIDATION = 0.1
-"""Share of the domain rows to watch the loss on, where a recipe says nothing of it."""
+"""Share of the domain rows to validate on if a recipe doesn't say."""
 LOOKED_AT = 200
-"""Rows of a source that a formatter which chooses by the data is shown."""
+"""Number of a source's rows shown to a formatter that chooses by the data."""
 
 
 def read(file: Path, plugins: Plugins, settings: Sequence[str] = ()) -> Recipe:
@@ -73,7 +73,7 @@ def read(file: Path, plugins: Plugins, settings: Sequence[str] = ()) -> Recipe:
 
 
 def _with_formats(recipe: Recipe, plugins: Plugins) -> tuple[Recipe, list[tuple[Path_, str]]]:
-    """Have formatters that choose by the data look at the first rows, so that the recipe holds what they chose."""
+    """Let formatters that choose by the data look at the first rows, so that the recipe contains their choice."""
     names = {offer.component: name for name, offer in plugins.offers("formatters").items()}
     problems: list[tuple[Path_, str]] = []
     findings: list[str] = []
@@ -111,8 +111,10 @@ def _with_formats(recipe: Recipe, plugins: Plugins) -> tuple[Recipe, list[tuple[
 
 
 def _with_defaults(recipe: Recipe, plugins: Plugins) -> tuple[Recipe, list[tuple[Path_, str]]]:
-    """Write out what depends on several blocks and on what is installed: the share for validation, the curators that
-    guard eval sets, the watchers."""
+    """Fill in defaults that depend on several blocks and on what is installed.
+
+    They are the validation share, the curators that guard eval sets, and the watchers.
+    """
     data = recipe.data
     update: dict[str, Any] = {}
     if data.validation is None and not any(curator.splits for curator in data.curate):
@@ -149,7 +151,7 @@ def _default_watchers(plugins: Plugins) -> list[Watcher]:
 
 
 def plugins_of(recipe: Recipe, plugins: Plugins) -> list[Plugin]:
-    """The plugins whose components the recipe uses."""
+    """Return the plugins whose components the recipe uses."""
     offers = (plugins.offer_of(component) for _, component in components_of(recipe))
     used = {offer.plugin.name for offer in offers if offer}
     return [plugin for plugin in plugins.plugins if plugin.name in used]

@@ -74,7 +74,8 @@ class Slots:
 
     def named(self, value: Any) -> Any:
         """Return a default with every component in it as a recipe would have made it: new, and named as it is
-        offered."""
+        offered.
+        """
         if isinstance(value, BaseModel) and has_slots(type(value)):
             values = {name: self.named(getattr(value, name)) for name in type(value).model_fields}
             made: Any = type(value).model_construct(_fields_set=value.model_fields_set, **values)
@@ -123,7 +124,8 @@ class Slots:
 
     def _member(self, cls: type[BaseModel], use: str = "") -> Any:
         """A block that is read with filled slots and handed out as an instance of the class that was written:
-        instances of classes made at run time neither pickle nor compare equal."""
+        instances of classes made at run time neither pickle nor compare equal.
+        """
         if (cls, use) not in self._members:
             first_line = (cls.__doc__ or "").strip().split("\n", 1)[0]
             tag = {"use": (Literal[use], Field(description=first_line))} if use else {}

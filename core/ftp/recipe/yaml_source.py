@@ -1,4 +1,4 @@
-"""YAML with places: a document, and for each of its values the line and column it stands on."""
+"""YAML with positions: a document, and the line and column of each of its values."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ for _name, (_pattern, _first, _read) in _SCALARS.items():
 
 _COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 MOST_VALUES = 100_000
-"""More values than any recipe has: aliases of aliases can stand for billions."""
+"""More values than any recipe has; aliases of aliases can expand to billions."""
 
 
 @dataclass
 class Document:
-    """A parsed recipe, or the value of a `--set`, and where each value stands."""
+    """A parsed recipe, or the value of a `--set`, with the position of each value."""
 
     origin: str
     """The file, or the flag."""
@@ -79,7 +79,7 @@ class Document:
         return f"{self.origin}:{mark.line + 1}:{mark.column + 1}" if self.is_file and mark else self.origin
 
     def place(self, path: Path_) -> str:
-        """The place of a path, or of the nearest enclosing block."""
+        """Return the position of a path, or of the innermost enclosing block."""
         while path not in self.places and path:
             path = path[:-1]
         return self.places.get(path, self.origin)
@@ -138,7 +138,7 @@ def _construct(loader: _Loader, node: yaml.Node, path: Path_, document: Document
 
 
 def _text(value: str, here: str, path: Path_, document: Document) -> str:
-    """The text with pairs of surrogates, as JSON writes them, made whole; half of a pair is a problem."""
+    """Join surrogate pairs, as JSON writes them, in a text; half a pair is a problem."""
     whole = value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
     halves = [character for character in whole if "\ud800" <= character <= "\udfff"]
     if halves:
@@ -181,7 +181,7 @@ def override(document: Document, setting: str) -> None:
 
 
 def dotted(path: Iterable[str | int]) -> str:
-    """`("data", "train", 0)` as people read it: `data.train.0`."""
+    """Return a path as people write it: `("data", "train", 0)` becomes `data.train.0`."""
     return ".".join(str(part) for part in path)
 
 

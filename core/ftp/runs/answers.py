@@ -12,7 +12,7 @@ from ftp.types import Answer, Example, TokenLoss
 def write_answers(
     file: Path, examples: Sequence[Example], answers: Sequence[Answer], losses: Sequence[TokenLoss]
 ) -> None:
-    """Write what a model made of an eval set as Parquet, whole or not at all."""
+    """Write a model's answers to an eval set and its losses as Parquet, whole or not at all."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -34,7 +34,7 @@ def write_answers(
 
 
 def read_answers(file: Path) -> tuple[list[Answer], list[TokenLoss]]:
-    """Read what `write_answers` wrote."""
+    """Read a file written by `write_answers`."""
     import pyarrow.parquet as pq
 
     rows = pq.read_table(file).to_pylist()

@@ -1,4 +1,4 @@
-"""The run directory: everything a run leaves behind. Files appear whole or not at all, and one process writes."""
+"""The run directory: all output of a run. Files are written whole or not at all, by one process at a time."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class RunDirectory:
         return self.write_text(name, json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
 
     def read_json(self, name: str) -> Any:
-        """The parsed file, or None when it is not there.
+        """Return the parsed file, or None when it doesn't exist.
 
         Raises:
             RunError: it is not whole, or can't be read.
@@ -66,7 +66,7 @@ class RunDirectory:
             raise RunError(f"{file}: can't be read: {error}") from None
 
     def new_directory(self, name: str) -> AbstractContextManager[Path]:
-        """Give an empty directory to fill; it takes its name when the block ends well."""
+        """Yield an empty directory to fill; it gets its name when the block succeeds."""
         return new_directory(self.path / name)
 
     # --- events
@@ -77,7 +77,7 @@ class RunDirectory:
         append_line(self.path / "events.jsonl", json.dumps(line, ensure_ascii=False, default=str))
 
     def events(self) -> list[dict[str, Any]]:
-        """The events so far; a last line that a kill left unfinished is not one."""
+        """Return the events so far, without a last line that a killed process left unfinished."""
         file = self.path / "events.jsonl"
         found = []
         for line in file.read_text(encoding="utf-8", errors="replace").split("\n") if file.exists() else ():
@@ -93,10 +93,10 @@ class RunDirectory:
         return self.read_json("stages.json") or {}
 
     def is_done(self, stage: str, inputs: Mapping[str, str]) -> bool:
-        """Whether a stage is done on these inputs.
+        """Return whether a stage is done on these inputs.
 
         Raises:
-            RunError: it is done on other inputs; the message says which changed.
+            RunError: it is done on other inputs; the message says which ones have changed.
         """
         record = self.stages().get(stage)
         if record is None:
@@ -110,7 +110,7 @@ class RunDirectory:
         return True
 
     def finish(self, stage: str, inputs: Mapping[str, str], **more: Any) -> None:
-        """Note that a stage is done on these inputs, with whatever else is to be known of it."""
+        """Record that a stage is done on these inputs, with any further details."""
         stages = self.stages()
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         stages[stage] = {"inputs": dict(inputs), "finished": finished, **more}
@@ -120,7 +120,7 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the directory. The operating system lets go of it when the process dies, however it dies.
+        """Hold the directory's lock. The operating system releases it when the process dies, however it dies.
 
         Raises:
             RunError: another process holds it; the message says which.
@@ -149,6 +149,6 @@ class RunDirectory:
 
 
 def runs_below(root: Path, name: str = "*") -> list[RunDirectory]:
-    """The runs below a directory, oldest first."""
+    """Return the runs below a directory, oldest first."""
     found = [RunDirectory(file.parent) for file in root.glob(f"{name}/*/run.lock.json")]
     return sorted(found, key=lambda run: run.id)

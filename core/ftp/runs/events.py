@@ -1,4 +1,4 @@
-"""Events of a run on their way to the log, to the terminal and to the watchers; and the watchers' answers back."""
+"""Events of a run: written to the log, shown in the terminal, passed to the watchers; and the watchers' answers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ftp.types import RollBack, Stop, Warn
 ASKS: Mapping[type, str] = {Stop: "stop", RollBack: "roll back", Warn: "nothing"}
 
 
-class Watching:
-    """Writes events to events.jsonl, shows them, and asks the watchers about each.
+class EventLog:
+    """Writes events to events.jsonl, shows them, and passes each to the watchers.
 
     Args:
-        watchers: as the recipe gives them; they begin anew.
+        watchers: as given in the recipe; each starts with fresh state.
         show: called with the name and the values of every event.
     """
 
@@ -27,9 +27,9 @@ class Watching:
         self.watchers = [watcher.anew() for watcher in watchers]
 
     def emit(self, event: str, **values: Any) -> Stop | RollBack | None:
-        """Write, show and hand on an event. A watcher's answer is an event too; a stop goes before a roll-back.
+        """Write an event, show it and pass it to the watchers; return their decision.
 
-        What only warns is not returned.
+        A watcher's answer is an event too. A stop takes precedence over a roll-back; a warning is not returned.
         """
         if event == "resume":
             for earlier in done_until(self.directory.events(), values["step"]):
@@ -53,7 +53,7 @@ class Watching:
 
 
 def done_until(events: Iterable[Mapping[str, Any]], step: float = float("inf")) -> list[Mapping[str, Any]]:
-    """The events that still hold: without those of steps that were done again after a resume or a roll-back."""
+    """Return the events that are still valid, without those of steps that a resume or a roll-back has repeated."""
     kept: list[Mapping[str, Any]] = []
     for event in events:
         if event["event"] in ("resume", "rollback"):

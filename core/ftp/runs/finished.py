@@ -1,4 +1,4 @@
-"""A run read back from its directory: what reporters and commands see of it."""
+"""A run read back from its directory, as reporters and commands see it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def finished(directory: RunDirectory) -> FinishedRun:
     """Read a run back from its directory.
 
     Raises:
-        RunError: it is not a run, it has not come to its evaluation, or a file of it is missing or damaged.
+        RunError: it is not a run, it has not been evaluated yet, or one of its files is missing or damaged.
     """
     evaluations = evaluations_of(directory)
     if evaluations is None:
@@ -34,7 +34,7 @@ def finished(directory: RunDirectory) -> FinishedRun:
 
 
 def evaluations_of(directory: RunDirectory) -> list[Evaluation] | None:
-    """What the evaluators of a run found, or None where it has not come to that.
+    """Return the results of a run's evaluators, or None if it has not been evaluated yet.
 
     Raises:
         RunError: the file is damaged.
@@ -100,7 +100,7 @@ def _number(value: Any) -> Any:
 
 
 def view_of(directory: RunDirectory, corpus: Corpus, name: str) -> EvalView:
-    """One eval set with what both models made of it."""
+    """Return one eval set with the results of both models."""
     base_answers, base_losses = read_answers(answers_file(directory, "base", name))
     tuned_answers, tuned_losses = read_answers(answers_file(directory, "tuned", name))
     return EvalView(
@@ -115,5 +115,5 @@ def view_of(directory: RunDirectory, corpus: Corpus, name: str) -> EvalView:
 
 
 def answers_file(directory: RunDirectory, who: str, name: str) -> Path:
-    """Where the answers of `who` (`base` or `tuned`) to an eval set are kept."""
+    """Return the file with the answers of `who` (`base` or `tuned`) to an eval set."""
     return directory.path / "answers" / f"{who}-{name}.parquet"

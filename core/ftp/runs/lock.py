@@ -1,4 +1,4 @@
-"""What a run was made from: its lock, and whether another run was made from the same."""
+"""The lock of a run: a record of everything it was made from, for comparing it with another run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from ftp.runs.directory import RunDirectory, runs_below
 from ftp.types import LoadedModel
 
 INPUTS = ("recipe", "data", "packages", "plugins")
-"""The parts of a lock that results depend on; another machine only rounds differently."""
+"""The parts of a lock that results depend on; other hardware changes only rounding."""
 
 
 def fingerprints(recipe: Recipe, plugins: Plugins) -> dict[str, Any]:
-    """What the result depends on: the resolved recipe, the bytes of the data, packages, plugins, hardware."""
+    """Return what the result depends on: the resolved recipe, the bytes of the data, packages, plugins, hardware."""
     sources = [*recipe.data.train, *recipe.data.evals.values()]
     if isinstance(recipe.data.validation, Source):
         sources.append(recipe.data.validation)
@@ -44,7 +44,7 @@ def fingerprints(recipe: Recipe, plugins: Plugins) -> dict[str, Any]:
 
 
 def packages_of(recipe: Recipe) -> dict[str, str]:
-    """Return the version of every installed distribution that the components of a recipe require, by its name."""
+    """Return the version of every installed distribution that the components of a recipe require, by name."""
     distributions = importlib.metadata.packages_distributions()
     required = {package for _, component in components_of(recipe) for package in component.requires}
     names = {name.lower() for package in required for name in distributions.get(package, ())}
@@ -54,10 +54,10 @@ def packages_of(recipe: Recipe) -> dict[str, str]:
 def equal_run(
     root: Path, name: str, lock: Mapping[str, Any], note: Callable[[str], None] = lambda text: None
 ) -> RunDirectory | None:
-    """The newest run that was made from the same things, from its beginning to its end.
+    """Return the newest run that was made from the same inputs from beginning to end.
 
     Args:
-        note: told of every run that is passed over because its lock can't be read.
+        note: called with a message for every run that is skipped because its lock can't be read.
     """
     for directory, recorded in _readable(root, name, note):
         if not recorded.get("anyway") and not changes(recorded, lock):
@@ -68,7 +68,7 @@ def equal_run(
 def _readable(
     root: Path, name: str, note: Callable[[str], None] = lambda text: None
 ) -> Iterator[tuple[RunDirectory, dict[str, Any]]]:
-    """The runs of this name with their locks, newest first, but for those whose lock can't be read."""
+    """Yield the runs of this name with their locks, newest first; skip those whose lock can't be read."""
     for directory in reversed(runs_below(root, name)):
         try:
             recorded = directory.read_json("run.lock.json")
@@ -81,14 +81,14 @@ def _readable(
 
 
 def note_origin(directory: RunDirectory, file: Path, plugins: Plugins) -> None:
-    """Write down what the command line said and the recipe doesn't: where it is, and plugins given or kept out."""
+    """Record what the command line said and the recipe doesn't: its path, and plugins added or disabled."""
     files = [plugin.name.removeprefix("file:") for plugin in plugins.plugins if plugin.name.startswith("file:")]
     without = [plugin.name for plugin in plugins.plugins if plugin.disabled]
     directory.write_json("origin.json", {"recipe": str(file.absolute()), "plugins": files, "without": without})
 
 
 def origin_of(directory: RunDirectory) -> dict[str, Any]:
-    """What `note_origin` wrote.
+    """Return what `note_origin` recorded.
 
     Raises:
         RunError: it is not a run directory.
@@ -101,10 +101,10 @@ def origin_of(directory: RunDirectory) -> dict[str, Any]:
 
 
 def unfinished_run(root: Path, name: str, note: Callable[[str], None] = lambda text: None) -> RunDirectory | None:
-    """The newest run of this name that has not come to its end and that no process is at work on.
+    """Return the newest run of this name that is unfinished and that no process is working on.
 
     Args:
-        note: told of every run that is passed over because its stages can't be read.
+        note: called with a message for every run that is skipped because its stages can't be read.
     """
     for directory, _ in _readable(root, name):
         try:
@@ -124,9 +124,9 @@ def _is_held(directory: RunDirectory) -> bool:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What two locks differ in, a line for each recipe key, file, package and plugin.
+    """List the differences between two locks, a line for each recipe key, file, package and plugin.
 
-    A package that only one of them names is no change: which ones are named follows from the components and from the
+    A package that only one of them names is not a change: which packages are named depends on the components and on the
     release that wrote the lock.
     """
     now = json.loads(json.dumps(finite(now), default=str))  # as the other was written and read
@@ -143,7 +143,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    """`train.epochs: 3 -> 5` for each value that differs between two nested blocks."""
+    """Yield `train.epochs: 3 -> 5` for each value that differs between two nested blocks."""
     before, after = dict(_leaves(old, ())), dict(_leaves(new, ()))
     for path in (*before, *(path for path in after if path not in before)):
         if path not in before or path not in after or before[path] != after[path]:
@@ -160,7 +160,7 @@ def _leaves(value: Any, path: Path_) -> Iterator[tuple[Path_, Any]]:
 
 
 def accept(directory: RunDirectory, lock: Mapping[str, Any], found: Sequence[str]) -> None:
-    """Have a run go on with what has changed, and record that in its lock; the finished stages stay finished."""
+    """Let a run continue with changed inputs, and record the changes in its lock; finished stages stay finished."""
     recorded = directory.read_json("run.lock.json")
     _record(directory, {**recorded, **lock, "hardware": recorded["hardware"]}, found)
     inputs = inputs_of(directory.read_json("run.lock.json"))
@@ -174,15 +174,15 @@ def _record(directory: RunDirectory, lock: Mapping[str, Any], found: Sequence[st
 
 
 def inputs_of(lock: Mapping[str, Any]) -> dict[str, str]:
-    """What the stages of a run are done on: a digest of each part of its lock that results depend on."""
+    """Return the inputs of the stages of a run: a digest of each part of its lock that results depend on."""
     return {key: digest(lock[key]) for key in INPUTS}
 
 
 def note_model(directory: RunDirectory, loaded: LoadedModel, *, anyway: bool = False) -> list[str]:
-    """Add to the lock what only the loaded model can tell, and return what of it has changed since the run began.
+    """Add the details of the loaded model to the lock, and return those that have changed since the run began.
 
     Args:
-        anyway: go on with another model all the same, and record it.
+        anyway: continue with a different model, and record it.
 
     Raises:
         RunError: the run began with another model.
@@ -209,7 +209,7 @@ def note_model(directory: RunDirectory, loaded: LoadedModel, *, anyway: bool = F
 
 
 def changed(directory: RunDirectory, found: Sequence[str]) -> RunError:
-    """The refusal to go on with a run that was made from something else."""
+    """Return the error for resuming a run whose inputs have changed."""
     return RunError(
         "\n".join(
             (

@@ -1,4 +1,4 @@
-"""Answers that were given before: the same model is never asked the same questions twice, also across runs."""
+"""A cache of answers: the same model never answers the same questions twice, across runs too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ftp.runs.answers import read_answers
 from ftp.types import Answer, Example, LoadedModel, TokenLoss
 
 LAYOUT = 2
-"""Part of the key; raised when what is kept, or how answers and losses are made, changes."""
+"""Part of the key; increased when the stored format, or the way answers and losses are computed, changes."""
 
 
 def key(
@@ -27,7 +27,7 @@ def key(
     options: AnswerOptions | None,
     open_end: bool = False,
 ) -> str | None:
-    """SHA-256 over everything that answers and losses follow from; None for a model without a fingerprint.
+    """Return the SHA-256 of everything that determines answers and losses; None for a model without a fingerprint.
 
     Args:
         trained: the directory of the trained weights that are in the model; None for the base model.
@@ -60,7 +60,7 @@ def key(
 
 
 def weights_digest(directory: Path | None) -> str:
-    """SHA-256 over a model directory's weights and configuration; empty for none."""
+    """Return the SHA-256 of a model directory's weights and configuration; an empty string without a directory."""
     if directory is None:
         return ""
     files = sorted(file for file in directory.rglob("*") if file.suffix in (".safetensors", ".json"))
@@ -68,7 +68,7 @@ def weights_digest(directory: Path | None) -> str:
 
 
 def recall(key: str | None) -> tuple[list[Answer], list[TokenLoss]] | None:
-    """What was kept under a key, or None."""
+    """Return the answers and losses stored under a key, or None."""
     file = _file(key) if key else None
     if file is None or not file.is_file():
         return None
@@ -77,7 +77,7 @@ def recall(key: str | None) -> tuple[list[Answer], list[TokenLoss]] | None:
 
 
 def keep(key: str | None, written: Path) -> None:
-    """Keep the answers that `ftp.runs.answers.write_answers` wrote to a file."""
+    """Store the file of answers that `ftp.runs.answers.write_answers` wrote."""
     if key is None:
         return
     file = _file(key)

@@ -1,4 +1,4 @@
-"""What an evaluator makes of a model in training: the score by which the best state can be chosen."""
+"""An evaluator's score of a model in training, for choosing the best state."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ftp.types import Answer, EvalView, Example, LoadedModel, TokenLoss
 class DevScore:
     """`score(metric, rows)` for `ftp.TrainingJob`.
 
-    The first call is made before the first step, so what it hears are the base model's answers: an evaluator that
-    compares two models gets them as the base's.
+    The first call comes before the first step, so it evaluates the base model; an evaluator that compares two models
+    gets those answers as the base's.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class DevScore:
         return stop_ids(self.loaded.tokenizer, self.loaded.model.generation_config.eos_token_id)
 
     def __call__(self, metric: str, rows: int) -> float:
-        """Score the model as it is now on its answers to so many validation rows. Higher is better.
+        """Score the model in its current state on its answers to the first `rows` validation rows. Higher is better.
 
         Raises:
             ModelError: the evaluator has no such metric.

@@ -1,4 +1,4 @@
-"""A training job without a run: what `ftp plan` and `ftp lr-find` measure on."""
+"""A training job without a run, on which `ftp plan` and `ftp lr-find` measure."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def dry_run(
     stage: Callable[[str], Callable[[int], None]],
     event: Callable[[str, Mapping[str, Any]], None],
 ) -> Iterator[TrainingJob]:
-    """The job that a run of this recipe would give its trainer: the same rows, model and first weights.
+    """Yield the job that a run of this recipe would give its trainer: the same rows, model and initial weights.
 
-    What it writes lies in a directory for temporary files (TMPDIR) and goes when the block ends; there is no run, and
-    no watcher sees anything.
+    Its files are in a temporary directory (TMPDIR) that is deleted when the block ends. There is no run directory, and
+    watchers see no events.
 
     Args:
         file: the recipe's file; the ids of rows name files relative to its directory.
-        stage: called with a title when something begins; returns what to call with the units done since last.
+        stage: called with the title of each stage; returns a function to call with the units done since the last call.
         event: called with the name and the values of every event.
 
     Raises:
@@ -50,7 +50,7 @@ def dry_run(
 
 
 def notes_only(event: Callable[[str, Mapping[str, Any]], None]) -> Callable[[str, Mapping[str, Any]], None]:
-    """Hand on what the user should read and nothing else: a dry run is no run to show the steps of."""
+    """Return an event handler that passes on notes only; the steps of a dry run are not shown."""
 
     def hand_on(name: str, values: Mapping[str, Any]) -> None:
         if name == "note":

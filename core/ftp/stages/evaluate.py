@@ -1,4 +1,4 @@
-"""What both models make of the eval sets, and what the evaluators make of that."""
+"""Run both models on the eval sets, and the evaluators on the results."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from ftp.types import Answer, Evaluation, EvalView, Example, LoadedModel, Loaded
 
 @dataclass(frozen=True)
 class Evaluating:
-    """The evaluators of a recipe at work in a run directory."""
+    """Runs the evaluators of a recipe in a run directory."""
 
     evaluators: Sequence[Evaluator]
     options: AnswerOptions
     directory: RunDirectory
     stage: Callable[[str, int | None], Callable[[int], None]]
-    """Called with the title of a stage and its units; what it returns, with the units done."""
+    """Called with the title and the units of a stage; returns a function to call with the units done."""
 
     @cached_property
     def own_evals(self) -> dict[str, Sequence[Example]]:
@@ -44,13 +44,13 @@ class Evaluating:
         return [(evaluator, own_evals(evaluator)) for evaluator in self.evaluators]
 
     def sets_of(self, evaluator: Evaluator, evals: Mapping[str, Examples]) -> list[str]:
-        """The eval sets that an evaluator is evaluated on."""
+        """Return the eval sets that an evaluator is evaluated on."""
         if evaluator.on_its_own:
             return next(list(sets) for other, sets in self._own if other is evaluator)
         return [name for name in evals if name not in self.own_evals]
 
     def check(self, evals: Mapping[str, Examples]) -> None:
-        """Have every evaluator look at its eval sets before a model is loaded.
+        """Let every evaluator check its eval sets before a model is loaded.
 
         Raises:
             DataError: one of them can't be scored.
@@ -60,7 +60,7 @@ class Evaluating:
                 evaluator.check(evals[name])
 
     def ask(self, who: str, loaded: LoadedModel, trained: Path | None, evals: Mapping[str, Examples]) -> None:
-        """What a model says to every eval set, how well it predicts the references, what is measured on it: on disk.
+        """Run a model on every eval set and write the results to disk: its answers, losses and measurements.
 
         Args:
             who: `base` or `tuned`.
@@ -114,20 +114,20 @@ class Evaluating:
         answer_cache.keep(key, file)
 
     def _measured(self, who: str, number: int) -> str:
-        """The file with what an evaluator measured on a model."""
+        """Return the file with an evaluator's measurements of a model."""
         return f"answers/{who}.{number}-{self.evaluators[number].used_as}.json"
 
     def evaluate(
         self, corpus: Corpus, leaked: Collection[str], emit: Callable[..., Any] = lambda *event, **values: None
     ) -> list[Evaluation]:
-        """Have every evaluator compare the two models on its eval sets, and write down what they find.
+        """Let every evaluator compare the two models on its eval sets, and write the results.
 
         Args:
             leaked: the ids of the eval rows that leaked, see `leaked_rows`.
-            emit: gets an event `score` for every metric.
+            emit: called with an event `score` for every metric.
 
-        Where an eval set has leaked rows, each metric is also given on the clean and on the leaked rows alone. The
-        p-values are adjusted for being several: all metrics of all evaluators, the subsets not counted (Holm).
+        If an eval set has leaked rows, each metric is also given on the clean and on the leaked rows alone. The
+        p-values are adjusted for multiple comparisons: all metrics of all evaluators, without the subsets (Holm).
         """
         found: list[Evaluation] = []
         for number, evaluator in enumerate(self.evaluators):
@@ -166,20 +166,20 @@ class Evaluating:
 
 
 def _open(row: Tokens) -> Tokens:
-    """Running text without the end-of-sequence token that was put behind it."""
+    """Remove the end-of-sequence token that was added to running text."""
     return Tokens(row.input_ids[:-1], row.trained[:-1])
 
 
 def leaked_rows(
     findings: Sequence[Mapping[str, Any]], used: Callable[[str], bool], curators: Sequence[Curator] = ()
 ) -> set[str]:
-    """Return the ids of the eval rows that leaked: a row that was trained on, or watched, contains them.
+    """Return the ids of the eval rows that leaked: those contained in a training or validation row.
 
     Args:
         findings: the ledger's; `id` is the row and `other` the eval row.
-        used: whether the row with this id is among the training or validation rows. One that was dropped for the
+        used: whether the row with this id is among the training or validation rows. A row dropped because of the
             finding is not.
-        curators: those of the recipe; which of their findings are leaks, they say themselves (`Curator.leaks`).
+        curators: those of the recipe; each defines which of its findings are leaks (`Curator.leaks`).
     """
     leaks = {*Curator.leaks, *(what for curator in curators for what in curator.leaks)}
     return {found["other"] for found in findings if found["what"] in leaks and used(found["id"])}
@@ -193,14 +193,14 @@ def _leaks(flags: Sequence[bool]) -> list[str]:
 
 
 def _subsets(metrics: Sequence[Metric], flags: Sequence[bool]) -> dict[str, tuple[Metric, ...]]:
-    """The metrics that have scores, on the clean and on the leaked rows alone."""
+    """Return the metrics that have scores, on the clean and on the leaked rows alone."""
     parts = [on_subsets(metric, flags) for metric in metrics if metric.base_scores]
     found = {name: tuple(part[name] for part in parts if name in part) for name in ("clean", "leaked")}
     return {name: part for name, part in found.items() if part}
 
 
 def _unscored(evaluation: Evaluation) -> list[str]:
-    """How many examples have no score, metric by metric; not where the evaluator says so itself."""
+    """Return how many examples have no score for each metric, unless the evaluator says so itself."""
     if "unscored" in evaluation.panel:
         return []
     notes = []

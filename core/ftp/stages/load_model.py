@@ -1,4 +1,4 @@
-"""The base model of a recipe in memory, and the adapter put on it."""
+"""Load the base model of a recipe and apply the adapter."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def load_tokenizer(loader: Loader) -> LoadedTokenizer | None:
 
 
 def load_base_model(loader: Loader, adapter: Adapter | None, note: Callable[[str], object]) -> LoadedModel:
-    """Load a base model as the adapter asks for it.
+    """Load a base model as the adapter requires.
 
     Args:
-        adapter: what will be put on it; None for the model as it is.
-        note: called with each sentence that the user should read.
+        adapter: the adapter that will be applied; None for the model as it is.
+        note: called with each message for the user.
 
     Raises:
-        ModelError: the model can't be loaded, or not in the way that the adapter needs.
+        ModelError: the model can't be loaded, or not in the way that the adapter requires.
     """
     allocator.keep_large_blocks()
     request = loader.describe()
@@ -34,10 +34,10 @@ def load_base_model(loader: Loader, adapter: Adapter | None, note: Callable[[str
 
 
 def apply_adapter(recipe: Recipe, loaded: LoadedModel, note: Callable[[str], object]) -> LoadedModel:
-    """Put the adapter of a recipe on a loaded model, its first weights drawn with the recipe's seed.
+    """Apply the adapter of a recipe to a loaded model; its initial weights are drawn with the recipe's seed.
 
     Args:
-        note: called with each sentence that the user should read beyond those of the load.
+        note: called with each message for the user, besides those of the load.
     """
     import transformers
 

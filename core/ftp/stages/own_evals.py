@@ -10,7 +10,7 @@ from ftp.types import Example
 
 
 def bring_evals(evaluators: Sequence[Evaluator]) -> dict[str, Sequence[Example]]:
-    """The eval sets that evaluators bring. Where two bring the same examples under one name, it is one set.
+    """Return the eval sets that evaluators bring. The same examples under the same name are one set.
 
     Raises:
         RecipeError: two of them bring other examples under one name.

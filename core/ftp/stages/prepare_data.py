@@ -25,7 +25,7 @@ SHOWN_PROBLEMS = 20
 
 
 def examples_of(source: Source) -> Iterator[tuple[Path | str, int, Example | str]]:
-    """Read a source: for each row its file or hub name, its line, and the example or what is wrong with it."""
+    """Read a source; yield for each row its file or hub name, its line, and the example or the problem with it."""
     name = source.path or f"{source.hub}/{source.split or 'train'}"
     good, bad = 0, ""
     for place, row in _rows_of_source(source):
@@ -96,13 +96,13 @@ def prepare_data(
     progress: Callable[[int], None] = lambda rows: None,
     own_evals: Mapping[str, Sequence[Example]] | None = None,
 ) -> tuple[Corpus, Ledger]:
-    """Run the data stage of a recipe: read every source, carve out validation, run the curators, write the rows.
+    """Run the data stage of a recipe: read every source, split off validation, run the curators, write the rows.
 
     Args:
-        place: where `read_prepared` finds what is left: `train.arrow`, `validation.arrow`, `eval-NAME.arrow`.
+        place: the directory for `read_prepared` to read: `train.arrow`, `validation.arrow`, `eval-NAME.arrow`.
         home: the recipe's directory; the ids of rows name files relative to it.
-        progress: called with the number of rows read since its last call.
-        own_evals: the eval sets that evaluators bring; None to ask them.
+        progress: called with the number of rows read since the last call.
+        own_evals: the eval sets that evaluators bring; None to get them from the evaluators.
 
     Raises:
         DataError: bad rows, each named by file and line, or nothing left to train on.
@@ -132,13 +132,13 @@ def build_corpus(
     count_tokens: Callable[[Sequence[str]], list[int]] | None = None,
     own_evals: Mapping[str, Sequence[Example]] | None = None,
 ) -> tuple[Corpus, Ledger]:
-    """Read every source, carve out validation, run the curators. Without training sources the eval sets alone.
+    """Read every source, split off validation, run the curators. Without training sources, read the eval sets alone.
 
     Args:
         directory: where the examples are written.
         home: the recipe's directory; the ids of rows name files relative to it.
-        progress: called with the number of rows read since its last call.
-        count_tokens: handed to the curators; see `Corpus`.
+        progress: called with the number of rows read since the last call.
+        count_tokens: passed to the curators; see `Corpus`.
         own_evals: the eval sets that evaluators bring; the id of a row is its source and its number there.
 
     Raises:
@@ -173,12 +173,12 @@ def _eval_file(name: str) -> str:
 
 
 class _Reader:
-    """Reads rows into Arrow files in a directory and enters each of them in a ledger; gathers what is wrong with rows.
+    """Reads rows into Arrow files in a directory, records each in a ledger, and collects the problems with rows.
 
     Args:
         directory: where the examples are written.
         home: the ids of rows name files relative to it.
-        progress: called with the number of rows read since its last call.
+        progress: called with the number of rows read since the last call.
     """
 
     def __init__(self, directory: Path, home: Path, progress: Callable[[int], None]) -> None:
@@ -191,7 +191,7 @@ class _Reader:
         return write_examples(self.directory / file, self._rows(sources, split))
 
     def take_in(self, examples: Iterable[Example], split: str, file: str) -> Examples:
-        """Write examples that an evaluator brings to a file."""
+        """Write the examples that an evaluator brings to a file."""
         return write_examples(self.directory / file, self._with_ids(examples, split))
 
     def _rows(self, sources: Iterable[Source], split: str) -> Iterator[Example]:
@@ -227,7 +227,7 @@ class _Reader:
 
 
 def _curated(corpus: Corpus, curators: Iterable[Curator], ledger: Ledger) -> Corpus:
-    """Run curators one after the other."""
+    """Run the curators one after the other."""
     for curator in curators:
         corpus = curator.curate(corpus, ledger)
         _check_told(curator, corpus, ledger)
@@ -236,7 +236,7 @@ def _curated(corpus: Corpus, curators: Iterable[Curator], ledger: Ledger) -> Cor
 
 
 def _check_told(curator: Curator, corpus: Corpus, ledger: Ledger) -> None:
-    """After a curator, the rows of the corpus are the ones that the ledger says are kept."""
+    """Check that the ledger lists exactly the rows of the corpus as kept, after a curator."""
     for split, examples in (("train", corpus.train), ("validation", corpus.validation)):
         if len(examples) == ledger.count_kept(split):
             continue
@@ -248,7 +248,7 @@ def _check_told(curator: Curator, corpus: Corpus, ledger: Ledger) -> None:
 
 
 def summary(problems: Sequence[str]) -> list[str]:
-    """The first bad rows, how many more there are, and what to do."""
+    """Return the first bad rows, how many more there are, and what to do."""
     return [
         *first_few(problems, SHOWN_PROBLEMS, "more bad rows"),
         "Mend these, or set `on_bad_row: drop` on the source to drop bad rows into the ledger.",

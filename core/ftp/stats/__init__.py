@@ -1,4 +1,4 @@
-"""Toolkit for statistics: how sure a figure is, and a difference between two models on the same examples.
+"""Toolkit for statistics: the uncertainty of a figure, and of a difference between two models on the same examples.
 
 - `intervals`: intervals and tests for a mean of paired differences, also of clustered examples.
 - `paired`: differences between paired scores, with interval, p-value and verdict; corrections for several metrics.

@@ -14,7 +14,7 @@ CONFIDENCE = 0.95
 POWER = 0.8
 RESAMPLES = 4000
 FEWEST_RESAMPLED = 10
-"""Below this many examples (or clusters) a bootstrap has too few different resamples to say anything."""
+"""With fewer examples (or clusters) a bootstrap has too few different resamples to be meaningful."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Estimate:
         return Interval(self.mean, low, high, self.n, self.method)
 
     def p_value(self) -> float:
-        """Two-sided, of no difference in the mean."""
+        """Return the two-sided p-value for the null hypothesis that the mean difference is 0."""
         from scipy import stats
 
         if self.error == 0:
@@ -46,12 +46,12 @@ class Estimate:
         return 2 * float(stats.t.sf(abs(self.mean) / self.error, self.df))
 
     def detectable(self) -> float:
-        """The smallest true difference that a test at 5% finds in 80 of 100 such evaluations (Bloom 1995)."""
+        """Return the smallest true difference that a 5% test detects in 80 of 100 such evaluations (Bloom 1995)."""
         return (quantile((1 + CONFIDENCE) / 2, self.df) + quantile(POWER, self.df)) * self.error
 
 
 def quantile(share: float, df: float) -> float:
-    """Student's t, or the normal distribution for infinite `df`."""
+    """Return a quantile of Student's t, or of the normal distribution for infinite `df`."""
     from scipy import stats
 
     return float(stats.norm.ppf(share) if math.isinf(df) else stats.t.ppf(share, df))
@@ -60,7 +60,7 @@ def quantile(share: float, df: float) -> float:
 def group_sums(
     differences: Sequence[float], weights: Sequence[float] | None, clusters: Sequence[str] | None
 ) -> tuple[Any, Any]:
-    """Summed differences and summed weights (1 each if not given) of every cluster: two float64 arrays of its length.
+    """Return the summed differences and summed weights (1 each if not given) of every cluster, as two float64 arrays.
 
     Without clusters every example is its own.
     """
@@ -78,7 +78,7 @@ def group_sums(
 
 
 def jackknife(sums: Any, weights: Any) -> tuple[Any, Any]:
-    """The ratio of the sums over the last axis, and its standard error by leaving out one group at a time.
+    """Return the ratio of the sums over the last axis, and its standard error by leaving out one group at a time.
 
     For groups of one example with weight 1 the error is that of the paired t-test.
     """
@@ -98,7 +98,7 @@ def mean_estimate(
     clusters: Sequence[str] | None = None,
     method: str = "paired t",
 ) -> Estimate | None:
-    """Sum of differences over sum of weights, or None for fewer than two groups.
+    """Return the sum of differences over the sum of weights, or None for fewer than two groups.
 
     The standard error leaves out one cluster at a time (CV3 in MacKinnon, Nielsen & Webb 2023, Journal of Applied
     Econometrics 38:671): it takes any likeness of the examples within a cluster, as Miller 2024 (arXiv:2411.00640) asks
@@ -121,10 +121,10 @@ def mean_estimate(
 
 
 def design_effect(values: Sequence[float], clusters: Sequence[str] | None) -> tuple[float, float]:
-    """How many times as many examples a mean over clusters needs, and the degrees of freedom.
+    """Return the factor by which clustering multiplies the number of examples needed, and the degrees of freedom.
 
-    Not below a half: a dozen clusters may look less alike than chance, and by luck far less. Where no value differs
-    nothing is known of the likeness within clusters; each then counts as one example.
+    At least a half: a dozen clusters may look less alike than chance, and by luck far less. Where no value differs,
+    nothing is known about the similarity within clusters; each then counts as one example.
     """
     plain, clustered = mean_estimate(values), mean_estimate(values, clusters=clusters)
     if plain is None or clustered is None or len(set(clusters or ())) in (0, len(values)):
@@ -135,7 +135,7 @@ def design_effect(values: Sequence[float], clusters: Sequence[str] | None) -> tu
 
 
 def proportion_estimate(differences: Sequence[float], clusters: Sequence[str] | None = None) -> Estimate | None:
-    """Mean of differences that are -1, 0 or 1, or None for fewer than two examples or clusters.
+    """Return the mean of differences that are -1, 0 or 1, or None for fewer than two examples or clusters.
 
     The adjusted Wald interval for paired proportions, half a count added to each cell of the 2x2 table (Agresti & Min
     2005, Statistics in Medicine 24:729). Simulated coverage is 93-97% from about five examples that differ; with fewer
@@ -161,11 +161,11 @@ def bootstrap(
     clusters: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Interval | None:
-    """The same mean with a studentised bootstrap interval (Efron & Tibshirani 1993, ch. 12.5) from 4,000 resamples.
+    """Return the same mean with a studentised bootstrap interval from 4,000 resamples.
 
-    Resamples examples, or whole clusters. It bends with skewed differences where t can't: simulated coverage is 93-97%
-    from ten normal or twenty very skewed ones. None for fewer than ten of them, or where so few differ that resamples
-    without any spread decide the interval.
+    Efron & Tibshirani 1993, ch. 12.5. Examples are resampled, or whole clusters. The interval follows skewed
+    differences, which t can't: simulated coverage is 93-97% from ten normal or twenty very skewed ones. None for fewer
+    than ten of them, or where so few differ that resamples without any spread decide the interval.
     """
     import numpy as np
     from scipy import stats
@@ -200,10 +200,10 @@ def bootstrap(
 
 
 def mcnemar(differences: Sequence[float]) -> float:
-    """Two-sided mid-p value of McNemar's exact test on differences that are -1, 0 or 1.
+    """Return the two-sided mid-p value of McNemar's exact test on differences that are -1, 0 or 1.
 
     Fagerland, Lydersen & Laake 2013, BMC Medical Research Methodology 13:91: nearly as safe as the exact test, and
-    much less timid.
+    much less conservative.
     """
     from scipy import stats
 

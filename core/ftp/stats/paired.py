@@ -32,15 +32,14 @@ __all__ = [
 def paired_difference(
     base: Sequence[float], tuned: Sequence[float], *, clusters: Sequence[str] | None = None
 ) -> Interval | None:
-    """Mean of tuned minus base with a 95% interval, or None for fewer than two examples (or clusters).
+    """Return the mean of tuned minus base with a 95% interval, or None for fewer than two examples (or clusters).
 
     Args:
         base, tuned: scores of the same examples in the same order.
-        clusters: for each example the name of what it shares with others, its source document say.
+        clusters: the cluster of each example, such as its source document.
 
     Scores that are all 0 or 1 get the adjusted Wald interval (`ftp.stats.intervals.proportion_estimate`), others
-    Student's t
-    (`ftp.stats.intervals.mean_estimate`).
+    Student's t (`ftp.stats.intervals.mean_estimate`).
     """
     found = _estimate(base, tuned, clusters=clusters)
     return found.interval() if found else None
@@ -53,7 +52,7 @@ def paired_ratio_difference(
     *,
     clusters: Sequence[str] | None = None,
 ) -> Interval | None:
-    """Difference of two ratio means with one denominator, such as nats per token over examples of unequal length.
+    """Return the difference of two ratio means with one denominator, such as nats per token, with a 95% interval.
 
     Args:
         base, tuned: sums for each example, for example summed negative log-likelihood.
@@ -69,7 +68,7 @@ def paired_ratio_difference(
 def effect_size(
     base: Sequence[float], tuned: Sequence[float], weights: Sequence[float] | None = None
 ) -> tuple[float, str] | None:
-    """How large the difference is, with its name, or None where it has no size.
+    """Return the effect size of a difference and its name, or None if it has none.
 
     Scores that are all 0 or 1: the odds ratio of the pairs that differ, half a count added to each kind; over 1 the
     tuned model is right where the base isn't more often than the reverse. Others: Cohen's d_z, the mean difference over
@@ -86,9 +85,9 @@ def effect_size(
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """The p-values adjusted for being several (Holm 1979, Scandinavian Journal of Statistics 6:65), in their order.
+    """Adjust p-values for multiple comparisons, keeping their order (Holm 1979).
 
-    None and NaN aren't counted and come back as None.
+    Scandinavian Journal of Statistics 6:65. None and NaN aren't counted and are returned as None.
     """
     from statsmodels.stats.multitest import multipletests
 
@@ -102,18 +101,18 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """One figure over several runs of a recipe that differ in nothing but their seed."""
+    """One metric over several runs of a recipe that differ only in their seed."""
 
     interval: Interval
     """Of the mean over all seeds; its `n` is the number of runs."""
     deviation: float
     """Between-run standard deviation."""
     runs: tuple[float, ...]
-    """The figure of every run."""
+    """The value of every run."""
 
 
 def across_seeds(values: Sequence[Sequence[float]]) -> Spread | None:
-    """Mean over seeds, between-run standard deviation, and Student's t interval; None for fewer than two runs.
+    """Return mean over seeds, between-run standard deviation and Student's t interval; None for fewer than two runs.
 
     Args:
         values: for each seed its scores (or paired differences), example by example; the same examples in each.
@@ -132,7 +131,7 @@ def across_seeds(values: Sequence[Sequence[float]]) -> Spread | None:
 
 
 def verdict(difference: Interval | None, higher_is_better: bool) -> str:
-    """`better`, `worse`, or `no evidence` when the interval holds 0, is not finite, or there is none."""
+    """Return `better`, `worse`, or `no evidence` when the interval includes 0, is not finite, or is missing."""
     if difference is None or not math.isfinite(difference.low + difference.high):
         return "no evidence"
     if difference.low <= 0 <= difference.high:
@@ -141,7 +140,7 @@ def verdict(difference: Interval | None, higher_is_better: bool) -> str:
 
 
 def verdict_in_words(metric: Metric) -> str:
-    """The verdict, and why there is no evidence: too small an n, or too many metrics for one to stand out.
+    """Explain the verdict, and why there is no evidence: n is too small, or there are too many metrics.
 
     The smallest visible difference is the one that 80 of 100 such evaluations would find.
     """
@@ -169,12 +168,14 @@ def paired_metric(
     weights: Sequence[float] | None = None,
     clusters: Sequence[str] | None = None,
 ) -> Metric:
-    """The mean score of both models and their paired difference: interval, bootstrap, test, effect, visible difference.
+    """Compute both models' mean scores and everything about their paired difference.
+
+    That is its interval, bootstrap interval, test, effect size and smallest visible difference.
 
     Args:
-        base, tuned: one score for each example, NaN where there is none. With weights, its mean per unit, nats per
-            token say.
-        weights: how much each example counts, its tokens say.
+        base, tuned: one score for each example, NaN if there is none. With weights, its mean per unit, such as nats
+            per token.
+        weights: how much each example counts, such as its number of tokens.
         clusters: as in `paired_difference`.
 
     An example without one of its two scores keeps its place in the scores and is left out of every figure.
@@ -206,7 +207,7 @@ def paired_metric(
 def _figures(
     base: Sequence[float], tuned: Sequence[float], weights: Sequence[float] | None, clusters: Sequence[str] | None
 ) -> dict[str, Any]:
-    """The figures of a `Metric` on scores of which none is missing."""
+    """Compute the fields of a `Metric` from scores of which none is missing."""
     found = _estimate(base, tuned, weights, clusters)
     binary, effect = _binary(base, tuned, weights), effect_size(base, tuned, weights)
     exact = binary and (not clusters or len(set(clusters)) == len(clusters))
@@ -226,19 +227,22 @@ def _figures(
 
 
 def clusters_of(examples: Sequence[Example]) -> list[str] | None:
-    """What `clusters` takes: the group of each example, or its id where it has none; None when no example has one."""
+    """Return the clusters of examples, as `paired_difference` takes them; None when no example has a group.
+
+    An example's cluster is its group, or its id if it has none.
+    """
     if not any(example.group for example in examples):
         return None
     return [f"group {example.group}" if example.group else f"row {example.id}" for example in examples]
 
 
 def on_subsets(metric: Metric, leaked: Sequence[bool]) -> dict[str, Metric]:
-    """The same metric on `all`, `clean` and `leaked` rows; a part without rows is left out.
+    """Return the same metric on `all`, `clean` and `leaked` rows; a part without rows is left out.
 
     Args:
-        leaked: for each example whether it (or something near it) is among the training rows.
+        leaked: for each example whether it (or a near duplicate) is among the training rows.
 
-    A metric without scores, such as a perplexity, can't be taken apart: it comes back as `all` alone.
+    A metric without scores, such as a perplexity, can't be split: it is returned as `all` alone.
     """
     if not metric.base_scores:
         return {"all": metric}

@@ -1,4 +1,4 @@
-"""Figures of a judge: win rates with and without the pull of length, order consistency, correlation with length."""
+"""Statistics of a judge: win rates with and without the effect of length, order consistency, length correlation."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ FEWEST_FITTED = 20
 FEWEST_CLUSTERS = 8
 """Below these a regression of two coefficients often has no solution."""
 BEYOND = 15.0
-"""No win rate and no pull of length is so extreme in logits; a fit that is has run away."""
+"""No win rate or length effect is so extreme in logits; a fit beyond this has diverged."""
 
 
 def win_rate(outcomes: Sequence[float], clusters: Sequence[str] | None = None) -> Interval | None:
-    """Share of wins, ties as half, with a 95% interval over examples; None for fewer than two examples or clusters.
+    """Return the share of wins, ties as half, with a 95% interval; None for fewer than two examples or clusters.
 
     Args:
-        outcomes: one for each example: 1 a win, 0.5 a tie, 0 a loss. Both orders are already one outcome.
-        clusters: for each example the name of what it shares with others, its source document say.
+        outcomes: one for each example: 1 a win, 0.5 a tie, 0 a loss. Both orders are already combined into one outcome.
+        clusters: the cluster of each example, such as its source document.
 
     Without ties Wilson's score interval (Wilson 1927, JASA 22:209). With ties the rate is (1 + wins - losses) / 2,
     wins and losses as shares, and their difference gets the adjusted Wald interval (Agresti & Min 2005). With clusters
-    the counts are first divided by the design effect (Rao & Scott 1992), and Student's t takes the normal's place.
-    Simulated coverage is 93-97% from 20 examples, at rates from 0.5 to 0.75, or 12 clusters.
+    the counts are first divided by the design effect (Rao & Scott 1992), and Student's t replaces the normal
+    distribution. Simulated coverage is 93-97% from 20 examples, at rates from 0.5 to 0.75, or 12 clusters.
     """
     if not {*outcomes} <= {0, 0.5, 1}:
         raise ValueError(f"outcomes are 1, 0.5 or 0, not {sorted({*outcomes} - {0, 0.5, 1})}")
@@ -57,11 +57,13 @@ def _wilson(rate: float, n: int, clusters: Sequence[str] | None, values: Sequenc
 def order_consistency(
     first: Sequence[str], second: Sequence[str], pairs: Sequence[str] | None = None
 ) -> Interval | None:
-    """Share of comparisons with the same winner in both orders, with Wilson's interval; None for fewer than two.
+    """Return the share of comparisons with the same winner in both orders, with Wilson's interval.
+
+    None for fewer than two comparisons.
 
     Args:
-        first, second: who won (not which position) in the one order and in the other; a tie is a winner of its own.
-        pairs: the pair of answers that each comparison judges, where a pair is judged more than once.
+        first, second: who won (not which position) in the first and in the second order; a tie is a winner of its own.
+        pairs: the pair of answers that each comparison judges, if a pair is judged more than once.
     """
     same = [float(one == other) for one, other in zip(first, second, strict=True)]
     return win_rate(same, pairs)
@@ -70,10 +72,11 @@ def order_consistency(
 def correlation(
     x: Sequence[float], y: Sequence[float], method: Literal["spearman", "pearson"] = "spearman"
 ) -> Interval | None:
-    """Correlation of two figures of the same examples, by Fisher's z; None below four examples or with a constant.
+    """Return the correlation of two figures of the same examples, with an interval by Fisher's z.
 
-    The standard error of z is 1 / sqrt(n - 3) for Pearson's (normal figures), and sqrt((1 + r²/2) / (n - 3)) for
-    Spearman's (Bonett & Wright 2000, Psychometrika 65:23).
+    None below four examples or when one of the figures is constant. The standard error of z is 1 / sqrt(n - 3) for
+    Pearson's (normal figures), and sqrt((1 + r²/2) / (n - 3)) for Spearman's (Bonett & Wright 2000, Psychometrika
+    65:23).
     """
     from scipy import stats
 
@@ -95,7 +98,7 @@ def correlation(
 def length_controlled_win_rate(
     outcomes: Sequence[float], lengths: Sequence[float], clusters: Sequence[str] | None = None
 ) -> tuple[Interval | None, str]:
-    """The win rate that answers of equal length would have had, or None and the reason.
+    """Return the win rate that answers of equal length would have had, or None and the reason.
 
     Args:
         outcomes: as in `win_rate`.
@@ -131,7 +134,7 @@ def length_controlled_win_rate(
 
 
 def _fit(outcomes: Sequence[float], length: Any, groups: Any) -> tuple[float, float, float]:
-    """Intercept and slope of the regression, and the standard error of the intercept, robust to clusters."""
+    """Fit the regression; return intercept, slope, and the standard error of the intercept, robust to clusters."""
     import numpy as np
     from statsmodels.genmod.families import Binomial
     from statsmodels.genmod.generalized_linear_model import GLM

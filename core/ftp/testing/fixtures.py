@@ -43,9 +43,9 @@ def ftp_install(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Install]:
     """Install a plugin for one test, in milliseconds, so that FTP discovers it as it would after `pip install`.
 
     `ftp_install("acme-evals", source)` writes the module `acme_evals` and a real `.dist-info` into a directory of its
-    own, puts that first on `sys.path` and returns it (as PYTHONPATH it serves a subprocess too). `source` is the
+    own, puts that first on `sys.path` and returns it (as PYTHONPATH it works for a subprocess too). `source` is the
     module's text, or the path of a module or package, which is copied. `entry_points` maps names to modules or objects
-    in `group`; left out, it is one that has the distribution's name. After the test everything is as it was before.
+    in `group`; if left out, there is one with the distribution's name. Everything is restored after the test.
     """
     sites: list[Path] = []
     path, kept = list(sys.path), dict[str, Any]()
@@ -108,11 +108,11 @@ class WriteRecipe(Protocol):
 
 @pytest.fixture
 def ftp_recipe(tmp_path: Path) -> WriteRecipe:
-    """Write a small, valid recipe with its data (12 rows to train on, 4 held out) and return the recipe's path.
+    """Write a small, valid recipe with its data (12 training rows, 4 held out) and return the recipe's path.
 
-    Keywords change the recipe: blocks are merged key by key, except that one with another `use:` takes the place of
-    the old block; None takes a key out; anything else replaces what was there. The model is a name and nothing is
-    there under it: `ftp_recipe(model={"id": str(ftp_tiny_model)})` gives a recipe that runs.
+    Keywords change the recipe: blocks are merged key by key, except that one with another `use:` replaces the old
+    block; None removes a key; anything else replaces the old value. The model is only a name that doesn't exist:
+    `ftp_recipe(model={"id": str(ftp_tiny_model)})` gives a recipe that runs.
     """
 
     def write(**overrides: Any) -> Path:
@@ -151,10 +151,11 @@ def _merged(old: Any, new: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def ftp_tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a tiny Llama (2 layers, 123,200 random weights) in Hugging Face's layout, made on the spot.
+    """Return the directory of a tiny Llama (2 layers, 123,200 random weights) in Hugging Face's layout.
 
-    Its byte-level tokenizer knows every text, puts a BOS before plain text, and has a ChatML-like template that writes
-    the BOS itself; `<|im_end|>` ends a turn. The same bytes every time, one copy for all tests: don't write to it.
+    Its byte-level tokenizer can encode any text, puts a BOS before plain text, and has a ChatML-like template that
+    writes the BOS itself; `<|im_end|>` ends a turn. It is built on demand with the same bytes every time; all tests
+    share one copy, so don't write to it.
     """
     directory = tmp_path_factory.mktemp("tiny-model")
     write_tiny_model(directory)
@@ -220,6 +221,6 @@ class MakeAnswers(Protocol):
 def ftp_answers() -> MakeAnswers:
     """Make the `ftp.EvalView` that an evaluator gets: `ftp_answers([(prompt, reference, base answer, tuned answer)])`.
 
-    Token counts are counts of words, and losses are plausible: the tuned model's are a quarter lower.
+    Token counts are word counts, and losses are plausible: the tuned model's are a quarter lower.
     """
     return answers_view

@@ -1,4 +1,4 @@
-"""Adapters: which weights train."""
+"""Adapters: they decide which weights train."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training of the weights themselves."""
+"""Full fine-tuning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from ftp_plugins.adapters.layers import Layers, layer_numbers
 
 
 class Full(ftp.Adapter):
-    """Every weight trains. The learning rate is about a tenth of LoRA's."""
+    """Trains every weight. The usual learning rate is about a tenth of LoRA's.
+
+    Layers or embeddings can be frozen.
+    """
 
     requires: ClassVar[tuple[str, ...]] = ("torch",)
     learning_rates: ClassVar[tuple[float, float] | None] = (5e-6, 2e-5)

@@ -1,4 +1,4 @@
-"""Which decoder layers an adapter trains."""
+"""The choice of decoder layers that an adapter trains."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Layers = (
 
 
 def layer_numbers(layers: Layers, count: int) -> list[int]:
-    """Return the numbers of the chosen layers of a model that has `count` of them, in rising order.
+    """Return the numbers of the chosen layers of a model that has `count` of them, in ascending order.
 
     Raises:
         ModelError: it has fewer.

@@ -14,7 +14,7 @@ from ftp.errors import did_you_mean
 from ftp_plugins.adapters.layers import Layers, layer_numbers
 
 EXPERT_NAMES = frozenset(("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"))
-"""In a mixture peft takes these targets for parts of the experts and the router, as they were called on older disks."""
+"""In a mixture, peft uses these targets for parts of the experts and the router, as they were called in older files."""
 
 
 class LoRA(ftp.Adapter):
@@ -30,23 +30,25 @@ class LoRA(ftp.Adapter):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the adapter's input."""
     targets: Literal["all-linear"] | list[str] = "all-linear"
-    """Layers that get an adapter: all linear ones but the output head, or a list of names such as q_proj."""
+    """Layers that get an adapter: all linear layers except the output head, or a list of names such as q_proj."""
     layers: Layers = "all"
     """Decoder layers that get adapters: all, the last ones (`last 8`), or a list of numbers that begin at 0."""
     experts: bool = False
-    """Adapters on the weights of a mixture's experts too, which are no linear layers. One of rank r for each expert."""
+    """Also put adapters on the weights of a mixture's experts, which are not linear layers: one of rank r for each
+    expert."""
     modules_to_save: list[str] = []
-    """Modules that train whole and are saved with the adapter, such as lm_head. Their weights load as float32."""
+    """Modules that are trained in full and saved with the adapter, such as lm_head. Their weights are loaded as
+    float32."""
     rslora: bool = False
     """Rank-stabilised scale (Kalajdzievski 2023, arXiv:2312.03732)."""
     dora: bool = False
     """Weight-decomposed update (Liu et al. 2024, arXiv:2402.09353)."""
     init: Literal["default", "gaussian", "pissa", "olora", "loftq"] = "default"
-    """First weights. default, gaussian: A is drawn, B is zero. pissa, olora: the principal part of the base weights,
-    which trains in their place (arXiv:2404.02948, arXiv:2406.01775). loftq, for qlora: what 4 bits lost
-    (arXiv:2310.08659)."""
+    """Initial weights. default, gaussian: A is random, B is zero. pissa, olora: the principal part of the base weights,
+    which trains in their place (arXiv:2404.02948, arXiv:2406.01775). loftq, for qlora: an approximation of the 4-bit
+    quantisation error (arXiv:2310.08659)."""
     pissa_iterations: int | None = Field(default=None, ge=0)
-    """For pissa: iterations of a fast, approximate SVD (16 are usual for large models). None: an exact one."""
+    """For pissa: iterations of a fast, approximate SVD (16 is usual for large models). None: an exact SVD."""
 
     def problems(self) -> list[str]:
         found = []
@@ -68,13 +70,13 @@ class LoRA(ftp.Adapter):
         return found
 
     def update_scale(self) -> tuple[float, str]:
-        """The factor of B·A against the usual 2, that of alpha = 2r.
+        """Return the factor of B·A relative to the usual 2, that of alpha = 2r.
 
-        Adam's step doesn't depend on the size of the gradient, so a rate moves the weights in proportion to it. The
-        range of rates is that of Hu et al. 2021 (arXiv:2106.09685) and Dettmers et al. 2023 (arXiv:2305.14314): 2e-4,
-        and half of it for large models; ten times that of full training, as Schulman et al. 2025 ("LoRA Without
-        Regret", Thinking Machines Lab) find too. How well LoRA does depends on the rate more than full training
-        (Biderman et al. 2024, arXiv:2405.09673).
+        Adam's step doesn't depend on the size of the gradient, so a rate moves the weights in proportion to the factor.
+        The range of rates is that of Hu et al. 2021 (arXiv:2106.09685) and Dettmers et al. 2023 (arXiv:2305.14314):
+        2e-4, and half of it for large models; ten times that of full training, as Schulman et al. 2025 ("LoRA Without
+        Regret", Thinking Machines Lab) find too. LoRA is more sensitive to the rate than full training (Biderman et al.
+        2024, arXiv:2405.09673).
         """
         scale = self.alpha / (math.sqrt(self.r) if self.rslora else self.r)
         formula = "alpha/sqrt(r) (rslora)" if self.rslora else "alpha/r"
@@ -164,7 +166,7 @@ class LoRA(ftp.Adapter):
         return dataclasses.replace(loaded, model=model, notes=(*loaded.notes, *notes))
 
     def _where(self, loaded: ftp.LoadedModel) -> dict[str, Any]:
-        """Return peft's options that say what gets an adapter."""
+        """Return peft's options that select what gets an adapter."""
         from ftp.lm.torch_models import expert_weights
         from ftp_plugins.adapters.torch_modules import decoder_layers
 

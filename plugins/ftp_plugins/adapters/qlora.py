@@ -10,7 +10,10 @@ from ftp_plugins.adapters.lora import LoRA
 
 
 class QLoRA(LoRA):
-    """LoRA on weights stored in 4 bits (Dettmers et al. 2023, arXiv:2305.14314). Base answers are the 4-bit model's."""
+    """LoRA on weights stored in 4 bits (Dettmers et al. 2023, arXiv:2305.14314).
+
+    The base answers are the 4-bit model's.
+    """
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "peft", "bitsandbytes")
 
@@ -19,7 +22,7 @@ class QLoRA(LoRA):
     double_quantization: bool = True
     """Quantise the scales of the blocks too."""
     compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """What weights are unpacked to for each product."""
+    """Data type to which weights are dequantised for each product."""
 
     def problems(self) -> list[str]:
         found = super().problems()

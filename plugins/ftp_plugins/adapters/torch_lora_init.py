@@ -1,7 +1,7 @@
-"""First weights of low-rank adapters that are taken from the base weights, and the way back to a plain adapter.
+"""Initial weights of low-rank adapters taken from the base weights, and the conversion back to a plain adapter.
 
-Done here and not by peft: that rounds the factors of bfloat16 models to bfloat16, leaves the scale of the adapter out
-of LoftQ (which it has for CUDA only), and loses DoRA's magnitudes and the rows of new tokens on the way back.
+This isn't left to peft, which rounds the factors of bfloat16 models to bfloat16, leaves the scale of the adapter out
+of LoftQ (which it has for CUDA only), and loses DoRA's magnitudes and the rows of new tokens on conversion.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ ADAPTER = "default"
 
 
 def take_over(model: Any, how: str, iterations: int | None) -> None:
-    """Move a part of every adapted weight W into its adapter, so that the model as a whole stays what it was.
+    """Move a part of every adapted weight W into its adapter, so that the model as a whole stays the same.
 
     pissa: the r largest singular directions (Meng et al. 2024, arXiv:2404.02948). olora: the first r columns of Q and
-    rows of R of W = QR (Büyükakyüz 2024, arXiv:2406.01775). The adapters as they begin are kept with the model for
+    rows of R of W = QR (Büyükakyüz 2024, arXiv:2406.01775). The initial adapters are kept with the model for
     `as_plain_adapter`.
 
     Args:
@@ -42,8 +42,9 @@ def take_over(model: Any, how: str, iterations: int | None) -> None:
 
 
 def make_up_for_quantization(model: Any, plain: Any) -> None:
-    """LoftQ with one iteration (Li et al. 2023, arXiv:2310.08659): the adapters begin as the best approximation of
-    rank r of what 4 bits lost. The 4-bit weights stay as they are.
+    """Initialise adapters to the best approximation of rank r of the quantisation error.
+
+    LoftQ with one iteration (Li et al. 2023, arXiv:2310.08659). The 4-bit weights stay unchanged.
 
     Args:
         model: a `peft.PeftModel` on 4-bit weights.
@@ -64,7 +65,7 @@ def make_up_for_quantization(model: Any, plain: Any) -> None:
 
 
 def as_plain_adapter(model: Any, directory: Path) -> None:
-    """Turn the adapter in `directory`, trained after `take_over`, into one for the base weights as they were.
+    """Convert the adapter in `directory`, trained after `take_over`, to one for the original base weights.
 
     W - sB₀A₀ + sBA = W + s[B, -B₀][A; A₀]: an adapter of twice the rank and the same scale. In float32 the sum is the
     same to 1e-6; in bfloat16 to the rounding of the base weights.
@@ -86,7 +87,7 @@ def as_plain_adapter(model: Any, directory: Path) -> None:
 
 
 def _adapted(model: Any) -> Iterator[tuple[str, Any]]:
-    """Path and module of every adapted linear layer."""
+    """Yield path and module of every adapted linear layer."""
     from peft.tuners.lora import LoraLayer
 
     for path, module in model.named_modules():
@@ -95,7 +96,7 @@ def _adapted(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _principal(matrix: Any, r: int, how: str, iterations: int | None) -> tuple[Any, Any]:
-    """Factors a [r, in] and b [out, r] of the principal part of a float32 matrix [out, in]."""
+    """Return the factors a [r, in] and b [out, r] of the principal part of a float32 matrix [out, in]."""
     if how == "olora":
         q, rest = torch.linalg.qr(matrix)
         return rest[:r], q[:, :r]
@@ -109,7 +110,7 @@ def _principal(matrix: Any, r: int, how: str, iterations: int | None) -> tuple[A
 
 
 def _set(path: str, layer: Any, a: Any, b: Any) -> None:
-    """Make the scaled product of the adapter b @ a."""
+    """Set the weights of an adapter so that its scaled product is b @ a."""
     if len(a) < layer.r[ADAPTER]:
         raise ftp.ModelError(
             f"{path}: its rank is at most {len(a)}, so no adapter of rank {layer.r[ADAPTER]} can be taken from it; "

@@ -1,4 +1,4 @@
-"""Modules of a model that adapters choose or change: decoder layers, embeddings, output head."""
+"""Modules of a model that adapters select or change: decoder layers, embeddings, output head."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def path_of(model: Any, module: Any) -> str:
 
 
 def is_tied(model: Any) -> bool:
-    """Say whether the output head has the same weights as the embeddings."""
+    """Return whether the output head shares the weights of the embeddings."""
     head = model.get_output_embeddings()
     return head is not None and head.weight is model.get_input_embeddings().weight
 
 
 def new_rows(loaded: ftp.LoadedModel, saved_modules: list[str]) -> dict[str, list[int]] | None:
-    """Return the rows of the new tokens by module: of the embeddings, and of the output head where that has its own.
+    """Return the rows of the new tokens by module: of the embeddings, and of the output head if it has its own.
 
     Args:
-        saved_modules: last path parts of modules that train whole, so that their rows need no mention.
+        saved_modules: last path parts of modules that train in full, so that their rows need not be listed.
     """
     if not loaded.new_tokens:
         return None
@@ -62,7 +62,7 @@ def new_rows(loaded: ftp.LoadedModel, saved_modules: list[str]) -> dict[str, lis
 
 
 def look_like_layers(model: Any) -> None:
-    """Give peft's wrappers for new rows what others look for in embeddings and in a linear head."""
+    """Give peft's wrappers for new rows the attributes that other code expects of embeddings and of a linear head."""
     for wrapper in (model.get_input_embeddings(), model.get_output_embeddings()):
         if hasattr(wrapper, "token_adapter"):
             layer = wrapper.token_adapter.base_layer

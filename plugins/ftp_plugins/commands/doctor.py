@@ -29,7 +29,7 @@ PACKAGES = {
 @click.command("doctor")
 @JSON
 def command(as_json: bool) -> None:
-    """Say what this machine has and can do: versions, devices, bf16 and 4-bit support, what to install."""
+    """Report what this machine has and supports: versions, devices, bf16 and 4-bit support, what to install."""
     import json
 
     found = _look()

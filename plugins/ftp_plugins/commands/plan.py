@@ -21,9 +21,9 @@ from ftp.cli.options import JSON, RECIPE, SET, load_plugins, load_recipe, plugin
 def command(
     recipe: Path, settings: tuple[str, ...], files: tuple[Path, ...], without: tuple[str, ...], as_json: bool
 ) -> None:
-    """Say what training would take: parameters, tokens, steps, time, memory, disk. Trains nothing and makes no run.
+    """Estimate what training would take: parameters, tokens, steps, time, memory, disk. Trains nothing.
 
-    The model is loaded, the largest batch goes through it, and a few real steps are timed.
+    The model is loaded, the largest batch goes through it, and a few real steps are timed. No run is created.
     """
     from ftp.cli.run import quiet_libraries
     from ftp.cli.show import show
@@ -46,7 +46,7 @@ def command(
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """Put the plan into words; what a trainer doesn't tell is left out."""
+    """Yield the plan as lines; what a trainer doesn't report is left out."""
     yield from _line(
         found,
         "parameters",
@@ -85,7 +85,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _line(found: Mapping[str, Any], name: str, text: str, *needed: str) -> Iterator[str]:
-    """Fill in a line of the plan; nothing where one of its figures is missing."""
+    """Fill in a line of the plan; empty if one of its figures is missing."""
     if all(key in found for key in needed):
         yield f"{name:12}{text.format(**found)}"
 

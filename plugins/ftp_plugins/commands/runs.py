@@ -56,7 +56,7 @@ COLUMNS = ("Name", "Run", "State", "Verdict", "Scores, base → tuned")
     "--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write a page that links the reports."
 )
 def command(root: Path, as_json: bool, page: Path | None) -> None:
-    """List the runs, newest first, with how far they came, what they scored and the verdict."""
+    """List the runs, newest first, with their progress, scores and verdicts."""
     import json
     import sys
 
@@ -121,7 +121,7 @@ def _lines(record: dict[str, Any]) -> list[str]:
 
 
 def _page(records: Sequence[dict[str, Any]], place: Path) -> str:
-    """The runs as a page, its links relative to `place`. ElementTree escapes every text; only our script runs."""
+    """Render the runs as a page with links relative to `place`. ElementTree escapes all text; only our script runs."""
     new = ElementTree.SubElement
     html = ElementTree.Element("html", lang="en")
     head, body = new(html, "head"), new(html, "body")
@@ -159,7 +159,7 @@ def _page(records: Sequence[dict[str, Any]], place: Path) -> str:
 
 
 def _link(report: Path, place: Path) -> str:
-    """A relative link, or one with the whole path where they share no drive."""
+    """Return a relative link, or one with the whole path if they share no drive."""
     from urllib.parse import quote
 
     try:
@@ -169,7 +169,7 @@ def _link(report: Path, place: Path) -> str:
 
 
 def _hash(text: str) -> str:
-    """As a content security policy names an inline block."""
+    """Return the hash of an inline block as a content security policy names it."""
     import base64
     import hashlib
 

@@ -1,4 +1,4 @@
-"""What torch finds on this machine, for `ftp doctor`."""
+"""What torch reports about this machine, for `ftp doctor`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def devices(has_bitsandbytes: bool) -> dict[str, str]:
 
 
 def _four_bit() -> str:
-    """Quantise a small matrix and multiply with it; say whether that works."""
+    """Quantise a small matrix and multiply with it; return whether that works, in words."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import bitsandbytes as bnb
 

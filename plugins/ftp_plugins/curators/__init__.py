@@ -1,4 +1,4 @@
-"""Curators: which rows are trained on."""
+"""Curators: they decide which rows are trained on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows that are also in the eval sets, in whole, in part or in other words, taken out of training."""
+"""Removal of training rows that overlap with the eval sets: whole, in part or paraphrased."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from ftp_plugins.curators.shingles import words
 
 SHOWN = 20
 USUAL_IN_TRAIN = 0.01
-"""Share of the training rows beyond which n-grams don't count; at least five rows."""
+"""Share of the training rows beyond which n-grams are ignored; at least five rows."""
 USUAL_IN_EVALS = 10
-"""Rows of an eval set beyond which n-grams don't count; in a small set 5%, and at least three rows."""
+"""Rows of an eval set beyond which n-grams are ignored; in a small set 5%, and at least three rows."""
 NEAREST = 20
-"""Training rows noted as paraphrases of one eval row."""
+"""Training rows recorded as paraphrases of one eval row."""
 WHOLE = {"prompt": "the same prompt", "row": "the same prompt and answer"}
 
 
@@ -70,20 +70,21 @@ class Decontaminate(ftp.Curator):
     leaks: ClassVar[tuple[str, ...]] = ("leak", "paraphrase")
 
     policy: Literal["drop", "fail", "report"] = "drop"
-    """What to do with a leak: drop the row, stop the run and name the rows, or only note it."""
+    """What to do with a leak: drop the row, stop the run and list the rows, or only record it."""
     coverage: Annotated[float, Field(gt=0, le=1)] = 0.6
     """Share of the words of an eval prompt or reference that a training row must share with it to be a leak."""
     run: Annotated[int, Field(ge=ngram_index.MIN_WORDS)] = 20
-    """Words in a row that a training row must share with an eval row to be a leak, however little of it that is."""
+    """Number of consecutive words that make a training row a leak if it shares them with an eval row, whatever their
+    share."""
     against: list[Annotated[str, Field(min_length=1), AfterValidator(_place)]] = Field(default_factory=list)
-    """More rows to keep out: data files, directories or globs, of which every text is compared whatever its column
-    (no format is needed), and index files made by `ftp data index`: FILE.ftpindex, or `package:MODULE/FILE.ftpindex`
-    in an installed package."""
+    """More rows to keep out of training: data files, directories or globs, of which every text in every column is
+    compared (no format is needed), and index files made by `ftp data index`: FILE.ftpindex, or
+    `package:MODULE/FILE.ftpindex` in an installed package."""
     paraphrases: Literal["ignore", "report", "drop"] = "report"
-    """What to do with training prompts that are much like an eval prompt in other words: nothing, note them, or drop
-    the rows. With a judge, the rows that it confirms follow `policy` instead."""
+    """What to do with training prompts that paraphrase an eval prompt: nothing, record them, or drop the rows. With a
+    judge, the rows that it confirms follow `policy` instead."""
     similarity: Annotated[float, Field(gt=0, le=1)] = 0.61
-    """Cosine of the weighted words of two prompts from which they are paraphrases. Without a judge."""
+    """Cosine similarity of the weighted words of two prompts from which they count as paraphrases. Without a judge."""
     judge: Judge | None = None
     """A chat model that confirms paraphrases. It is sent the prompts of both rows."""
 
@@ -103,7 +104,7 @@ class Decontaminate(ftp.Curator):
         return found
 
     def _files(self, path: str) -> list[Path]:
-        """The files behind one item of `against`."""
+        """Return the files behind one item of `against`."""
         if path.startswith("package:"):
             module, _, name = path.removeprefix("package:").partition("/")
             # find_spec imports nothing of a top-level package.
@@ -141,7 +142,10 @@ class Decontaminate(ftp.Curator):
             )
 
     def _checked(self, rows: Examples, indexes: Sequence[Index], ledger: ftp.Ledger, leaks: list[str]) -> Examples:
-        """The rows that are in none of the indexes; the others are told to the ledger, and to `leaks` if they fail."""
+        """Return the rows that match none of the indexes.
+
+        The others are recorded in the ledger, and in `leaks` if the policy is to fail.
+        """
         usual = _usual(rows)
         matchers = [Matcher(index, _with_usual(index, usual)) for index in indexes if len(index)]
         out: list[int] = []
@@ -196,7 +200,7 @@ class Decontaminate(ftp.Curator):
         return _without(train, list(out))
 
     def _judged(self, prompt: str, question: str, call: int) -> tuple[str, str]:
-        """What a pair is called in the ledger, and the judge's part of the evidence."""
+        """Return the name of a pair's finding in the ledger, and the judge's part of the evidence."""
         if self.judge is None:
             return "paraphrase", ""
         if call >= self.judge.calls:
@@ -214,12 +218,12 @@ def _index_of(file: Path) -> Index:
 
 
 def _sample(rows: Examples) -> Examples:
-    """One batch of rows from all over."""
+    """Return a batch of rows sampled from the whole."""
     return rows[:: max(1, -(-len(rows) // BATCH))]
 
 
 def _usual(rows: Examples) -> Any:
-    """The n-grams and prompts that many of the rows have, seen on up to a thousand of them."""
+    """Return the n-grams and prompts that many rows have in common, counted on up to a thousand of them."""
     import numpy as np
 
     if not len(rows):
@@ -235,10 +239,10 @@ def _usual(rows: Examples) -> Any:
 
 
 def _with_usual(index: Index, usual: Any) -> Any:
-    """What does not count: the usual, and what many rows of this index have.
+    """Return the n-grams to ignore: the common ones, and those that many rows of this index have.
 
-    In a large set it is a number of rows and not a share: what eleven rows have tells none of them apart, and every row
-    that has it would have to be looked at.
+    In a large set the limit is a number of rows and not a share: an n-gram in eleven rows distinguishes none of them,
+    and every row that has it would have to be compared.
     """
     import numpy as np
 
@@ -259,7 +263,7 @@ def _detail(match: Match, batch: Batch) -> str:
 
 
 def _question(example: ftp.Example) -> str:
-    """What the user says, or the running text."""
+    """Return the user's turns, or the running text."""
     return "\n".join(message.content for message in example.prompt if message.role == "user") or example.text
 
 
@@ -269,7 +273,7 @@ def _shortened(text: str) -> str:
 
 
 def _nearest(train: Examples, prompts: Sequence[str], threshold: float) -> tuple[Any, Any, Any]:
-    """The training rows most like each prompt, at most NEAREST of each: rows, prompts and cosines."""
+    """Return the training rows most similar to each prompt, at most NEAREST each: rows, prompts and cosines."""
     import numpy as np
 
     retriever = Retriever(prompts, next(_questions(_sample(train))))

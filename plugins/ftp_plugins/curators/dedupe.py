@@ -1,4 +1,4 @@
-"""Rows that say what another row says already."""
+"""Removal of duplicate training rows."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ftp_plugins.curators import near_duplicates
 
 
 class Dedupe(ftp.Curator):
-    """Takes out duplicates among the training rows, within a source and across sources.
+    """Removes duplicates among the training rows, within a source and across sources.
 
-    Exact: the same words, whatever the case, the spaces and the punctuation. Near: the Jaccard similarity of the sets
+    Exact: the same words, ignoring case, spaces and punctuation. Near: the Jaccard similarity of the sets
     of word n-grams is at least `threshold`; MinHash finds the candidates, the exact similarity decides (Broder 1997;
-    Lee et al. 2022, arXiv:2107.06499). System turns are not compared: many rows share one.
+    Lee et al. 2022, arXiv:2107.06499). System turns are not compared, since many rows share one.
 
-    Of two duplicates a domain row stays before a replay row, then the one that `keep` says, then the earlier. Rows
-    are taken in that order, and one goes only when it is itself a duplicate of a row that stays. The ledger
-    names that row and the similarity.
+    Of two duplicates, a domain row is kept before a replay row, then the one that `keep` prefers, then the earlier one.
+    Rows are considered in that order, and a row is dropped only if it is a duplicate of a row that is kept. The ledger
+    records that row and the similarity.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("numpy", "scipy", "rensa")
@@ -35,7 +35,7 @@ class Dedupe(ftp.Curator):
     ngram: int = Field(default=near_duplicates.NGRAM, ge=1, le=20)
     """Words in an n-gram. More is stricter: one changed word changes so many n-grams."""
     keep: Literal["longest", "first"] = "longest"
-    """Which row stays: the one with the most characters, or the first in the order of the sources."""
+    """Which row to keep: the one with the most characters, or the first in the order of the sources."""
 
     def curate(self, corpus: ftp.Corpus, ledger: ftp.Ledger) -> ftp.Corpus:
         import numpy as np
@@ -69,15 +69,15 @@ class Dedupe(ftp.Curator):
 
 
 def nearest_kept(sets: Any, rank: Any, labels: Any, threshold: float) -> tuple[Any, Any]:
-    """Choose greedily which sets stay: in the order of rank, each that is not near one that stays already.
+    """Choose greedily which sets to keep: in order of rank, each that is not near one already kept.
 
     Args:
         sets: from `near_duplicates.distinct_sets`.
-        rank: the place of each set in the order, int64 [sets].
-        labels: from `near_duplicates.components`; sets of different labels are not near.
+        rank: the rank of each set, int64 [sets].
+        labels: from `near_duplicates.components`; sets with different labels are not near.
 
     Returns:
-        For each set the one that stays in its place, or itself, int64 [sets]; how similar the two are, float64 [sets].
+        For each set the one that is kept in its place, or itself, int64 [sets]; their similarity, float64 [sets].
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Training rows as hashes, and which rows of an index they match."""
+"""Training rows as hashes, and the rows of an index that they match."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ftp_plugins.curators.ngram_index import (
 from ftp_plugins.curators.shingles import hash_words, ngrams, words
 
 QUOTED = 20
-"""Words of a match that are shown."""
+"""Words of a match that are quoted."""
 
 
 class Batch:
@@ -65,7 +65,7 @@ class Batch:
         self.key_row = np.concatenate([self.question_row, talks, np.arange(rows)])
 
     def quote(self, row: int, gram: int | None = None, length: int = QUOTED) -> str:
-        """Words of a row, from an n-gram on or from the start, shortened."""
+        """Return words of a row, from an n-gram on or from the start, shortened."""
         import numpy as np
 
         unit, start = row, 0
@@ -81,7 +81,7 @@ class Batch:
 
 
 def _turns(column: Any) -> tuple[Any, list[str], list[str]]:
-    """The number of turns of each row, and the roles and the texts of all turns."""
+    """Return the number of turns of each row, and the roles and the texts of all turns."""
     import numpy as np
 
     array = column.combine_chunks()
@@ -93,7 +93,7 @@ def _turns(column: Any) -> tuple[Any, list[str], list[str]]:
 
 
 def common(hashes: Any, rows: Any, limit: float) -> Any:
-    """The hashes that more than `limit` rows have, sorted.
+    """Return the hashes that more than `limit` rows have, sorted.
 
     Args:
         hashes, rows: uint64 and the row of each.
@@ -118,18 +118,18 @@ class Match(NamedTuple):
     other: int
     """In the index."""
     coverage: float
-    """Share of the words of the other's field that count, which lie in n-grams that both have."""
+    """Share of the counted words of the other's field that are in shared n-grams."""
     run: int
-    """The most such words in a row."""
+    """The longest sequence of such words."""
     kind: str
-    """Which field."""
+    """The field that matches."""
     gram: int | None
     """The first n-gram of the longest run; None when the whole prompt or row is equal."""
     length: int
 
 
 class Matcher:
-    """Looks training rows up in an index. Words in n-grams of `boilerplate` count on neither side."""
+    """Looks up training rows in an index. Words in n-grams of `boilerplate` count on neither side."""
 
     def __init__(self, index: Index, boilerplate: Any) -> None:
         import numpy as np
@@ -157,7 +157,7 @@ class Matcher:
         self._key_row = np.concatenate([index.question_row[telling], index.whole_row])[order]
 
     def matches(self, batch: Batch, coverage: float, run: int) -> list[Match]:
-        """The best match of every pair of rows that share at least so much, in the order of the batch."""
+        """Return the best match of every pair of rows that share at least so much, in the order of the batch."""
         best: dict[tuple[int, int], Match] = {}
         for match in (*self._equal(batch), *self._overlapping(batch, coverage, run)):
             pair = match.row, match.other

@@ -1,4 +1,4 @@
-"""How many rows of each source are trained on."""
+"""The mix of sources that is trained on."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ OVER_THE_CAP = "over the cap"
 
 
 class Mix(ftp.Curator):
-    """Draws rows so that the sources make up the shares that were asked for. No row is ever repeated.
+    """Samples rows so that the sources make up the given shares. No row is ever repeated.
 
-    A few percent of general data in the mix (`replay: 5%`) holds off catastrophic forgetting (Scialom et al. 2022,
-    arXiv:2205.12393). Sources are named by their `name:`, or by their path or hub id as the recipe gives it.
+    A few percent of general data in the mix (`replay: 5%`) prevents catastrophic forgetting (Scialom et al. 2022,
+    arXiv:2205.12393). Sources are identified by their `name:`, or by their path or hub id as given in the recipe.
     """
 
     handles: ClassVar[tuple[str, ...]] = ("replay",)
     requires: ClassVar[tuple[str, ...]] = ("numpy", "pyarrow")
 
     replay: ftp.Share | None = None
-    """Share of the final training rows that are replay, for example 5%. Each replay source gives in proportion to its
-    size; domain rows all stay."""
+    """Share of the final training rows that are replay, for example 5%. Each replay source contributes in proportion to
+    its size; all domain rows are kept."""
     shares: dict[str, ftp.Share] | None = Field(default=None, min_length=1)
     """Share of the final training rows that each of these sources makes up, such as `{general: 5%, code: 10%}`. Sources
-    that are not named stay whole; when all are named, the shares add up to 100%."""
+    that are not listed are kept whole; if all are listed, the shares must add up to 100%."""
     weights: dict[str, Annotated[float, Field(ge=0)]] | None = Field(default=None, min_length=1)
-    """Weight of every source relative to the others, such as `{contracts: 3, general: 1}`. The mix is as large as it
-    can be: one source stays whole."""
+    """Weight of every source relative to the others, such as `{contracts: 3, general: 1}`. The mix is as large as
+    possible: one source is kept whole."""
     temperature: float | None = Field(default=None, ge=1)
-    """Weighs every source by size^(1/temperature): 1 leaves all rows, higher values even the sources out (Conneau et
-    al. 2020, arXiv:1911.02116). The mix is as large as it can be: the smallest source stays whole."""
+    """Weights every source by size^(1/temperature): 1 keeps all rows, higher values balance the sources (Conneau et al.
+    2020, arXiv:1911.02116). The mix is as large as possible: the smallest source is kept whole."""
     cap: int | None = Field(default=None, ge=1)
-    """At most so many rows of each source; applied before anything else."""
+    """Maximum number of rows of each source; applied before everything else."""
     seed: int = Field(default=0, ge=0)
-    """Which rows are drawn."""
+    """Seed for sampling rows."""
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> Mix:
@@ -70,7 +70,7 @@ class Mix(ftp.Curator):
         reasons = [""]
 
         def keep(wanted: Mapping[int, int], reason: str) -> None:
-            """Draw so many rows of each of these sources from those that are left."""
+            """Sample so many rows of each of these sources from those that are left."""
             for source, rows in wanted.items():
                 left = np.flatnonzero((of_row == source) & (fate == 0))
                 if rows == len(left):
@@ -109,7 +109,7 @@ class Mix(ftp.Curator):
         return dataclasses.replace(corpus, train=corpus.train.take(array("q", np.flatnonzero(fate == 0).tobytes())))
 
     def _named(self, given: Mapping[str, float], sources: list[_Source]) -> dict[int, float]:
-        """What was given for sources by name, by source."""
+        """Return the values given for sources by name, by source."""
         origins = [source.origin for source in sources]
         found, problems = {}, []
         for name, value in given.items():
@@ -172,7 +172,7 @@ class _Source:
 
 
 def _sources(corpus: ftp.Corpus, by_role: bool) -> tuple[list[_Source], Any]:
-    """The sources of the training rows, and for each row the place of its source among them, int32 [rows].
+    """Return the sources of the training rows, and for each row the index of its source, int32 [rows].
 
     Args:
         by_role: whether domain and replay rows of one name are two sources.
@@ -190,13 +190,13 @@ def _sources(corpus: ftp.Corpus, by_role: bool) -> tuple[list[_Source], Any]:
 
 
 def _as_large_as_can_be(weights: Mapping[int, float], sizes: Mapping[int, int]) -> dict[int, int]:
-    """How many rows of each source: the largest numbers that are to one another as the weights."""
+    """Return the number of rows of each source: the largest numbers whose ratios are those of the weights."""
     rows_a_weight = min(sizes[source] / weight for source, weight in weights.items() if weight > 0)
     return {source: min(sizes[source], round(rows_a_weight * weight)) for source, weight in weights.items()}
 
 
 def in_proportion(sizes: Mapping[int, int], wanted: int) -> dict[int, int]:
-    """Share out so many rows among sources by their sizes; what rounding leaves goes to the largest remainders."""
+    """Divide so many rows among sources by their sizes; what rounding leaves goes to the largest remainders."""
     total = sum(sizes.values())
     shares = {source: divmod(wanted * rows, total) for source, rows in sizes.items()}
     found = {source: whole for source, (whole, _) in shares.items()}
@@ -207,12 +207,12 @@ def in_proportion(sizes: Mapping[int, int], wanted: int) -> dict[int, int]:
 
 
 def draws(domain: int, share: float) -> int:
-    """How many replay rows make up a share of the whole beside so many domain rows."""
+    """Return how many replay rows make up a share of the whole, given the number of domain rows."""
     return round(domain * share / (1 - share))
 
 
 def largest_share(others: int, rows: int, room: float = 1.0) -> float:
-    """The largest share that so many rows are enough for, in whole hundredths of a percent.
+    """Return the largest share that so many rows can make up, in whole hundredths of a percent.
 
     Args:
         others: the rows that stay whole.

@@ -1,9 +1,9 @@
 """Near duplicates among many texts: MinHash proposes pairs, the exact Jaccard similarity decides.
 
-Two texts are as alike as the sets of their word n-grams: the Jaccard similarity is the size of what both have over the
-size of what either has (Broder 1997, On the resemblance and containment of documents). Comparing all pairs is out of
-reach, so texts are compared that share a bucket of locality-sensitive hashing (Leskovec, Rajaraman & Ullman, Mining of
-Massive Datasets, ch. 3).
+The similarity of two texts is that of their sets of word n-grams: the Jaccard similarity is the size of the
+intersection over the size of the union (Broder 1997, On the resemblance and containment of documents). Comparing all
+pairs is infeasible, so only texts that share a bucket of locality-sensitive hashing are compared (Leskovec, Rajaraman
+& Ullman, Mining of Massive Datasets, ch. 3).
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ NGRAM = 3
 """Words in an n-gram. Training rows are often a sentence or two, and one changed word changes n n-grams; the 5 that is
 usual for web pages would miss most edits of such rows."""
 RECALL = 0.999
-"""Chance that a pair exactly at the threshold is proposed; a pair above it has a better one."""
+"""Probability that a pair exactly at the threshold is proposed; a pair above it has a higher one."""
 MAX_HASHES = 160
-"""MinHash values of a text at most. More would propose fewer pairs in vain, and cost more than those pairs do."""
+"""Maximum number of MinHash values per text. More would propose fewer pairs in vain, and cost more than those pairs
+do."""
 
 Part = Literal["whole", "prompt", "answer"]
 
@@ -34,9 +35,10 @@ _ELEMENTS = 250_000  # n-grams of pairs compared together: they fit into a core'
 
 
 def text_of(example: ftp.Example, part: Part) -> str:
-    """The part of a row that is compared: all turns, those before the answer, or the answer; running text is whole.
+    """Return the part of a row that is compared: all turns, those before the answer, or the answer.
 
-    System turns are left out where there are others: many rows share one, and a long one would make them all alike.
+    Running text is compared whole. System turns are left out if there are other turns: many rows share one, and a long
+    one would make them all alike.
     """
     if not example.messages:
         return example.text
@@ -46,7 +48,7 @@ def text_of(example: ftp.Example, part: Part) -> str:
 
 
 def distinct_sets(batches: Iterable[Sequence[str]], n: int) -> tuple[Any, Any]:
-    """The distinct texts among many, and the set of word n-grams of each.
+    """Return the distinct texts among many, and the set of word n-grams of each.
 
     Texts are the same when their words are (see `shingles.words`); without a word, when they are the same text.
     Takes 9 bytes for each n-gram of a text and 16 for each text.
@@ -97,7 +99,7 @@ def _digests(texts: Sequence[str], words: Any, offsets: Any) -> Any:
 
 
 def bands_and_rows(threshold: float) -> tuple[int, int]:
-    """How MinHash values are grouped: bands of some rows each; texts that agree on all rows of a band are compared.
+    """Return the number of bands and of rows in a band for MinHash; texts that agree on a whole band are compared.
 
     A pair of similarity s is proposed with probability 1 - (1 - s^rows)^bands. As many rows as MAX_HASHES allow, and
     as many bands as RECALL at the threshold needs: bands >= ln(1 - RECALL) / ln(1 - threshold^rows).
@@ -113,7 +115,7 @@ def bands_and_rows(threshold: float) -> tuple[int, int]:
 
 
 def band_keys(sets: Any, threshold: float) -> Any:
-    """The bucket of every set in every band, uint32 [sets, bands].
+    """Return the bucket of every set in every band, uint32 [sets, bands].
 
     Two sets that differ in a band fall into one bucket with a chance of 2^-32: one more pair compared in vain.
     """
@@ -136,7 +138,7 @@ def band_keys(sets: Any, threshold: float) -> Any:
 
 
 def jaccard(sets: Any, left: Any, right: Any) -> Any:
-    """The exact Jaccard similarity of pairs of sets; 0 for two empty ones.
+    """Return the exact Jaccard similarity of pairs of sets; 0 for two empty ones.
 
     Args:
         sets: from `distinct_sets`.
@@ -188,7 +190,7 @@ def components(sets: Any, threshold: float) -> Any:
 
 
 def _candidates(keys: Any, sizes: Any, labels: Any) -> Iterator[tuple[Any, Any]]:
-    """Pairs of sets of one bucket with different labels, which the caller may join between one lot and the next.
+    """Yield pairs of sets of one bucket with different labels; the caller may join them between batches.
 
     In each round some sets of every bucket are paired with all the others and are done; twice as many in the next.
     The sets of a bucket that is left early get keys of their own, so that `keys` says which pairs were compared.
@@ -237,7 +239,7 @@ def join(labels: Any, left: Any, right: Any) -> None:
 
 
 def _starts(values: Any) -> Any:
-    """Where a run of equal values begins, bool [values]."""
+    """Return where each run of equal values begins, bool [values]."""
     import numpy as np
 
     starts = np.ones(len(values), np.bool_)
@@ -246,7 +248,7 @@ def _starts(values: Any) -> Any:
 
 
 def _ends(starts: Any) -> Any:
-    """For each value the end of its run."""
+    """Return the end of each value's run."""
     import numpy as np
 
     return np.append(np.flatnonzero(starts)[1:], len(starts))[np.cumsum(starts) - 1]

@@ -20,14 +20,14 @@ from ftp.files import first_line, new_file
 from ftp_plugins.curators.shingles import hash_words, ngrams
 
 FORMAT = 1
-"""Of index files; raised when an older reader would misread them."""
+"""Version of index files; increased when an older reader would misread them."""
 SUFFIX = ".ftpindex"
 N = 4
 """Words in an n-gram."""
 MIN_WORDS = 8
-"""A field with fewer words that count is compared as a whole only."""
+"""A field with fewer counted words is compared as a whole only."""
 MIN_QUESTION = 3
-"""Equal prompts of fewer words than this say nothing."""
+"""Equal prompts with fewer words than this are not evidence."""
 KINDS = ("prompt", "reference", "text")
 
 _ARRAYS = {
@@ -50,16 +50,16 @@ class Entry(NamedTuple):
     id: str
     """`name:line`."""
     fields: Sequence[tuple[str, str]]
-    """Kind (one of KINDS) and text; each is compared by itself, by its n-grams."""
+    """Kind (one of KINDS) and text; each is compared separately, by its n-grams."""
     questions: Sequence[str] = ()
     """Texts that a training row must not have as its prompt."""
     wholes: Sequence[tuple[str, str]] = ()
-    """Prompt and answer that a training row must not have both."""
+    """Pairs of prompt and answer that a training row must not have together."""
 
 
 @dataclass(frozen=True)
 class Index:
-    """Rows as hashes. One set: an eval set, a file."""
+    """Rows as hashes: one eval set or file."""
 
     name: str
     sources: tuple[str, ...]
@@ -98,7 +98,7 @@ class Index:
 
 
 def entries_of(examples: Iterable[ftp.Example]) -> Iterator[Entry]:
-    """Eval examples: the prompt (user's and system's turns before the answer) and the reference."""
+    """Yield eval examples as the prompt (user's and system's turns before the answer) and the reference."""
     for example in examples:
         asked = "\n".join(message.content for message in example.prompt if message.role in ("user", "system"))
         question = "\n".join(message.content for message in example.prompt if message.role == "user")
@@ -111,7 +111,7 @@ def entries_of(examples: Iterable[ftp.Example]) -> Iterator[Entry]:
 
 
 def entries_of_file(file: Path, name: str) -> Iterator[Entry]:
-    """The rows of a data file of any format: every text in a row is a field.
+    """Yield the rows of a data file of any format; every text in a row is a field.
 
     Raises:
         DataError: the file or a row of it can't be read.
@@ -191,7 +191,7 @@ def _add_keys(parts: dict[str, list[Any]], batch: Sequence[Entry], first: int) -
 
 
 def sequence_hashes(hashes: Any, offsets: Any) -> Any:
-    """One hash of all the words of every text, in order: uint64 [texts]; 0 for a text without words."""
+    """Return one hash of all the words of every text, in order: uint64 [texts]; 0 for a text without words."""
     import numpy as np
 
     lengths = np.diff(offsets)
@@ -202,14 +202,14 @@ def sequence_hashes(hashes: Any, offsets: Any) -> Any:
 
 
 def within(offsets: Any) -> Any:
-    """The position of every word in its own text."""
+    """Return the position of every word in its own text."""
     import numpy as np
 
     return np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
 
 
 def question_keys(questions: Any) -> Any:
-    """What is looked up for a prompt; apart from what is looked up for a whole row."""
+    """Return the keys to look up for a prompt, distinct from those for a whole row."""
     import numpy as np
 
     with np.errstate(over="ignore"):
@@ -217,7 +217,7 @@ def question_keys(questions: Any) -> Any:
 
 
 def whole_keys(questions: Any, answers: Any) -> Any:
-    """What is looked up for a prompt together with its answer."""
+    """Return the keys to look up for a prompt together with its answer."""
     import numpy as np
 
     with np.errstate(over="ignore"):
@@ -292,10 +292,10 @@ def _check(index: Index) -> None:
 
 
 def index_files(paths: Sequence[str], out: Path) -> Index:
-    """Index data files, directories or globs into one index file; files are known there by their name alone.
+    """Index data files, directories or globs into one index file, in which files are identified by name alone.
 
     Raises:
-        DataError: a file or a row that can't be read, two files of one name, or `out` without the suffix.
+        DataError: a file or a row can't be read, two files have the same name, or `out` lacks the suffix.
     """
     if out.suffix != SUFFIX:
         raise ftp.DataError([f"{out}: an index file is called {out.stem}{SUFFIX}"])

@@ -1,4 +1,4 @@
-"""Eval questions in other words: the nearest training prompts by TF-IDF, and a judge that may confirm them."""
+"""Paraphrased eval questions: the most similar training prompts by TF-IDF, and a judge that may confirm them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ftp_plugins.judging.client import CallFailed, JudgeError, Reply, Server
 
 COLUMNS = 2**20
 NUMBERS = 3
-"""How much more a number weighs than another word: a reworded question keeps its numbers, a new one has others."""
+"""Weight of a number relative to another word: a reworded question keeps its numbers, a new one has others."""
 USUAL = 0.8
-"""A word in more than this share of the prompts says nothing."""
+"""A word in more than this share of the prompts is ignored."""
 
 
 class _Columns(dict[str, int]):
-    """The column of each word seen so far: odd ones are numbers."""
+    """The column of each word seen so far: odd columns are numbers."""
 
     def __missing__(self, word: str) -> int:
         import zlib
@@ -38,14 +38,15 @@ _columns = _Columns()
 
 
 class Retriever:
-    """Finds texts that say the same as one of some eval prompts, by the cosine of their weighted words.
+    """Finds texts that paraphrase one of some eval prompts, by the cosine similarity of their weighted words.
 
-    TF-IDF with sublinear counts (Salton & Buckley 1988). Retrieval first and a judge on what it finds is the method of
-    Yang et al. 2023, arXiv:2311.04850 (llm-decontaminator).
+    TF-IDF with sublinear counts (Salton & Buckley 1988). Retrieval followed by a judge on the candidates is the method
+    of Yang et al. 2023, arXiv:2311.04850 (llm-decontaminator).
     """
 
     def __init__(self, prompts: Sequence[str], sample: Sequence[str]) -> None:
-        """
+        """Prepare to find texts similar to some prompts.
+
         Args:
             prompts: of the eval rows; an empty one is similar to nothing.
             sample: some of the training prompts, to learn which words are usual.
@@ -71,7 +72,7 @@ class Retriever:
         return normalize(weighted, copy=False)
 
     def similar(self, texts: Sequence[str], threshold: float) -> tuple[Any, Any, Any]:
-        """Which text is how similar to which prompt.
+        """Return which text is how similar to which prompt.
 
         Returns:
             Texts int64, prompts int64 and cosines float32, of all pairs at `threshold` or above.
@@ -82,7 +83,7 @@ class Retriever:
 
 
 def _counts(texts: Sequence[str]) -> Any:
-    """How often each word is in each text: a sparse matrix, float32 [texts, COLUMNS]."""
+    """Count how often each word occurs in each text: a sparse matrix, float32 [texts, COLUMNS]."""
     import numpy as np
     from scipy.sparse import csr_matrix
 
@@ -110,22 +111,22 @@ Answer yes or no."""
 
 
 class Judge(Options):
-    """A chat model behind an OpenAI-compatible server that says whether two questions are the same, reworded.
+    """A chat model behind an OpenAI-compatible server that decides whether one question is a rewording of another.
 
-    It has to be a capable one: SmolLM2-135M denies every one of 100 reworded questions of GSM8K. The most that any
+    It has to be a capable model: SmolLM2-135M denies every one of 100 reworded questions of GSM8K. The most that any
     judge can confirm at the default threshold is 1,247 of the 1,319.
     """
 
     model: str = Field(min_length=1)
-    """The name of the model, as its server knows it."""
+    """The name of the model on its server."""
     base_url: str | None = None
     """Address of the server, such as http://localhost:8000/v1. Default: OpenAI's own."""
     api_key_env: str = Field(default="OPENAI_API_KEY", min_length=1)
     """The environment variable with the key. A server on this machine needs none."""
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.45
-    """Similarity from which a pair is put to the judge."""
+    """Similarity from which the judge is asked about a pair."""
     calls: Annotated[int, Field(ge=1)] = 1000
-    """The most pairs it is asked about, the most similar ones first. The others are noted as not confirmed."""
+    """Maximum number of pairs to ask about, the most similar ones first. The others are recorded as not confirmed."""
     timeout: Annotated[float, Field(gt=0)] = 60
     """Seconds to wait for an answer."""
 
@@ -134,11 +135,11 @@ class Judge(Options):
         return Server(self.model, self.base_url, self.api_key_env, self.timeout, max_retries=3)
 
     def problems(self) -> list[str]:
-        """What is missing on this machine."""
+        """Return what is missing on this machine."""
         return [f"judge: {problem}" for problem in self._server.problems()]
 
     def same(self, first: str, second: str) -> tuple[bool | None, str]:
-        """Ask about one pair. Returns the verdict, None where the answer can't be read, and the answer.
+        """Ask about one pair; return the verdict (None if the answer can't be read) and the answer.
 
         Raises:
             DataError: the judge can't be asked.
@@ -157,6 +158,6 @@ class Judge(Options):
 
 
 def verdict(answer: str) -> bool | None:
-    """The last yes or no in an answer."""
+    """Return the last yes or no in an answer."""
     found = re.findall(r"\b(yes|no)\b", answer.casefold())
     return found[-1] == "yes" if found else None

@@ -1,4 +1,4 @@
-"""Personal data and keys in a text: found by pattern and checksum, replaced by a word for their kind."""
+"""Personal data and keys in a text: found by pattern and checksum, replaced by the name of their kind."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def mask(text: str, kinds: Sequence[PII] = KINDS, region: str | None = None) -> 
     have to be valid in their country (libphonenumber).
 
     Args:
-        region: two capitals, as `US`: phone numbers without a country code are read as from there. None: only numbers
+        region: two capital letters, such as `US`: the country of phone numbers without a country code. None: only
+        numbers
             that begin with + are found.
 
     Returns:
@@ -81,7 +82,7 @@ def mask_example(example: Example, kinds: Sequence[PII], region: str | None) -> 
 
 
 class _Masker:
-    """Replaces personal data in texts and counts, by kind, what it replaced."""
+    """Replaces personal data in texts and counts the replacements by kind."""
 
     def __init__(self, kinds: Sequence[PII], region: str | None) -> None:
         self.kinds, self.region = kinds, region
@@ -124,7 +125,7 @@ class _Masker:
     def _replace(
         self, text: str, pattern: re.Pattern[str], kind: PII, accept: Callable[[str], bool] | None = None
     ) -> str:
-        """Replace what matches the pattern and is accepted."""
+        """Replace accepted matches of the pattern."""
         parts, done = [], 0
         for match in pattern.finditer(text):
             if accept is None or accept(match[0]):

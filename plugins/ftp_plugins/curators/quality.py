@@ -1,4 +1,4 @@
-"""Rows that would teach the wrong thing, by rules that look at one row at a time."""
+"""Removal of rows that would teach the wrong thing, by rules on a single row."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ftp_plugins.curators import rules
 from ftp_plugins.curators.pii import KINDS, PII, mask_example
 
 AT_ONCE = 10_000
-"""Masked rows that are held as objects before they go into the table."""
+"""Masked rows held as objects before they go into the table."""
 COMPARED_WORDS = 10
-"""Words below which an answer may be given to any number of prompts: labels, names, numbers."""
+"""Answers with fewer words may be given to any number of prompts: labels, names, numbers."""
 ECHO_WORDS = 4
-"""Words below which an answer may equal its question: a greeting is answered by a greeting."""
+"""Answers with fewer words may equal their question: a greeting is answered by a greeting."""
 LANGUAGE_LETTERS = 100
-"""Letters below which no language is guessed."""
+"""No language is guessed for texts with fewer letters."""
 
 _CODE = re.compile(r"```.*?(?:```|\Z)|https?://\S+", re.DOTALL)
 
@@ -38,26 +38,27 @@ class Fault(NamedTuple):
 class Quality(ftp.Curator):
     """Drops rows that teach the wrong thing and masks personal data, in training and validation rows.
 
-    Rules look at the answers that carry loss, of a preference at the chosen one; answers labelled bad are looked at
-    for broken encoding, length and personal data only. A row is dropped for the first rule that it breaks; all that it
-    breaks are noted.
+    Rules apply to the answers that are trained on, for preference data to the chosen one; answers labelled bad are
+    checked for broken encoding, length and personal data only. A row is dropped for the first rule that it breaks; all
+    broken rules are recorded.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("numpy", "pyarrow", "ftfy", "phonenumbers", "py3langid", "stdnum")
 
     min_tokens: int | None = Field(default=None, ge=1)
-    """Fewest tokens. Default: no limit."""
+    """Minimum number of tokens. Default: no limit."""
     max_tokens: int | None = Field(default=None, ge=1)
-    """Most tokens. Default: no limit."""
+    """Maximum number of tokens. Default: no limit."""
     tokens_of: Literal["answer", "row"] = "answer"
     """What `min_tokens` and `max_tokens` count: the last answer, or all turns; never the chat template's own tokens."""
     repeats: bool = True
-    """Drop answers of which runs of ten words said before make up over 40%: loops, and passages pasted twice."""
+    """Drop answers in which over 40% are repeated runs of ten words: loops, and passages pasted twice."""
     gopher: bool = False
-    """Drop answers that break the repetition rules of Rae et al. 2021. They are meant for web pages: terse solutions,
-    lists and tables break them too, one in eight of GSM8K's."""
+    """Drop answers that break the repetition rules of Rae et al. 2021. The rules are meant for web pages: terse
+    solutions, lists and tables break them too, including one in eight of GSM8K's."""
     refusals: bool = True
-    """Drop answers that decline or speak as an AI ("I'm sorry, but I can't assist with that"). Off for safety data."""
+    """Drop answers that decline or speak as an AI ("I'm sorry, but I can't assist with that"). Turn it off for safety
+    data."""
     boilerplate: bool = True
     """Drop answers that are only an opening ("Sure! Here is the list:") or a placeholder ("<nooutput>")."""
     unwanted: list[str] = []
@@ -65,22 +66,22 @@ class Quality(ftp.Curator):
     echoes: bool = True
     """Drop answers that equal the question."""
     same_answer: int | None = Field(default=None, ge=1)
-    """At most so many different prompts with the same answer of ten words or more; the first ones stay. Default: any
-    number, as labels and standard clauses rightly repeat."""
+    """Maximum number of different prompts with the same answer of ten words or more; the first ones are kept. Default:
+    no limit, since labels and standard clauses repeat legitimately."""
     languages: list[Annotated[str, Field(pattern="^[a-z]{2,3}$")]] = []
-    """Languages that answers may be in, such as `[en, de]` (ISO 639-1). Default: any. Short texts are not judged."""
+    """Allowed languages of answers, such as `[en, de]` (ISO 639-1). Default: any. Short texts are not checked."""
     language_confidence: float = Field(default=0.9, ge=0, le=1)
-    """How sure the guess of another language has to be for the row to be dropped."""
+    """Confidence in the detection of another language from which the row is dropped."""
     broken_encoding: bool = True
     """Drop rows with lost characters or with bytes read in the wrong encoding, such as `schÃ¶n`."""
     code_fences: bool = True
-    """Drop answers with a code fence that is never closed: they are usually cut off."""
+    """Drop answers with a code fence that is never closed, which are usually cut off."""
     pii: Literal["mask", "drop", "keep"] = "mask"
-    """Personal data and keys: replace each by its kind, such as [EMAIL]; drop the row; or don't look."""
+    """Personal data and keys: replace each by its kind, such as [EMAIL]; drop the row; or ignore them."""
     pii_kinds: list[PII] = list(KINDS)
-    """What to look for."""
+    """The kinds to look for."""
     phone_region: str | None = Field(default=None, pattern="^[A-Z]{2}$")
-    """Country whose phone numbers are found without a country code too, such as `US`. Default: only `+` numbers."""
+    """Country whose phone numbers are also found without a country code, such as `US`. Default: only `+` numbers."""
 
     @model_validator(mode="after")
     def _limits_leave_room(self) -> Quality:
@@ -227,7 +228,7 @@ class Quality(ftp.Curator):
 
 
 def _answers(example: ftp.Example) -> list[str]:
-    """The texts of an example that are learnt as good ones."""
+    """Return the texts of an example that are learned as good ones."""
     if example.label is False:
         return []
     turns = [message.content for message in example.messages if message.role == "assistant" and message.train]
@@ -235,7 +236,7 @@ def _answers(example: ftp.Example) -> list[str]:
 
 
 def _hits(reason: str, rule: Callable[[str], str], texts: Sequence[str]) -> Iterator[Fault]:
-    """The first text that breaks a rule."""
+    """Return the first text that breaks a rule."""
     for text in texts:
         detail = rule(text)
         if detail:
@@ -254,7 +255,7 @@ def _is_echo(example: ftp.Example) -> bool:
 
 
 class _Answers:
-    """Which rows give the same answer, as two hashes a row."""
+    """Finds rows with the same answer, by two hashes per row."""
 
     def __init__(self) -> None:
         self.answers, self.pairs = array("Q"), array("Q")
@@ -267,7 +268,7 @@ class _Answers:
         self.pairs.append(_hash(f"{answer}\0{prompt}") if counts else 0)
 
     def beyond(self, limit: int) -> dict[int, int]:
-        """Rows whose answer was given to `limit` other prompts before, each with the number of its prompts."""
+        """Yield rows whose answer was already given to `limit` other prompts, each with the number of its prompts."""
         import numpy as np
 
         answers, pairs = np.array(self.answers, np.uint64), np.array(self.pairs, np.uint64)

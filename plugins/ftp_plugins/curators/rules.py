@@ -1,4 +1,4 @@
-"""What can be wrong with a text by itself. Each rule returns its evidence, or "" when all is well."""
+"""Rules for a single text. Each returns its evidence, or "" if the text is fine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from ftp_plugins.curators.shingles import words
 
 LOOP_RUN, LOOP_SHARE, LOOP_CHARACTERS = 10, 0.4, 50
-"""A text loops when runs of so many words that are there already make up more than this share, and so many letters."""
+"""A text loops when runs of this many words that occurred before make up more than this share, and this many
+letters."""
 
 # Rae et al. 2021 (Gopher, arXiv:2112.11446), table A1: largest shares of the characters of a text.
 _GOPHER_WORDS = 50  # they take no document of fewer
@@ -20,7 +21,7 @@ _SAME_NGRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 
 
 def loop(text: str) -> str:
-    """Whether a text says long runs of words again and again: a model's loop, or a passage pasted in twice."""
+    """Find long repeated runs of words: a model's loop, or a passage pasted in twice."""
     if len(text) < LOOP_CHARACTERS:
         return ""
     tokens = words(text)
@@ -31,9 +32,9 @@ def loop(text: str) -> str:
 
 
 def gopher(text: str) -> str:
-    """Whether a text breaks the repetition rules for web pages of Rae et al. 2021.
+    """Find repetition by the rules for web pages of Rae et al. 2021.
 
-    Two things are milder than there: lines of a single word (a closing brace, `end`) don't count, and the most
+    Two rules are milder than the original: lines of a single word (a closing brace, `end`) don't count, and the most
     frequent n-gram has to occur three times.
     """
     tokens = words(text)
@@ -67,7 +68,7 @@ def _ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 
 def _said_again(tokens: Sequence[str], n: int) -> int:
-    """The characters of all n-grams that occurred before, each counted once."""
+    """Return the characters of all n-grams that occurred before, each counted once."""
     grams = _ngrams(tokens, n)
     if len(set(grams)) == len(grams):
         return 0
@@ -122,14 +123,14 @@ def _plain(text: str) -> str:
 
 
 def refusal(answer: str) -> str:
-    """Whether an assistant declines or talks about being one: at the answer's start, or as a full phrase anywhere."""
+    """Find refusals and talk of being an assistant: at the answer's start, or as a full phrase anywhere."""
     plain = _plain(answer)
     match = _REFUSAL_START.match(plain) or _AS_AN_AI.search(plain)
     return _short(match[0]) if match else ""
 
 
 def boilerplate(answer: str) -> str:
-    """Whether an answer is an opening without what it announces, a placeholder, or ends in a chat window's buttons."""
+    """Find an opening without the content it announces, a placeholder, or a chat window's buttons at the end."""
     plain = _plain(answer)
     match = _EMPTY_OPENING.fullmatch(plain) or _PLACEHOLDER.fullmatch(plain) or _LEFT_OVER.search(plain)
     return _short(match[0]) if match else ""
@@ -144,14 +145,14 @@ def _short(text: str) -> str:
 
 
 def normalised(text: str) -> str:
-    """A text without what doesn't matter when texts are compared: NFKC, case folded, single spaces, bare ends."""
+    """Normalise a text for comparison: NFKC, case folded, single spaces, trimmed."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     return " ".join(text.casefold().split()).strip(" \"'.,:;!?()[]*`")
 
 
 def broken_encoding(text: str) -> str:
-    """Whether characters were lost, or bytes were read in the wrong encoding (`Ã¼` for `ü`; the heuristic of ftfy)."""
+    """Find lost characters, and bytes read in the wrong encoding (`Ã¼` for `ü`; the heuristic of ftfy)."""
     if text.isascii():
         return ""
     at = text.find("\ufffd")
@@ -173,7 +174,7 @@ _FENCE = re.compile(r"^[ \t>]*(`{3,})([^`\n]*)$", re.MULTILINE)
 
 
 def open_fence(text: str) -> str:
-    """Whether a Markdown code fence is opened and never closed."""
+    """Find a Markdown code fence that is opened and never closed."""
     if "```" not in text or text.count("```") % 2 == 0:
         return ""
     opened = ""

@@ -1,4 +1,7 @@
-"""Texts as hashed word n-grams, for comparing many of them: the same hashes in every process and on every machine."""
+"""Texts as hashed word n-grams, for comparing many of them.
+
+The hashes are the same in every process and on every machine.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +38,14 @@ _hashes = _WordHashes()
 
 
 def words(text: str) -> list[str]:
-    """The words of a text: NFKC, case folded, without punctuation."""
+    """Return the words of a text: NFKC, case folded, without punctuation."""
     if text.isascii():
         return text.translate(_ASCII).split()
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def hash_words(texts: Sequence[str]) -> tuple[Any, Any]:
-    """The words of every text as hashes.
+    """Return the words of every text as hashes.
 
     Returns:
         The hashes of all texts in a row, uint64, and where each text begins in them, int64 [texts + 1].
@@ -58,7 +61,7 @@ def hash_words(texts: Sequence[str]) -> tuple[Any, Any]:
 
 
 def ngrams(hashes: Any, offsets: Any, n: int) -> tuple[Any, Any]:
-    """The n-grams of every text, in order, as hashes.
+    """Return the n-grams of every text, in order, as hashes.
 
     A text of fewer than n words has one, of all its words; a text without words has none.
 

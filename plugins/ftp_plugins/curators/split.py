@@ -1,4 +1,4 @@
-"""Validation rows that no training row gives away."""
+"""A validation split without leaks from the training rows."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ftp_plugins.curators import near_duplicates
 
 
 class Split(ftp.Curator):
-    """Carves the validation rows out of the training rows: the same share of every source, drawn with `seed`.
+    """Splits validation rows off from the training rows: the same share of every source, drawn with `seed`.
 
-    Rows of one group (the source's `group:` column), near duplicates, and whatever hangs together through either, go
-    to the same side; with a replay row among them they stay for training.
+    Rows of one group (the source's `group:` column), near duplicates, and all rows connected through either, go
+    to the same side; if a replay row is among them, they stay in training.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("numpy", "pyarrow", "scipy", "rensa")
@@ -26,7 +26,7 @@ class Split(ftp.Curator):
     share: ftp.Share = Field(default=0.1, gt=0)
     """Share of the domain rows that become validation, for example 10%."""
     seed: int = Field(default=0, ge=0)
-    """Which rows are drawn."""
+    """Seed for sampling rows."""
     near_duplicates: float | None = Field(default=0.8, ge=0.5, le=1)
     """Rows at least this similar (Jaccard of word 3-grams) stay together. 1: exact duplicates only. null: off."""
 
@@ -44,7 +44,7 @@ class Split(ftp.Curator):
 
 
 def alike(rows: Examples, threshold: float) -> Any:
-    """For each row the number of the near duplicates it hangs together with, int64 [rows]."""
+    """Return for each row the number of its component of near duplicates, int64 [rows]."""
     texts = (
         [near_duplicates.text_of(example, "whole") for example in decode(table)]
         for table in rows.batches(["text", "messages"])
@@ -54,7 +54,7 @@ def alike(rows: Examples, threshold: float) -> Any:
 
 
 def together(*groupings: Any) -> Any:
-    """Groups of rows that hang together through any of several groupings, int [rows]."""
+    """Return the groups of rows that are connected through any of several groupings, int [rows]."""
     import numpy as np
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

@@ -1,4 +1,4 @@
-"""Evaluators: base against tuned on held-out rows."""
+"""Evaluators: they compare base and tuned on held-out rows."""
 
 from __future__ import annotations
 

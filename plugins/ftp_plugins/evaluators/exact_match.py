@@ -1,4 +1,4 @@
-"""Exact match with the reference, or of what a pattern finds in both."""
+"""Exact match with the reference, or of a pattern's match in both."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ NUMBER = re.compile(r"[-+\u2212]?[$€£¥]?[-+\u2212]?(\d+(?:\.\d*)?|\.\d+)[$�
 
 
 class ExactMatch(ftp.Evaluator):
-    """1 when answer and reference are equal, or when what `pattern` finds in them is; else 0."""
+    """1 if the answer equals the reference, or if the matches of `pattern` in both are equal; else 0."""
 
     requires: ClassVar[tuple[str, ...]] = ("scipy",)
 
     pattern: str | None = None
-    """Regular expression; its first group (or the whole match) is compared, the last match in each text."""
+    """Regular expression; its first group (or the whole match) is compared, using the last match in each text."""
     ignore_case: bool = True
     """Compare without regard to case."""
     numbers: bool = False
-    """Compare numbers by their value: 1,200 is 1200, and $18 is 18.0; signs of money and per cent don't count. What is
-    not one number is compared as text."""
+    """Compare numbers by value: 1,200 equals 1200, and $18 equals 18.0; currency and percent signs are ignored.
+    Anything that is not a single number is compared as text."""
 
     def problems(self) -> list[str]:
         try:
@@ -63,8 +63,10 @@ class ExactMatch(ftp.Evaluator):
 
 
 def number(text: str) -> Decimal | None:
-    """The value of a text that is one number, perhaps with commas between thousands or a sign of money or per cent,
-    which are left out; else None."""
+    """Return the value of a text that is a single number, else None.
+
+    Thousands separators and currency and percent signs are ignored.
+    """
     text = GROUPS.sub(lambda match: match.group().replace(",", ""), text.strip())
     found = NUMBER.fullmatch(text)
     if found is None:

@@ -1,4 +1,4 @@
-"""Whether the specialist is still a generalist."""
+"""A test of whether the tuned model has forgotten general data."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ TEXT = "general-text"
 
 
 class Forgetting(ftp.Evaluator, ftp.BringsEvals):
-    """What training cost elsewhere: the loss of both models on general text and on general instructions.
+    """Measures what training cost elsewhere: the loss of both models on general text and on general instructions.
 
-    Both are eval sets of its own. Training rows that are like them are dropped as for any eval set, so general data can
-    be the held-out part of a replay file, in a file of its own. The verdict stands in the notes: forgot, or no evidence
-    of forgetting and the smallest loss that this many examples would have shown. To have a judge compare the answers to
-    the instructions as well, add `pairwise` with the same `instructions:`.
+    Both are eval sets of its own. Training rows similar to them are dropped as for any eval set, so general data can
+    be the held-out part of a replay file, in a file of its own. The verdict is in the notes: forgot, or no evidence
+    of forgetting and the smallest loss that this many examples would have shown. To also have a judge compare the
+    answers to the instructions, add `pairwise` with the same `instructions:`.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("scipy",)
@@ -30,13 +30,13 @@ class Forgetting(ftp.Evaluator, ftp.BringsEvals):
     reads_answers: ClassVar[bool] = False
 
     text: ftp.FilePath | None = None
-    """A file of general text in UTF-8. It is cut into windows, one after the other, whose losses are compared."""
+    """A file of general text in UTF-8. It is cut into consecutive windows whose losses are compared."""
     window: Annotated[int, Field(ge=20)] = 200
-    """Words of a window of the text."""
+    """Words in a window of the text."""
     max_windows: Annotated[int, Field(ge=2)] = 500
-    """Windows that are read; of a longer text as many as this, evenly spread."""
+    """Maximum number of windows; from a longer text this many are taken, evenly spread."""
     instructions: ftp.FilePath | None = None
-    """A data file of general instructions with answers. Its format is found out as by the formatter `auto`."""
+    """A data file of general instructions with answers. Its format is detected as by the formatter `auto`."""
 
     def problems(self) -> list[str]:
         if self.text is None and self.instructions is None:
@@ -74,7 +74,7 @@ class Forgetting(ftp.Evaluator, ftp.BringsEvals):
 
 
 def in_words(nll: ftp.Metric) -> str:
-    """What a rise of the loss on general data says, or what it can't."""
+    """Explain what a rise of the loss on general data shows, or what it can't show."""
     if nll.difference is None:
         return "no evidence of forgetting (too little for an interval)"
     found = f"{nll.difference.mean:+.3f} nats per token [{nll.difference.low:+.3f}, {nll.difference.high:+.3f}]"
@@ -88,9 +88,9 @@ def in_words(nll: ftp.Metric) -> str:
 
 
 def _cut(text: str, words: int) -> Iterator[str]:
-    """Windows of whole lines that have at least so many words; what is left at the end is no window.
+    """Cut a text into windows of whole lines with at least so many words; the remainder at the end is dropped.
 
-    A line that is longer by itself is cut between words.
+    A single line that is longer is cut between words.
     """
     window: list[str] = []
     count = 0

@@ -1,4 +1,4 @@
-"""General instructions that evaluators bring as an eval set of their own."""
+"""General instructions that evaluators bring as an eval set."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ftp_plugins.formatters.auto import Auto
 INSTRUCTIONS = "general-instructions"
 """The eval set; evaluators that read the same file share it."""
 LOOKED_AT = 200
-"""Rows that the format is told by."""
+"""Rows from which the format is detected."""
 
 
 def read_instructions(file: str, takes: Collection[Kind]) -> Iterator[ftp.Example]:
-    """The rows of a data file as examples; the formatter is found as `auto` finds it.
+    """Return the rows of a data file as examples; the format is detected as by `auto`.
 
     Args:
-        takes: the kinds of example that will do.
+        takes: the acceptable kinds of example.
 
     Raises:
-        DataError: the file, or the rows of it that can't be used, each named by its line.
+        DataError: the file, or rows of it, can't be used; each row is named by its line.
     """
     rows = itertools.chain.from_iterable(rows_of(found) for found in files_of(file))
     first = list(itertools.islice(rows, LOOKED_AT))

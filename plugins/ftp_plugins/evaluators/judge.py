@@ -35,7 +35,7 @@ class Grade:
         return math.fsum(self.scores.values()) / len(self.scores) if self.scores else math.nan
 
     def score(self, name: str) -> float:
-        """Return the score on a criterion, or the `overall` one; NaN where there is none."""
+        """Return the score for a criterion, or `overall`; NaN if there is none."""
         if self.scores is None:
             return math.nan
         return self.overall if name == "overall" else float(self.scores[name])
@@ -50,15 +50,15 @@ class Grade:
 
 
 class Judge(JudgeOptions):
-    """Grades every answer on a rubric by a language model (Zheng et al. 2023, arXiv:2306.05685).
+    """Grades every answer on a rubric with a language model (Zheng et al. 2023, arXiv:2306.05685).
 
-    Each answer is graded by itself, in a call that doesn't say which model it is from. A reply that can't be read is
-    asked for once more; if that fails too, the answer is unscored: its score is NaN, its example is left out of the
+    Each answer is graded separately, in a call that doesn't reveal its model. If a reply can't be read, the judge is
+    asked once more; if that fails too, the answer is unscored: its score is NaN, its example is left out of the
     means of both models, and the notes count it.
     """
 
     rubric: Annotated[list[str | Criterion], Field(min_length=1)] | ftp.FilePath = ["accuracy", "helpfulness", "tone"]
-    """What answers are graded on: accuracy, helpfulness, tone, or criteria of your own (`name`, `description`, `levels`
+    """The criteria for grading: accuracy, helpfulness, tone, or criteria of your own (`name`, `description`, `levels`
     from the lowest up); or a YAML file with such a list."""
 
     @model_validator(mode="after")
@@ -158,7 +158,7 @@ class Judge(JudgeOptions):
         example: ftp.Example,
         answer: str,
     ) -> Grade:
-        """One question for each criterion: a next token says one score."""
+        """Ask one question for each criterion; the next token gives the score."""
         scores: dict[str, float] = {}
         reasons: dict[str, str] = {}
         for criterion in criteria:
@@ -216,13 +216,13 @@ def _all_alike(grades: Sequence[Grade], panel: dict[str, float | str]) -> list[s
 
 
 def cut_note(view: ftp.EvalView, limit: int) -> list[str]:
-    """How many answers the judge saw only the beginning of."""
+    """Report how many answers were cut for the judge."""
     cut = sum(len(answer.text) > limit for answers in (view.base_answers, view.tuned_answers) for answer in answers)
     return [f"{cut} answers were cut for the judge at {limit:,} characters"] if cut else []
 
 
 def _metric(name: str, base: Sequence[Grade], tuned: Sequence[Grade]) -> ftp.Metric:
-    """Figures over the examples with both answers scored; scores and reasons of all, NaN where there is none."""
+    """Compute a metric over the examples with both answers scored; unscored ones are NaN."""
     return with_unscored(
         name,
         [grade.score(name) for grade in base],
@@ -235,7 +235,7 @@ def _metric(name: str, base: Sequence[Grade], tuned: Sequence[Grade]) -> ftp.Met
 def with_unscored(
     name: str, base: Sequence[float], tuned: Sequence[float], base_reasons: Sequence[str], tuned_reasons: Sequence[str]
 ) -> ftp.Metric:
-    """A metric over the examples where both scores are numbers; the others keep their place, as NaN."""
+    """Return a metric over the examples where both scores are numbers; the others keep their place, as NaN."""
     pairs = [(b, t) for b, t in zip(base, tuned, strict=True) if math.isfinite(b) and math.isfinite(t)]
     metric = ftp.paired_metric(name, [b for b, _ in pairs], [t for _, t in pairs])
     return dataclasses.replace(

@@ -22,7 +22,7 @@ class Loss(ftp.Evaluator):
 
 
 def loss_metrics(view: ftp.EvalView) -> tuple[ftp.Metric, ftp.Metric]:
-    """Nats per token, paired by example and weighted by tokens, and the perplexity that they make."""
+    """Return the loss in nats per token, paired by example and weighted by tokens, and the perplexity."""
     tokens = [loss.tokens for loss in view.base_losses]
     nll = ftp.paired_metric(
         "nll",

@@ -22,13 +22,13 @@ from ftp_plugins.judging.options import JudgeOptions, Requests, prompt_hash
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pair:
-    """Who won in each order, `tuned`, `base` or `tie`; both empty when one of them couldn't be had."""
+    """The winner in each order, `tuned`, `base` or `tie`; both are empty when one of them is missing."""
 
     first: str = ""
     second: str = ""
     reason: str = ""
     same: bool = False
-    """Whether both answers are the same text, a tie that nobody was asked about."""
+    """Whether both answers are the same text: a tie, without asking the judge."""
 
     @property
     def score(self) -> float:
@@ -36,20 +36,20 @@ class Pair:
 
 
 class Pairwise(JudgeOptions, ftp.BringsEvals):
-    """Which model's answer is better, by a language model that sees both (Zheng et al. 2023, arXiv:2306.05685).
+    """Compares the answers of both models with a language model that sees both (Zheng et al. 2023, arXiv:2306.05685).
 
     Every pair is judged in both orders. The tuned model gets 1 where it wins both, 0 where the base wins both, and 1/2
-    else: a judge that goes by the order alone ends at 50%. Two answers with the same text are a tie without a call. A
-    reply that can't be read is asked for once more; if that fails too, the pair is unscored: NaN, left out of the win
-    rate, and counted in the notes.
+    otherwise: a judge that follows the order alone ends at 50%. Two answers with the same text are a tie without a
+    call. If a reply can't be read, the judge is asked once more; if that fails too, the pair is unscored: NaN, left out
+    of the win rate, and counted in the notes.
 
-    With `instructions:` it compares the answers to general instructions, and to nothing else: whether the specialist is
-    still a generalist. A recipe may have it twice, with and without.
+    With `instructions:` it compares only the answers to general instructions, to see whether the specialist is still a
+    generalist. A recipe may use it twice, with and without.
     """
 
     instructions: ftp.FilePath | None = None
-    """A data file of general instructions with answers, compared in place of the recipe's eval sets. Rows like them are
-    kept out of training. Its format is found out as by the formatter `auto`."""
+    """A data file of general instructions with answers, compared instead of the recipe's eval sets. Rows similar to
+    them are kept out of training. Its format is detected as by the formatter `auto`."""
 
     @property
     def on_its_own(self) -> bool:
@@ -110,7 +110,7 @@ class Pairwise(JudgeOptions, ftp.BringsEvals):
     async def _compare(
         self, calls: Calls, requests: Requests, example: ftp.Example, answers: tuple[str, str], evals: str
     ) -> Pair:
-        """Both orders of a pair of answers, the base model's and the tuned one's."""
+        """Compare the base model's and the tuned model's answer in both orders."""
         base, tuned = answers
         if base == tuned:
             return Pair("tie", "tie", "the same answer", same=True)
@@ -140,7 +140,7 @@ class Pairwise(JudgeOptions, ftp.BringsEvals):
 
 
 def _metric(pairs: Sequence[Pair]) -> ftp.Metric:
-    """The win rate of each model. Their difference is that of the shares of wins, so ties need no halves there."""
+    """Return the win rate of each model. Their difference is that of the shares of wins, so ties need no halves there."""
     scores = [pair.score for pair in pairs]
     scored = [score for score in scores if math.isfinite(score)]
     wins = ftp.paired_metric("win_rate", [float(s == 0) for s in scored], [float(s == 1) for s in scored])

@@ -1,4 +1,4 @@
-"""Formatters: rows of a source to examples."""
+"""Formatters: they turn rows of a source into examples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The formatter that looks at the data to find out which of the others fits."""
+"""The formatter that detects which of the others fits the data."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import ftp
 
 
 class Auto(ftp.Formatter):
-    """Tries every built-in format, with its default columns, on the first 200 rows, and takes the one that fits all.
+    """Tries every built-in format with its default columns on the first 200 rows, and uses the one that fits all.
 
-    It refuses when two fit, when none fits every row, and for data sets on the hub. What it found is printed by
-    `ftp check` and written into the run's recipe, so that a run never changes its format.
+    It refuses when two formats fit, when none fits every row, and for data sets on the hub. `ftp check` prints its
+    choice, and the run's recipe records it, so that a run never changes its format.
     """
 
     def format(self, row: Mapping[str, Any]) -> ftp.Example:
@@ -46,7 +46,7 @@ class Auto(ftp.Formatter):
 
 
 def _faults(formatter: ftp.Formatter, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
-    """The rows that a formatter can't use: their numbers from 1, and why."""
+    """Return the rows that a formatter can't use, by number from 1, and the reasons."""
     found = []
     for number, row in enumerate(rows, 1):
         try:

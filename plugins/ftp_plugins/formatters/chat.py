@@ -1,4 +1,4 @@
-"""Formatters for conversations of several turns, tool calls among them."""
+"""Formatters for conversations of several turns, including tool calls."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def turns(
     text_key: str = "content",
     roles: Mapping[str, Role] = OPENAI_ROLES,
 ) -> tuple[ftp.Message, ...]:
-    """The turns of a list, checked one by one.
+    """Return the turns of a list, checked one by one.
 
     A key of a turn that is null counts as missing: Parquet writes null for a key that only other turns have.
     """
@@ -107,7 +107,7 @@ def _content(turn: Mapping[str, Any], role: Role, text_key: str, has_calls: bool
 
 
 def _train(turn: Mapping[str, Any], role: Role, where: str) -> bool:
-    """`train: false`, or `weight: 0` as OpenAI spells it, on a turn that is context only."""
+    """Read `train: false`, or `weight: 0` as OpenAI spells it, on a turn that is context only."""
     given = [(key, turn[key]) for key in ("train", "weight") if turn.get(key) is not None]
     for key, value in given:
         if not isinstance(value, bool | int | float) or value not in (0, 1):
@@ -120,7 +120,7 @@ def _train(turn: Mapping[str, Any], role: Role, where: str) -> bool:
 
 
 def begins_with_user(messages: tuple[ftp.Message, ...], column: str) -> None:
-    """Raise RowError for turns whose first, a system turn apart, is not the user's."""
+    """Raise RowError if the first turn, apart from a system turn, is not the user's."""
     begin = messages[messages[0].role == "system" :]
     if not begin or begin[0].role != "user":
         raise ftp.RowError(f"'{column}'", "begins without a user's turn")

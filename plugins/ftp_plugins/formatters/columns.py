@@ -1,4 +1,4 @@
-"""Reading a column of a row, with an error that names it."""
+"""Read a column of a row, with errors that name the column."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ftp.errors import did_you_mean
 
 
 def required(row: Mapping[str, Any], column: str) -> str:
-    """The text of a column that every row must have."""
+    """Return the text of a column that every row must have."""
     if column not in row:
         raise ftp.RowError(f"'{column}'", f"missing column{did_you_mean(column, map(str, row))}")
     value = row[column]
@@ -22,9 +22,10 @@ def required(row: Mapping[str, Any], column: str) -> str:
 
 
 def optional(row: Mapping[str, Any], column: str | None, usual: str) -> str:
-    """The text of a column that may be null or empty, and missing too when it has its usual name.
+    """Return the text of a column that may be null or empty, and may be missing if it has its usual name.
 
-    A name that the recipe chose has to be there: misspelt, it would leave the column out of every row in silence.
+    A column named in the recipe must exist: if it is misspelt, it would otherwise be ignored in every row without
+    notice.
     """
     if column is None:
         return ""
@@ -40,7 +41,7 @@ def optional(row: Mapping[str, Any], column: str | None, usual: str) -> str:
 
 
 def listed(row: Mapping[str, Any], column: str) -> list[Any]:
-    """The list of a column that every row must have."""
+    """Return the list of a column that every row must have."""
     if column not in row:
         raise ftp.RowError(f"'{column}'", f"missing column{did_you_mean(column, map(str, row))}")
     value = row[column]

@@ -15,7 +15,7 @@ def conversation(user: str, assistant: str, system: str = "") -> ftp.Example:
 
 
 class Instruct(ftp.Formatter):
-    """Instruction, context, response: the task, the material it is about (may be empty), and the answer."""
+    """Instruction, context, response: the task, its material (may be empty), and the answer."""
 
     instruction: str = "instruction"
     """Column of the task."""
@@ -24,7 +24,7 @@ class Instruct(ftp.Formatter):
     response: str = "response"
     """Column of the answer."""
     system: str = ""
-    """A system turn put before every row. Empty: none, and the template's own default applies."""
+    """A system turn added before every row. Empty: none, and the template's own default applies."""
 
     def format(self, row: Mapping[str, Any]) -> ftp.Example:
         user = "\n\n".join(filter(None, (required(row, self.instruction), optional(row, self.context, "context"))))
@@ -41,7 +41,7 @@ class Alpaca(ftp.Formatter):
     output: str = "output"
     """Column of the answer."""
     system: str = ""
-    """A system turn put before every row. Empty: none, and the template's own default applies."""
+    """A system turn added before every row. Empty: none, and the template's own default applies."""
 
     def format(self, row: Mapping[str, Any]) -> ftp.Example:
         user = "\n\n".join(filter(None, (required(row, self.instruction), optional(row, self.input, "input"))))
@@ -56,7 +56,7 @@ class PromptCompletion(ftp.Formatter):
     completion: str = "completion"
     """Column of the assistant's turn."""
     system: str = ""
-    """A system turn put before every row. Empty: none, and the template's own default applies."""
+    """A system turn added before every row. Empty: none, and the template's own default applies."""
 
     def format(self, row: Mapping[str, Any]) -> ftp.Example:
         return conversation(required(row, self.prompt), required(row, self.completion), self.system)

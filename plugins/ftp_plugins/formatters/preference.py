@@ -1,4 +1,4 @@
-"""Formatters for answers that somebody judged: one that won over another, or one with a thumb up or down."""
+"""Formatters for judged answers: one preferred over another, or one with a thumb up or down."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Preference(ftp.Formatter):
     prompt: str | None = "prompt"
     """Column of the prompt. A row of whole conversations may lack it unless it is renamed; null: not read."""
     chosen: str = "chosen"
-    """Column of the answer that won."""
+    """Column of the preferred answer."""
     rejected: str = "rejected"
-    """Column of the answer that lost."""
+    """Column of the rejected answer."""
     tools: str | None = "tools"
     """Column of the tools that the assistant may call: a list of JSON schemas, or its JSON text. A row may lack it
     unless it is renamed; null: not read."""
@@ -96,7 +96,7 @@ class Feedback(ftp.Formatter):
 
 
 def prompt_turns(row: Mapping[str, Any], column: str) -> list[ftp.Message]:
-    """The turns up to the answer, of a text or a list."""
+    """Return the turns before the answer, from a text or a list."""
     if not isinstance(row.get(column), list):
         return [ftp.Message("user", required(row, column))]
     messages = turns(listed(row, column), column)
@@ -107,7 +107,7 @@ def prompt_turns(row: Mapping[str, Any], column: str) -> list[ftp.Message]:
 
 
 def answer_turns(row: Mapping[str, Any], column: str) -> list[ftp.Message]:
-    """The turns of an answer: one assistant's turn, or a whole conversation that ends with it."""
+    """Return the turns of an answer: one assistant's turn, or a whole conversation that ends with it."""
     if isinstance(row.get(column), list):
         messages = list(turns(listed(row, column), column))
     else:

@@ -1,4 +1,4 @@
-"""Tool calls and tools of a row, checked and written the way chat templates take them."""
+"""Tool calls and tools of a row, checked and converted to the form that chat templates take."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ftp.errors import did_you_mean
 
 
 def tools_of(row: Mapping[str, Any], column: str | None, usual: str = "tools") -> str:
-    """The tools of a row as JSON text of a list; empty when the row has none.
+    """Return the tools of a row as the JSON text of a list; empty when the row has none.
 
     The column holds a list or its JSON text. A tool is `{type: function, function: {name, …}}`; a bare `{name, …}` is
-    put into that form. A column that the recipe chose has to be there, one with its usual name may be missing.
+    converted to that form. A column named in the recipe must exist; one with its usual name may be missing.
     """
     if column is None:
         return ""
@@ -38,9 +38,9 @@ def tools_of(row: Mapping[str, Any], column: str | None, usual: str = "tools") -
 
 
 def calls_of(value: object, where: str) -> list[dict[str, Any]]:
-    """The calls of an assistant's turn: a list of `{id, type: function, function: {name, arguments}}`.
+    """Return the calls of an assistant's turn: a list of `{id, type: function, function: {name, arguments}}`.
 
-    `arguments` is an object or its JSON text, and comes back as an object; `id` and `type` may be missing.
+    `arguments` is an object or its JSON text, and is returned as an object; `id` and `type` may be missing.
     """
     if not isinstance(value, list):
         raise ftp.RowError(where, "'tool_calls' must be a list")
@@ -65,18 +65,18 @@ def calls_of(value: object, where: str) -> list[dict[str, Any]]:
 
 
 def calls_in_text(value: object, where: str) -> list[dict[str, Any]]:
-    """The calls of a ShareGPT turn: the JSON text of `{name, arguments}`, or of a list of them."""
+    """Return the calls of a ShareGPT turn: the JSON text of `{name, arguments}`, or of a list of them."""
     found = _read(value, where)
     return calls_of([{"function": call} for call in (found if isinstance(found, list) else [found])], where)
 
 
 def written_calls(calls: list[dict[str, Any]], where: str) -> str:
-    """The calls as JSON text."""
+    """Return the calls as JSON text."""
     return _written(calls, f"{where} 'tool_calls'") if calls else ""
 
 
 def text_of(turn: Mapping[str, Any], key: str, where: str) -> str:
-    """A text that a turn may lack."""
+    """Return a text that a turn may lack."""
     value = turn.get(key)
     if value is not None and not isinstance(value, str):
         raise ftp.RowError(where, f"'{key}' must be text")
@@ -84,7 +84,7 @@ def text_of(turn: Mapping[str, Any], key: str, where: str) -> str:
 
 
 def _called(value: object, where: str) -> dict[str, Any]:
-    """A call or a tool: an object with a function that has a name."""
+    """Check a call or a tool: an object with a function that has a name."""
     if not isinstance(value, dict):
         raise ftp.RowError(where, "an object is needed")
     if value.get("type") not in (None, "function"):

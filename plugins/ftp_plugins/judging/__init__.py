@@ -1,1 +1,1 @@
-"""A language model as a judge: asking it, reading what it says, and measuring how good it is."""
+"""A language model as a judge: asking it, reading its replies, and measuring its quality."""

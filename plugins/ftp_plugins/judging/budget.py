@@ -1,4 +1,4 @@
-"""What calls cost, and stopping before too much is spent."""
+"""The cost of calls, and stopping before too much is spent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ftp_plugins.judging.client import Reply
 
 TURN_TOKENS = 16
-"""What a chat template may add to a turn, at most."""
+"""Maximum number of tokens that a chat template may add to a turn."""
 
 
 class OverBudgetError(Exception):
@@ -19,19 +19,19 @@ class OverBudgetError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Of a million tokens, in any currency."""
+    """Prices of a million tokens, in any currency."""
 
     input: float
     output: float
 
     def cost(self, reply: Reply, most: float) -> float:
-        """Of a call, by the server's own count of tokens; where it gives none, the most it can have cost."""
+        """Return the cost of a call by the server's token counts, or the maximum it can have cost without them."""
         if reply.prompt_tokens is None or reply.completion_tokens is None:
             return most
         return (reply.prompt_tokens * self.input + reply.completion_tokens * self.output) / 1e6
 
     def most(self, request: Mapping[str, Any]) -> float:
-        """What a call can cost at most. No tokenizer makes more tokens of a text than it has bytes."""
+        """Return the maximum cost of a call. No tokenizer makes more tokens of a text than it has bytes."""
         parameters = request["parameters"]
         said = parameters.get("max_completion_tokens") or parameters.get("max_tokens") or 0
         texts = [message["content"] for message in request["messages"]] + [str(request["schema"] or "")]
@@ -40,7 +40,7 @@ class Prices:
 
 
 class Budget:
-    """Lets a call pass only when what is spent, what is under way and the most that it can cost stay within a limit."""
+    """Admits a call only if spent money, calls in progress and the call's maximum cost stay within a limit."""
 
     def __init__(self, limit: float | None, spent: float = 0) -> None:
         self._limit, self._spent, self._held = limit, spent, 0.0
@@ -48,10 +48,10 @@ class Budget:
         self.is_over = False
 
     async def hold(self, most: float) -> None:
-        """Set aside the most that a call can cost; wait for calls under way where that might make room.
+        """Reserve the maximum cost of a call; wait for calls in progress if that might free enough.
 
         Raises:
-            OverBudgetError: it is too much. No other call passes after that.
+            OverBudgetError: it is too much. No other call is admitted after that.
         """
         async with self._changed:
             while self._limit is not None:
@@ -67,7 +67,7 @@ class Budget:
             self._held += most
 
     async def settle(self, most: float, cost: float) -> None:
-        """The call is over: count what it cost in place of the most it could have cost."""
+        """Replace the reserved maximum by what the finished call cost."""
         async with self._changed:
             self._held = self._held - most if self._held - most > 1e-12 else 0.0
             self._spent += cost

@@ -1,4 +1,4 @@
-"""Every call of a judge: asked once, kept, on file, and played back without a network."""
+"""The calls of a judge: made once, recorded on file, and replayed without a network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ftp_plugins.judging.client import CallFailed, JudgeError, Reply
 
 FILE = "judgments.jsonl"
 IN_A_ROW = 5
-"""Calls that may fail one after the other before the judge counts as gone."""
+"""Consecutive failed calls after which the judge counts as unavailable."""
 AGAIN = "Your last reply could not be read. Reply with the JSON object asked for above, whole, and nothing after it."
 
 Ask = Callable[[Mapping[str, Any]], Awaitable[Reply]]
@@ -28,20 +28,20 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Whose call it is. The four together are asked once in a run."""
+    """Identifies a call. Each combination of the four is asked once in a run."""
 
     evaluator: str
     evals: str
     example: str
     order: str
-    """`base` or `tuned` for an answer graded by itself; `base first` or `tuned first` for two compared."""
+    """`base` or `tuned` for an answer graded on its own; `base first` or `tuned first` for two compared."""
 
 
 class Calls:
     """The calls of one evaluation.
 
-    A reply is kept twice: in the run's `judgments.jsonl`, and in a cache that all runs share, by the SHA-256 of the
-    whole request. A call whose request was answered before is not made again.
+    A reply is recorded twice: in the run's `judgments.jsonl`, and in a cache shared by all runs, under the SHA-256 of
+    the whole request. A call whose request was answered before is not repeated.
     """
 
     def __init__(
@@ -56,7 +56,8 @@ class Calls:
         max_cost: float | None = None,
         evaluator: str = "",
     ) -> None:
-        """
+        """Open the calls of an evaluation.
+
         Args:
             ask: makes the call. May raise JudgeError and CallFailed.
             directory: the run's, or None to write no file.
@@ -72,23 +73,23 @@ class Calls:
         spent = sum(line["cost"] or 0 for line in self._lines.values() if line["evaluator"] == evaluator)
         self.budget = Budget(max_cost, spent)
         self.records: dict[tuple[str, ...], dict[str, Any]] = {}
-        """What was asked in this evaluation."""
+        """The calls of this evaluation."""
         self._failures = 0
 
     async def verdict(
         self, request: Mapping[str, Any], asked: Asked, read: Callable[[str], Verdict | None]
     ) -> tuple[Verdict | None, str]:
-        """Ask, and once more when the reply can't be read.
+        """Ask the judge, and once more if the reply can't be read.
 
         Args:
-            request: `messages`, `parameters`, `schema` and whatever else tells it from other requests.
-            read: finds the verdict in a reply, or returns None.
+            request: `messages`, `parameters`, `schema` and whatever else distinguishes it from other requests.
+            read: extracts the verdict from a reply, or returns None.
 
         Returns:
-            The verdict, or None and why there is none.
+            The verdict, or None and the reason why there is none.
 
         Raises:
-            JudgeError: it is no use to go on, or a call is missing from a replay.
+            JudgeError: continuing is pointless, or a call is missing from a replay.
         """
         why = ""
         for attempt in (request, _again(request)):
@@ -109,7 +110,7 @@ class Calls:
         return None, why
 
     async def _reply(self, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
-        """What was answered: from the run's file, from the cache, or now."""
+        """Return the reply from the run's file, from the cache, or from a new call."""
         hash = digest(request)
         async with self._locks[hash]:
             known = self._known.get(hash) or _read_json(_cached(hash))
@@ -168,7 +169,7 @@ class Calls:
         }
 
     def _write(self, record: dict[str, Any], asked: Asked) -> None:
-        """A line in the file, unless it is there already: a run that is taken up again says nothing twice."""
+        """Write a line to the file unless it is there already, so that a resumed run repeats nothing."""
         line = {**vars_of(asked), **record, "cost": 0.0 if record["cached"] else record["price"]}
         key = _key(line)
         earlier = self._lines.get(key)
@@ -179,7 +180,7 @@ class Calls:
         self.records[key] = self._lines[key]
 
     async def all(self, work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
-        """Do all of it at once, the first ones first; an error ends the rest.
+        """Run all calls concurrently, the first ones first; an error ends the rest.
 
         Raises:
             JudgeError: also when calls were made and none was answered.
@@ -204,13 +205,13 @@ def _key(line: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _again(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The same request with a note that the reply was of the wrong form."""
+    """Return the same request with a note that the reply had the wrong form."""
     *before, last = request["messages"]
     return {**request, "messages": [*before, {**last, "content": f"{last['content']}\n\n{AGAIN}"}]}
 
 
 def read_file(file: Path | None) -> list[dict[str, Any]]:
-    """The calls on file; a line that a kill left unfinished is not one."""
+    """Read the calls on file; a last line that a killed process left unfinished is ignored."""
     if file is None or not file.is_file():
         return []
     found = []
@@ -225,7 +226,7 @@ def read_file(file: Path | None) -> list[dict[str, Any]]:
 
 
 def append(file: Path, record: Mapping[str, Any]) -> None:
-    """Add a line, never glued to half a line that a kill has left."""
+    """Append a line, on a line of its own even if a killed process left an unfinished one."""
     append_line(file, json.dumps(record, ensure_ascii=True))
 
 

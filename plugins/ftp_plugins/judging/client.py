@@ -15,28 +15,29 @@ import ftp
 from ftp.errors import did_you_mean
 
 REFUSED = "x-ftp-refused"
-"""Header of the responses that stand in for those that were not taken; see `transport`."""
+"""Header of the responses that replace rejected ones; see `transport`."""
 
 OPENAI = "https://api.openai.com/v1"
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
-"""Names of environment variables; a key put in the place of one has lower case letters or dashes."""
+"""Pattern for names of environment variables; a key pasted instead of a name has lower case letters or dashes."""
 MOST_CHARACTERS = 100_000
-"""The longest reply that is read for a verdict."""
+"""The longest reply that is searched for a verdict."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class JudgeError(ftp.FtpError):
-    """The judge can't be asked, or its replies can't be had."""
+    """The judge can't be asked, or its replies can't be obtained."""
 
 
 class CallFailed(Exception):  # noqa: N818 (of a call, not of the program)
-    """One call got no reply, after the client's own retries."""
+    """A call got no reply, after the client's own retries."""
 
     def __init__(self, why: str, how: Literal["refused", "lost", "garbled"]) -> None:
-        """
+        """Record how the call failed.
+
         Args:
-            how: `refused` with an error, which costs nothing; `lost` on the way, or `garbled`: an answer came that is
-                no chat completion.
+            how: `refused` with an error, which costs nothing; `lost` on the way; or `garbled`: the answer is not a
+                chat completion.
         """
         super().__init__(why)
         self.how = how
@@ -44,11 +45,11 @@ class CallFailed(Exception):  # noqa: N818 (of a call, not of the program)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a judge said."""
+    """A reply of a judge."""
 
     text: str
     finish: str = "stop"
-    """Why it ended: `stop`, or `length` when it was cut at the most tokens."""
+    """Why it ended: `stop`, or `length` when it was cut at the token limit."""
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     attempts: int = 1
@@ -56,7 +57,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where a judge is asked."""
+    """The server of a judge."""
 
     model: str
     base_url: str | None = None
@@ -64,7 +65,7 @@ class Server:
     timeout: float = 120
     """Seconds for one attempt, from sending the request to the last byte of the answer."""
     max_retries: int = 5
-    """Attempts after the first on 408, 409, 429, 5xx, time-outs and lost connections."""
+    """Retries after the first attempt on 408, 409, 429, 5xx, time-outs and lost connections."""
 
     @property
     def address(self) -> str:
@@ -76,7 +77,7 @@ class Server:
         return urlsplit(self.address).hostname not in LOOPBACK
 
     def secrets_in_recipe(self) -> list[str]:
-        """Name the options that hold a secret; the messages don't repeat it."""
+        """Return the options that hold a secret; the messages don't repeat it."""
         found = []
         parts = urlsplit(self.address)
         if parts.username or parts.password or parts.query or parts.fragment:
@@ -92,7 +93,7 @@ class Server:
         return found
 
     def problems(self) -> list[str]:
-        """Say what is missing on this machine."""
+        """Return what is missing on this machine."""
         if found := self.secrets_in_recipe():
             return found
         found = [] if importlib.util.find_spec("openai") else ["openai is not installed: pip install openai"]
@@ -129,7 +130,7 @@ class Server:
 
 
 class Connection:
-    """An open client. It waits as long as `retry-after` says (up to two minutes) before it tries again."""
+    """An open client. It waits as long as `retry-after` says (up to two minutes) before retrying."""
 
     def __init__(self, server: Server, client: Any, key: str) -> None:
         self._server, self._client, self._key = server, client, key
@@ -143,12 +144,12 @@ class Connection:
         *,
         insist: bool = False,
     ) -> Reply:
-        """Ask once.
+        """Make one call.
 
         Args:
-            parameters: sent as they are: `temperature`, `max_tokens`, …
-            schema: JSON schema of the reply; left out from the first time on that the server refuses one.
-            insist: refuse to go on without the schema.
+            parameters: sent unchanged: `temperature`, `max_tokens`, …
+            schema: JSON schema of the reply; left out once the server has refused one.
+            insist: refuse to continue without the schema.
 
         Raises:
             JudgeError: no call can work: the key or the model is wrong.
@@ -189,7 +190,7 @@ class Connection:
         return self._reply(completion, raw.retries_taken + 1)
 
     async def _offered(self) -> str:
-        """What to do when there is no such model."""
+        """Return advice for when there is no such model."""
         import openai
 
         try:
@@ -202,7 +203,7 @@ class Connection:
         return f"the server has no model {self._server.model!r}{did_you_mean(self._server.model, offered)}"
 
     def _what(self, error: Exception) -> str:
-        """An error of the client in one line, without the key."""
+        """Describe an error of the client in one line, without the key."""
         import openai
 
         if isinstance(error, openai.APITimeoutError):
@@ -217,14 +218,14 @@ class Connection:
         return self._without_key(text)[:500]
 
     def _without_key(self, text: str) -> str:
-        """Return a text of the server's without the key, should the server have repeated it."""
+        """Return a text of the server's without the key, in case the server has repeated it."""
         return text.replace(self._key, "…") if self._key else text
 
     def _reply(self, completion: Any, attempts: int) -> Reply:
         """Read a chat completion.
 
         Raises:
-            CallFailed: it is none, or its text is no Unicode or longer than any verdict.
+            CallFailed: it isn't one, or its text is not valid Unicode or longer than any verdict.
         """
         try:
             choice = completion.choices[0]

@@ -1,4 +1,4 @@
-"""A gold set: judgements by people, to measure a judge with."""
+"""A gold set: human judgements to measure a judge against."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class GoldPair:
 
 
 def read_scores(file: str, highest: int) -> list[GoldScore]:
-    """Rows with `prompt`, `answer`, `score` (1 to `highest`) and, where there is one, `reference`.
+    """Read rows with `prompt`, `answer`, `score` (1 to `highest`) and, optionally, `reference`.
 
     Raises:
         DataError: what is wrong, by file and line.
@@ -51,7 +51,7 @@ def read_scores(file: str, highest: int) -> list[GoldScore]:
 
 
 def read_pairs(file: str) -> list[GoldPair]:
-    """Rows with `prompt`, `answer_1`, `answer_2`, `label` (1, 2 or "tie") and, where there is one, `reference`.
+    """Read rows with `prompt`, `answer_1`, `answer_2`, `label` (1, 2 or "tie") and, optionally, `reference`.
 
     Raises:
         DataError: what is wrong, by file and line.

@@ -1,4 +1,4 @@
-"""A judge in this process: the odds that a local model gives to each verdict, by its next token."""
+"""A judge in this process: the probabilities that a local model gives to each verdict as its next token."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ WEAKNESS = (
 
 
 class LocalModel:
-    """A causal language model that says how likely each of some verdicts is.
+    """A causal language model that returns the probability of each of some verdicts.
 
     The score is the mean over the levels, weighted by their probabilities (G-Eval, Liu et al. 2023, arXiv:2303.16634,
     which samples them; here they are read from the distribution itself).
     """
 
     def __init__(self, model: str) -> None:
-        """
+        """Name the model.
+
         Args:
             model: a directory or a hub id. Nothing is loaded before the first call.
         """
@@ -48,7 +49,7 @@ class LocalModel:
         return loader.load(loader.describe())
 
     async def ask(self, request: Mapping[str, Any]) -> Reply:
-        """The probability of each of `request["choices"]` after the prompt and `request["prefix"]`, as JSON text.
+        """Return the probability of each of `request["choices"]` after prompt and `request["prefix"]`, as JSON text.
 
         Raises:
             JudgeError: the tokenizer doesn't make one token of each choice.
@@ -70,14 +71,14 @@ class LocalModel:
         return Reply(json.dumps(dict(zip(request["choices"], odds, strict=True))), "stop", len(ids), 0)
 
     def _plain(self, text: str) -> str:
-        """The text without this tokenizer's own control tokens, which it would read in any text."""
+        """Remove this tokenizer's control tokens from a text, since it would read them in any text."""
         for token in self._loaded.tokenizer.all_special_tokens:
             text = text.replace(token, f"{token[:1]} {token[1:]}")
         return text
 
 
 def expected_score(name: str, reply: str) -> dict[str, Any] | None:
-    """The mean level by the probabilities in a reply: `{"scores": {name: float}, "reasons": {name: str}}`."""
+    """Return the mean level by the probabilities in a reply: `{"scores": {name: float}, "reasons": {name: str}}`."""
     odds = json.loads(reply)
     score = sum(int(level) * probability for level, probability in odds.items())
     reason = ", ".join(f"P({level})={probability:.2f}" for level, probability in odds.items())
@@ -85,7 +86,7 @@ def expected_score(name: str, reply: str) -> dict[str, Any] | None:
 
 
 def likelier(reply: str) -> dict[str, Any] | None:
-    """The likelier of A and B by the probabilities in a reply."""
+    """Return the likelier of A and B by the probabilities in a reply."""
     odds = json.loads(reply)
     winner = "tie" if odds["A"] == odds["B"] else max(odds, key=odds.get)
     return {"winner": winner, "reason": f"P(A)={odds['A']:.2f}"}

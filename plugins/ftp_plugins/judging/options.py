@@ -1,4 +1,4 @@
-"""What both evaluators with a judge have in common: the options, and the calls opened from them."""
+"""What both evaluators with a judge share: the options, and the calls opened from them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SERVER_ONLY = (
 
 
 def _local_directory(value: str, info: ValidationInfo) -> str:
-    """Of a local model a directory beside the recipe becomes an absolute path."""
+    """Return the absolute path of a local model's directory beside the recipe; a hub id unchanged."""
     if info.data.get("provider") != "local":
         return value
     local = Path((info.context or {}).get("directory", "."), Path(value).expanduser())
@@ -39,42 +39,42 @@ class JudgeOptions(ftp.Evaluator):
     requires: ClassVar[tuple[str, ...]] = ("platformdirs", "scipy", "sklearn", "statsmodels")
 
     provider: Literal["openai", "local"] = "openai"
-    """openai: a server that speaks OpenAI's protocol. local: a Hugging Face model in this process, which needs no key
-    and no network and judges less well."""
+    """openai: a server with OpenAI's protocol. local: a Hugging Face model in this process, which needs no key and no
+    network but judges less well."""
     model: Annotated[str, Field(min_length=1), AfterValidator(_local_directory)]
-    """The judge: its name at the server, or a hub id or directory with `provider: local`."""
+    """The judge: its name on the server, or a hub id or directory with `provider: local`."""
     base_url: str | None = None
     """Address of the server, such as http://localhost:8000/v1. Default: OpenAI's own."""
     api_key_env: str = Field(default="OPENAI_API_KEY", min_length=1)
     """The environment variable with the key. A server on this machine needs none."""
     concurrency: int = Field(default=8, ge=1)
-    """Calls under way at once."""
+    """Number of concurrent calls."""
     timeout: float = Field(default=120, gt=0)
     """Seconds to wait for an answer."""
     max_retries: int = Field(default=5, ge=0)
-    """Attempts after the first where the server is busy, broken or silent."""
+    """Retries after the first attempt when the server is busy, broken or silent."""
     temperature: float | None = Field(default=None, ge=0)
     """Sampling temperature. Default: not sent, since some models refuse it."""
     max_tokens: int | None = Field(default=None, ge=1)
     """The longest reply, in tokens. Default: not sent."""
     max_completion_tokens: int | None = Field(default=None, ge=1)
-    """The same under the name that newer models want. Default: not sent."""
+    """The same under the name that newer models require. Default: not sent."""
     structured: Literal["auto", "on", "off"] = "auto"
-    """Ask the server for JSON of a given schema. auto: until it refuses. Replies are checked in any case."""
+    """Ask the server for JSON of a given schema. auto: until it refuses. Replies are validated in any case."""
     reference: bool = True
     """Show the judge the example's own answer."""
     max_answer_chars: int = Field(default=16_000, ge=1)
-    """Longer answers are cut for the judge, which is told so."""
+    """Longer answers are cut for the judge, which is informed of it."""
     price_per_million_input: float | None = Field(default=None, ge=0)
     """Price of a million tokens sent, in any currency."""
     price_per_million_output: float | None = Field(default=None, ge=0)
     """Price of a million tokens of replies."""
     max_cost: float | None = Field(default=None, gt=0)
-    """The most that this evaluator may spend in a run. A call that could pass it is not made."""
+    """Maximum amount that this evaluator may spend in a run. A call that could exceed it is not made."""
     calibrate: ftp.FilePath | None = None
-    """A JSONL file of judgements by people, to measure the judge with."""
+    """A JSONL file of human judgements to measure the judge against."""
     replay: bool = False
-    """Make no calls: take every reply from the run's judgments.jsonl or the cache. FTP_REPLAY=1 does so too."""
+    """Make no calls: take every reply from the run's judgments.jsonl or the cache. FTP_REPLAY=1 has the same effect."""
 
     def files(self) -> Sequence[Path]:
         return [Path(self.calibrate)] if self.calibrate is not None else []
@@ -106,7 +106,10 @@ class JudgeOptions(ftp.Evaluator):
 
     @property
     def _caller(self) -> str:
-        """Who its calls are by: one on eval sets of its own has a budget beside that of another on the recipe's."""
+        """The name under which its calls are recorded.
+
+        An evaluator on eval sets of its own has a separate budget from another one on the recipe's.
+        """
         return f"{self.used_as} on its own" if self.on_its_own else self.used_as
 
     @property
@@ -121,7 +124,7 @@ class JudgeOptions(ftp.Evaluator):
 
     @contextlib.asynccontextmanager
     async def _open(self, view: ftp.EvalView, prompt_hash: str) -> AsyncIterator[tuple[Calls, Requests]]:
-        """The calls of an evaluation, and what makes requests for them."""
+        """Open the calls of an evaluation, and the maker of their requests."""
         async with contextlib.AsyncExitStack() as stack:
             local = LocalModel(self.model) if self.provider == "local" else None
             if local is not None:
@@ -152,7 +155,7 @@ class JudgeOptions(ftp.Evaluator):
             yield calls, Requests(self, local)
 
     def _instrument(self, calls: Calls, prompt_hash: str) -> tuple[list[str], dict[str, float | str]]:
-        """What there is to say of the calls: notes, and figures for the panel."""
+        """Report on the calls: notes, and figures for the panel."""
         lines = list(calls.records.values())
         tokens = {name: sum(line[f"{name}_tokens"] or 0 for line in lines) for name in ("prompt", "completion")}
         where = "in this process" if self.provider == "local" else f"at {self._server.address}"
@@ -186,13 +189,16 @@ class JudgeOptions(ftp.Evaluator):
 
 
 class Requests:
-    """Makes requests: everything that decides the reply, so that equal ones are the same call."""
+    """Makes requests.
+
+    A request contains everything that determines the reply, so that equal requests are the same call.
+    """
 
     def __init__(self, options: JudgeOptions, local: LocalModel | None) -> None:
         self._options, self._local = options, local
 
     def chat(self, text: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-        """To a server."""
+        """Return a request to a server."""
         options = self._options
         given = {
             "temperature": options.temperature,
@@ -210,7 +216,7 @@ class Requests:
         }
 
     def odds(self, text: str, prefix: str, choices: list[str]) -> dict[str, Any]:
-        """To a local model: the odds of each choice as the next token after the prefix."""
+        """Return a request to a local model for the probability of each choice as the next token after the prefix."""
         assert self._local is not None
         return {
             "provider": "local",
@@ -230,5 +236,5 @@ async def _never(request: Mapping[str, Any]) -> Any:
 
 
 def prompt_hash(text: str) -> str:
-    """SHA-256 of a prompt made of placeholders: the wording without the data."""
+    """Return the SHA-256 of a prompt made of placeholders: the wording without the data."""
     return digest(text)

@@ -1,4 +1,4 @@
-"""How good an instrument a judge is: order, length, agreement with people."""
+"""The reliability of a judge as an instrument: order, length, agreement with people."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ftp.stats.win_rates import correlation, win_rate
 from ftp.types import Interval
 
 LONGER_WINS = 0.65
-"""Share of decided pairs won by the longer answer from which a judge is flagged, if the interval lies above 50%."""
+"""Share of decided pairs won by the longer answer from which a judge is flagged, if the interval is above 50%."""
 LENGTH_CORRELATION = 0.5
-"""Correlation of length and score from which a judge is flagged, if the interval lies above 0."""
+"""Correlation of length and score from which a judge is flagged, if the interval is above 0."""
 
 CONSISTENT = 0.5
 """Order consistency below which, with its whole interval, a judge is flagged."""
@@ -20,16 +20,16 @@ FEW = 8
 
 
 def decided(first: str, second: str) -> float:
-    """The tuned model's score in a pair: 1, 0, or 1/2 where the two orders disagree or one of them is a tie.
+    """Return the tuned model's score in a pair: 1, 0, or 1/2 if the orders disagree or one of them is a tie.
 
     Args:
-        first, second: who won in each order: `tuned`, `base` or `tie`.
+        first, second: the winner in each order: `tuned`, `base` or `tie`.
     """
     return {"tuned": 1.0, "base": 0.0}.get(first, 0.5) if first == second else 0.5
 
 
 def longer_wins(scores: Sequence[float], differences: Sequence[float]) -> Interval | None:
-    """Of the decided pairs with answers of unequal length, the share that the longer answer won.
+    """Return the share of decided pairs with answers of unequal length that the longer answer won.
 
     Args:
         scores: 1, 1/2 or 0 for the tuned model.
@@ -40,18 +40,21 @@ def longer_wins(scores: Sequence[float], differences: Sequence[float]) -> Interv
 
 
 def pair_correlation(differences: Sequence[float], scores: Sequence[float]) -> float | None:
-    """Spearman's correlation of length and win, each pair seen from both sides: which model is called tuned is moot."""
+    """Return Spearman's correlation of length and win.
+
+    Each pair is counted from both sides, since it is arbitrary which model is called tuned.
+    """
     both = [*differences, *(-more for more in differences)]
     found = correlation(both, [*scores, *(1 - score for score in scores)])
     return found.mean if found else None
 
 
 def agreement(labels: Sequence[str], verdicts: Sequence[Sequence[str]]) -> tuple[Interval | None, float | None]:
-    """How often a judge of pairs agrees with people: the mean over both orders, the interval over pairs.
+    """Return how often a judge of pairs agrees with people: the mean over both orders, the interval over pairs.
 
     Args:
         labels: the winner of each pair by people.
-        verdicts: the winner of each pair by the judge, in the one order and in the other.
+        verdicts: the winner of each pair by the judge, in the first and in the second order.
 
     Returns:
         The agreement, and Cohen's kappa (1960) of labels and single verdicts.
@@ -62,13 +65,16 @@ def agreement(labels: Sequence[str], verdicts: Sequence[Sequence[str]]) -> tuple
 
 
 def score_agreement(gold: Sequence[int], judged: Sequence[int]) -> tuple[Interval | None, float | None]:
-    """How often a judge gives the score that people gave, and Cohen's kappa with quadratic weights (Cohen 1968)."""
+    """Return how often a judge gives the score that people gave, and Cohen's kappa with quadratic weights.
+
+    Cohen 1968.
+    """
     same = win_rate([float(a == b) for a, b in zip(gold, judged, strict=True)])
     return same, kappa(gold, judged, weights="quadratic")
 
 
 def kappa(first: Sequence[object], second: Sequence[object], weights: str | None = None) -> float | None:
-    """Cohen's kappa; None where both always say the same one thing, or nothing."""
+    """Return Cohen's kappa; None if there are no verdicts or both sides always give the same one."""
     from sklearn.metrics import cohen_kappa_score
 
     if len({*first, *second}) < 2:
@@ -77,7 +83,7 @@ def kappa(first: Sequence[object], second: Sequence[object], weights: str | None
 
 
 def panel(values: Mapping[str, Interval | float | str | None]) -> dict[str, float | str]:
-    """The values for a panel: a share with the ends of its interval beside it; what there is none of is left out."""
+    """Return the values for a panel: a share with the ends of its interval beside it; missing ones are left out."""
     found: dict[str, float | str] = {}
     for name, value in values.items():
         if isinstance(value, Interval):
@@ -88,7 +94,7 @@ def panel(values: Mapping[str, Interval | float | str | None]) -> dict[str, floa
 
 
 def share(interval: Interval | None) -> str:
-    """A share in words."""
+    """Format a share in words."""
     if interval is None:
         return "unknown (too few)"
     return f"{interval.mean:.1%} ({interval.low:.1%} to {interval.high:.1%}, n={interval.n})"

@@ -1,4 +1,4 @@
-"""What an answer is graded on: criteria with described levels."""
+"""The rubric for grading answers: criteria with described levels."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Criterion(Options):
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9 _-]{0,39}$")
     """Its name, which is also that of the metric."""
     description: str = Field(min_length=1)
-    """What it asks of an answer."""
+    """The question that it asks about an answer."""
     levels: list[str] = Field(min_length=2, max_length=10)
-    """What each level means, the lowest first; the first one is 1."""
+    """The meaning of each level, the lowest first; the first one is 1."""
 
     def text(self) -> str:
-        """As the judge reads it."""
+        """Return the criterion as the judge reads it."""
         levels = "".join(f"\n  {level}: {meaning}" for level, meaning in enumerate(self.levels, 1))
         return f"{self.name}: {self.description}{levels}"
 
@@ -69,7 +69,7 @@ DEFAULTS = {
 
 
 def resolve(criteria: Sequence[str | Criterion]) -> list[Criterion]:
-    """The criteria, names of the default ones looked up.
+    """Return the criteria, with the names of default ones resolved.
 
     Raises:
         ValueError: what is wrong.
@@ -92,7 +92,7 @@ def resolve(criteria: Sequence[str | Criterion]) -> list[Criterion]:
 
 
 def read(file: str) -> list[Criterion]:
-    """The criteria in a YAML file: a list of names and blocks, as in a recipe.
+    """Read the criteria in a YAML file: a list of names and blocks, as in a recipe.
 
     Raises:
         DataError: what is wrong with it.

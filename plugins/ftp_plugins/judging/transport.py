@@ -1,4 +1,4 @@
-"""HTTP for judges: a limit on the time and the size of every answer, and no redirect to another host."""
+"""HTTP for judges: limits on the time and the size of every answer, and no redirect to another host."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ MOST_BYTES = 4 * 2**20
 
 
 class LimitedTransport(httpx2.AsyncBaseTransport):
-    """Passes requests on and takes no answer that is too late, too large or from elsewhere.
+    """Passes requests on and rejects answers that are too late, too large or from another host.
 
     Args:
         seconds: for one attempt, from sending it to the last byte of its answer. httpx2's own limits are for each
-            read, so that a server which sends a byte now and then is waited for without end.
+            read, so that a server which sends a byte now and then is waited for forever.
     """
 
     def __init__(self, inner: httpx2.AsyncBaseTransport, seconds: float) -> None:
@@ -62,7 +62,7 @@ class LimitedTransport(httpx2.AsyncBaseTransport):
 
 
 def _refusal(request: httpx2.Request, why: Literal["redirect", "size"], what: str) -> httpx2.Response:
-    """Return a response with a status that no client tries again: 421, misdirected request."""
+    """Return a response with a status that no client retries: 421, misdirected request."""
     return httpx2.Response(421, headers={REFUSED: why}, json={"error": {"message": what}}, request=request)
 
 

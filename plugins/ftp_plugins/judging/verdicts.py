@@ -1,4 +1,4 @@
-"""Finding the verdict in what a judge said: the last well-formed one binds, whatever stands before it."""
+"""Extract the verdict from a judge's reply: the last well-formed one counts, whatever precedes it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _OBJECT = re.compile(r'\{(?=\s*["}])')
 _NAME = r"(?:output|answer|response|assistant|option|completion)"
 _LETTER = r"(?:\(?\b(?P<{}>[ab])\b\)?)"
 _MORE = re.compile(r"[.,]\d|\s*(?:-|\u2013|to|or)\s*\d")
-"""After a number: a part of it, or the other end of a range."""
+"""After a number: the rest of it, or the other end of a range."""
 _DECORATION = r"[^\S\n]*(?:[*_`#>\"'-][^\S\n]*)*"
 
 
 def read_scores(reply: str, criteria: Mapping[str, int]) -> dict[str, Any] | None:
-    """The scores in a reply: a JSON object with all criteria, or a line such as `accuracy: 4` for each of them.
+    """Return the scores in a reply: a JSON object with all criteria, or a line such as `accuracy: 4` for each of them.
 
     Args:
         criteria: the highest level of each; the lowest is 1.
@@ -36,7 +36,7 @@ def read_scores(reply: str, criteria: Mapping[str, int]) -> dict[str, Any] | Non
 
 
 def _objects(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Every JSON object in a text that isn't part of another one, with where it ends."""
+    """Yield every JSON object in a text that isn't part of another one, with its end position."""
     end = 0
     for brace in _OBJECT.finditer(text):
         if brace.start() >= end:  # not part of the object before it
@@ -69,7 +69,10 @@ def _score(item: object, highest: int) -> int | None:
 
 
 def _score_lines(reply: str, criteria: Mapping[str, int]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """A verdict is complete with the last of its lines; one more line of a criterion begins the next verdict."""
+    """Yield verdicts made of one line per criterion.
+
+    A verdict ends with the last of its lines; one more line of a criterion begins the next.
+    """
     names = {name.casefold(): name for name in criteria}
     pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
     line = re.compile(
@@ -117,7 +120,7 @@ _NEGATED = re.compile(r"\b(?:whether|if|unless|not|n't|why)\b", re.I)
 
 
 def read_winner(reply: str) -> dict[str, Any] | None:
-    """The winner in a reply: JSON `{"winner": "A"}`, `[[A]]`, `Verdict: A`, or a sentence: `Output (a) is better`.
+    """Return the winner in a reply: JSON `{"winner": "A"}`, `[[A]]`, `Verdict: A`, or `Output (a) is better`.
 
     Returns:
         `{"winner": "A" | "B" | "tie", "reason": str}`, or None when there is none.

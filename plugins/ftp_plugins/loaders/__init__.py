@@ -1,4 +1,4 @@
-"""Loaders: a base model and its tokenizer into memory."""
+"""Loaders: they load a base model and its tokenizer into memory."""
 
 from __future__ import annotations
 

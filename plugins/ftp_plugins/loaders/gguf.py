@@ -14,7 +14,7 @@ from ftp.files import file_digest, new_directory, user_cache
 from ftp.lm.hf_loader import HuggingFaceFiles, ModelFiles
 
 LAYOUT = "1"
-"""Part of the cache key; raised when what is written there changes."""
+"""Part of the cache key; increased when the cached content changes."""
 
 
 def _place(value: str, info: ValidationInfo) -> str:
@@ -29,7 +29,8 @@ class Gguf(HuggingFaceFiles):
     requires: ClassVar[tuple[str, ...]] = (*HuggingFaceFiles.requires, "gguf")
 
     file: Annotated[str, Field(min_length=1), AfterValidator(_place)]
-    """A .gguf file (relative paths count from the recipe), or `package:MODULE/FILE.gguf` in an installed package."""
+    """A .gguf file (relative paths are resolved from the recipe), or `package:MODULE/FILE.gguf` in an installed
+    package."""
 
     def problems(self) -> list[str]:
         try:
@@ -39,10 +40,10 @@ class Gguf(HuggingFaceFiles):
         return []
 
     def path(self) -> Path:
-        """Return where the file lies.
+        """Return the path of the file.
 
         Raises:
-            ModelError: the package or the file is not there.
+            ModelError: the package or the file does not exist.
         """
         if not self.file.startswith("package:"):
             path = Path(self.file)
@@ -73,7 +74,7 @@ class Gguf(HuggingFaceFiles):
         return dataclasses.replace(super().describe(), model=self.file)
 
     def _dequantized(self) -> Path:
-        """Return the directory of Hugging Face files made from the GGUF file; make it if it is not in the cache."""
+        """Return the directory of Hugging Face files made from the GGUF file, creating it if it is not in the cache."""
         import filelock
 
         path = self.path()

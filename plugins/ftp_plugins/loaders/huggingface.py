@@ -13,7 +13,7 @@ from ftp.lm.hf_loader import HuggingFaceFiles, ModelFiles
 
 
 def _local_directory(value: str, info: ValidationInfo) -> str:
-    """A directory beside the recipe becomes an absolute path; anything else stays a hub id."""
+    """Return the absolute path of a directory beside the recipe; anything else is a hub id and returned unchanged."""
     local = Path((info.context or {}).get("directory", "."), Path(value).expanduser())
     return str(local) if local.is_dir() or value.startswith((".", "/", "~")) else value
 
@@ -22,7 +22,7 @@ class HuggingFace(HuggingFaceFiles):
     """A causal language model from the Hugging Face hub or from a local directory of safetensors."""
 
     id: Annotated[str, Field(min_length=1), AfterValidator(_local_directory)]
-    """A hub id, or a directory (relative ones count from the recipe)."""
+    """A hub id, or a directory (relative paths are resolved from the recipe)."""
     revision: str | None = None
     """Commit, tag or branch on the hub."""
     trust_remote_code: bool = False

@@ -1,4 +1,4 @@
-"""GGUF files to Hugging Face files with plain bfloat16 weights."""
+"""Conversion of GGUF files to Hugging Face files with plain bfloat16 weights."""
 
 from __future__ import annotations
 

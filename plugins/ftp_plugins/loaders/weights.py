@@ -1,4 +1,4 @@
-"""Names of FTP 0.1, for plugins written against it. New ones build on `ftp.lm.hf_loader`."""
+"""Names from FTP 0.1, for plugins written against it. New plugins use `ftp.lm.hf_loader`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Fetch `describe`, `load`, `grow`, `pick_device` and `pick_dtype`, whose modules import torch."""
+    """Return `describe`, `load`, `grow`, `pick_device` or `pick_dtype`, whose modules import torch."""
     from ftp.lm import torch_devices, torch_weights
 
     if name in ("pick_device", "pick_dtype"):

@@ -1,4 +1,4 @@
-"""Reporters: a finished run, written down for people."""
+"""Reporters: they write reports of a finished run."""
 
 from __future__ import annotations
 

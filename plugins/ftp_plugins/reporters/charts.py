@@ -19,7 +19,7 @@ COLOURS = {
     BAD: "var(--bad)",
     SOFT: "var(--soft)",
 }
-"""Stand-ins that no drawing uses otherwise, and the page's own colours that take their place."""
+"""Placeholder colours that no drawing uses otherwise, and the page's colours that replace them."""
 FOREST_REACH = 2.5
 """Standard deviations to either side that a forest plot shows."""
 SETTINGS: Any = {
@@ -38,7 +38,7 @@ SETTINGS: Any = {
 
 
 def token_histogram(bins: Sequence[Mapping[str, int]]) -> str:
-    """How many rows have how many tokens, as an SVG; `bins` have `from`, `to` and `rows`."""
+    """Draw how many rows have how many tokens, as an SVG; `bins` have `from`, `to` and `rows`."""
     with drawn("Rows by their number of tokens", (8.4, 2.6)) as (axes, svg):
         names = [f"{bin['from']}-{bin['to']}" for bin in bins]
         bars = axes.bar(names, [bin["rows"] for bin in bins], color=TRAIN)
@@ -49,7 +49,7 @@ def token_histogram(bins: Sequence[Mapping[str, int]]) -> str:
 
 
 def row_steps(steps: Sequence[Mapping[str, Any]]) -> str:
-    """Where the rows are after each step of the data stage, as an SVG of stacked bars."""
+    """Draw the rows after each step of the data stage, as an SVG of stacked bars."""
     parts = (("train", TRAIN, 1.0), ("validation", VALIDATION, 1.0), ("evals", INK, 0.45), ("dropped", INK, 0.15))
     with drawn("Rows after each step", (8.4, 0.8 + 0.42 * len(steps))) as (axes, svg):
         names = [f"{number}. {step['after']}" for number, step in enumerate(steps, 1)]
@@ -65,9 +65,9 @@ def row_steps(steps: Sequence[Mapping[str, Any]]) -> str:
 
 
 def forest(lines: Sequence[tuple[str, str, tuple[float, float, float]]]) -> str:
-    """A forest plot: for each line a name, a verdict, and mean, low and high of a difference where right is better.
+    """Draw a forest plot: for each line a name, a verdict, and mean, low and high of a difference.
 
-    What lies beyond FOREST_REACH is an arrow at the edge: a loss that falls on every example would flatten the rest.
+    Right is better. Values beyond FOREST_REACH are arrows at the edge: a loss that falls on every example would flatten the rest.
     """
     colours = {"better": GOOD, "worse": BAD}
     with drawn("Difference of tuned and base, by metric, with 95% intervals", (5.6, 0.8 + 0.29 * len(lines))) as (
@@ -96,7 +96,7 @@ def forest(lines: Sequence[tuple[str, str, tuple[float, float, float]]]) -> str:
 
 @contextlib.contextmanager
 def drawn(label: str, size: tuple[float, float]) -> Iterator[tuple[Any, list[str]]]:
-    """Axes to draw on, `size` in inches, and a list that holds the SVG once the block has ended."""
+    """Yield axes to draw on, `size` in inches, and a list that holds the SVG once the block has ended."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -115,13 +115,16 @@ def drawn(label: str, size: tuple[float, float]) -> Iterator[tuple[Any, list[str
 
 
 def printable(name: str, most: int) -> str:
-    """A name from data as a label: one line without control characters, cut visibly."""
+    """Return a name from data as a label: one line without control characters, visibly cut."""
     name = " ".join("".join(c if c.isprintable() else " " for c in name).split())
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _plain(text: str, label: str) -> str:
-    """The SVG with attributes where matplotlib writes styles: the page's policy allows no style but its own sheet."""
+    """Return the SVG with attributes in place of matplotlib's styles.
+
+    The page's policy allows only its own style sheet.
+    """
     root = ElementTree.fromstring(text)
     for name in ("width", "height"):
         del root.attrib[name]

@@ -1,4 +1,4 @@
-"""The curves of a training, from the events of its run."""
+"""The training curves of a run, from its events."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Events = Sequence[Mapping[str, Any]]
 Points = list[tuple[float, float]]
 SIZE = (5.6, 2.9)
 MOST_POINTS = 1200
-"""A longer line is thinned for the page: a chart has fewer pixels."""
+"""Longer lines are thinned for the page: a chart has fewer pixels."""
 DASHES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 1)))
 
 
 def last_training(events: Events) -> Events:
-    """The events of the training that the model comes from: a plan that resumes goes on with the one before."""
+    """Return the events of the training that produced the model; a plan that resumes belongs to the one before."""
     began = 0
     for index, event in enumerate(events):
         if event["event"] == "plan":
@@ -29,13 +29,13 @@ def last_training(events: Events) -> Events:
 
 
 def curves(events: Events) -> list[tuple[str, str]]:
-    """Draw every curve that there is something to draw of; return their titles and SVGs."""
+    """Draw every curve for which there is data; return their titles and SVGs."""
     charts = _charts(done_until(last_training(events)))
     return [_curve(last_training(events), *chart, named=not place) for place, chart in enumerate(charts)]
 
 
 def _charts(held: Events) -> list[tuple[str, str, Callable[[Any], None]]]:
-    """Return title, unit and drawing function of the charts of the steps that were not done again."""
+    """Return title, unit and drawing function of the charts, without steps that were repeated later."""
     validation = [e for e in held if e["event"] == "validation"]
     train, watched = points(held, "metric", "loss"), points(held, "validation", "loss")
     charts: list[tuple[str, str, Callable[[Any], None]]] = []
@@ -96,7 +96,7 @@ def _plain_line(line: Points, axes: Any) -> None:
 
 
 def happenings(events: Events) -> list[dict[str, Any]]:
-    """What happened on the way, in words and in order: watchers' decisions, roll-backs, resumes, the step kept."""
+    """Return the events of the training in words and in order: watchers' decisions, roll-backs, resumes, the step kept."""
     found = []
     for event in last_training(events):
         step = event.get("step")
@@ -120,7 +120,7 @@ def happenings(events: Events) -> list[dict[str, Any]]:
 
 
 def points(events: Events, event: str, key: str) -> Points:
-    """Step and value of every event of a kind; a value that is no finite number has no point."""
+    """Return step and value of every event of a kind; a value that is not a finite number has no point."""
     return [
         (e["step"], e[key])
         for e in events
@@ -129,7 +129,7 @@ def points(events: Events, event: str, key: str) -> Points:
 
 
 def smooth(line: Points) -> Points:
-    """A running mean over a twentieth of the points."""
+    """Return a running mean over a twentieth of the points."""
     half = max(1, len(line) // 40)
     sums = [0.0]
     for _, value in line:
@@ -139,7 +139,7 @@ def smooth(line: Points) -> Points:
 
 
 def thinned(line: Points) -> Points:
-    """Every nth point of a long line, and its last."""
+    """Return every nth point of a long line, and its last."""
     every = math.ceil(len(line) / MOST_POINTS) or 1
     return [*line[:-1:every], line[-1]]
 
@@ -158,7 +158,7 @@ def _sources(validation: Events) -> dict[str, Points]:
 
 
 def _fit(axes: Any, line: Points) -> None:
-    """Let one wild batch not flatten the curves: the axis fits the smoothed line and the validations."""
+    """Keep a single wild batch from flattening the curves: the axis fits the smoothed line and the validations."""
     values = [value for _, value in line]
     low, high = min(values), max(values)
     room = (high - low) * 0.12 or 0.1
@@ -166,7 +166,7 @@ def _fit(axes: Any, line: Points) -> None:
 
 
 def _mark(axes: Any, training: Events, best: Mapping[str, Any] | None, named: bool) -> None:
-    """Lines at the step that was kept, at watchers' decisions, and where training was taken up again."""
+    """Draw lines at the step that was kept, at watchers' decisions, and where training was resumed."""
     marks = {
         "kept": ([best["step"]] if best else [], GOOD, "-"),
         "watcher": ([e["step"] for e in training if e["event"] == "watcher" and e.get("step") is not None], BAD, ":"),

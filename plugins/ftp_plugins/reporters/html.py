@@ -23,20 +23,20 @@ from ftp_plugins.reporters.charts import forest, printable
 from ftp_plugins.reporters.tables import figure, rows_of, signed, standardised
 
 PAGE_BYTES = 2_980_000
-"""The page stays under 3 MB; examples that would pass this are left out, and the page says how many."""
+"""The page stays under 3 MB; examples beyond this are left out, and the page says how many."""
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]\s*|[^\s\u3040-\u30ff\u3400-\u9fff]+\s*")
-"""A word with the white space behind it; Chinese and Japanese have none, so each of their characters is one."""
+"""A word with the white space after it; Chinese and Japanese have none, so each of their characters is one."""
 LONGEST = 8000
-"""Characters of one text that the page shows; what is cut is said."""
+"""Maximum number of characters of a text on the page; a cut is marked."""
 
 
 class Html(ftp.Reporter):
-    """report.html, one page that needs no network: verdict, curves, figures, judge, answers, ledger, cost, lock."""
+    """report.html, a page that needs no network: verdict, curves, figures, judge, answers, ledger, cost, lock."""
 
     requires: ClassVar[tuple[str, ...]] = ("jinja2", "matplotlib", "pyarrow")
 
     max_examples: int = Field(default=500, ge=0)
-    """Examples shown of each eval set; the page says how many it leaves out."""
+    """Examples shown for each eval set; the page says how many it leaves out."""
 
     def report(self, run: ftp.FinishedRun) -> Path:
         from markupsafe import Markup
@@ -83,7 +83,7 @@ class Html(ftp.Reporter):
     def _examples(
         self, view: ftp.EvalView, metrics: dict[str, ftp.Metric], place: int, room: int
     ) -> tuple[list[Any], int]:
-        """The examples as HTML, as many as there is room for, and the bytes they take."""
+        """Return as many examples as HTML as there is room for, and their size in bytes."""
         from markupsafe import Markup
 
         template, used = _environment().get_template("example.html.j2"), 0
@@ -126,7 +126,7 @@ def _environment() -> Any:
 
 
 def _hash(text: str) -> str:
-    """As a content security policy names an inline block."""
+    """Return the hash of an inline block as a content security policy names it."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
@@ -142,7 +142,7 @@ def _forest(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _scored(run: ftp.FinishedRun, view: ftp.EvalView) -> dict[str, ftp.Metric]:
-    """The metrics that have a score for each example of an eval set."""
+    """Return the metrics that have a score for each example of an eval set."""
     return {
         f"{evaluation.evaluator} {metric.name}": metric
         for evaluation in run.evaluations
@@ -188,14 +188,15 @@ def _example(view: ftp.EvalView, metrics: dict[str, ftp.Metric], index: int) -> 
 
 
 def _cut(text: str, longest: int = LONGEST) -> str:
-    """A text, cut visibly where it is too long for the page."""
+    """Return a text, visibly cut if it is too long for the page."""
     return text if len(text) <= longest else f"{text[:longest]}… ({len(text) - longest:,} more characters)"
 
 
 def _answer(reference: str, answers: Any, index: int) -> dict[str, Any] | None:
-    """An answer as runs of words that the reference has in this order, and words that it has not.
+    """Split an answer into runs of words that the reference has in the same order, and the other words.
 
-    A single word that the reference has more than once doesn't count when its neighbours differ: `the` says nothing.
+    A single word that the reference has more than once doesn't count when its neighbours differ: a shared `the` means
+    nothing.
     """
     if not answers:
         return None

@@ -1,4 +1,4 @@
-"""The judge's panel as the report shows it: how far the judge can be trusted, line by line."""
+"""The judge's panel in the report: how far the judge can be trusted, line by line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MEANS = {
 SHARES = {"unscored", "order consistency", "win rate", "gold agreement", "longer answer wins", "gold unscored"}
 SHARES |= {"length-controlled win rate", "gold order consistency"}
 MUCH_UNSCORED = 0.05
-"""Share of unscored answers from which the panel warns."""
+"""Share of unscored answers above which the panel warns."""
 
 
 def panel(evaluation: ftp.Evaluation) -> list[dict[str, Any]]:
@@ -45,7 +45,7 @@ def panel(evaluation: ftp.Evaluation) -> list[dict[str, Any]]:
 
 
 def shown(name: str, value: Any) -> str:
-    """Format a value of the panel by its name: a share as percent, a count whole, a cost to a hundredth of a cent."""
+    """Format a value of the panel by its name: a share as a percentage, a count as an integer, a cost to four decimals."""
     if isinstance(value, str) or not math.isfinite(value):
         return str(value)
     if name in SHARES:

@@ -18,11 +18,11 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class ModelCard(ftp.Reporter):
-    """README.md of the run and of its model directory: what it is, how it was made, what it scored, its limits.
+    """README.md of the run and of its model directory: what the model is, its training, results and limits.
 
-    The header has the hub's metadata, with a `model-index` of what the tuned model scored. Figures on eval sets from
+    The header has the hub's metadata, with a `model-index` of the tuned model's results. Figures on eval sets from
     the hub are also written into `.eval_results/` of the model directory, where the hub looks for them. A licence is
-    not named: whose text the training rows are is for the user to say.
+    not stated: who owns the training rows is for the user to say.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("huggingface_hub", "jinja2")
@@ -51,7 +51,7 @@ class ModelCard(ftp.Reporter):
         return RunDirectory(run.directory).write_text("README.md", text)
 
     def _write_eval_results(self, run: ftp.FinishedRun) -> None:
-        """One file for each figure on an eval set from the hub, as the hub wants it (hub-docs, eval_results.yaml)."""
+        """Write a file for each figure on an eval set from the hub, in the hub's format (hub-docs, eval_results.yaml)."""
         import huggingface_hub
         import yaml
 
@@ -70,7 +70,7 @@ class ModelCard(ftp.Reporter):
 
 
 def metadata(run: ftp.FinishedRun) -> str:
-    """The YAML header: what the hub can link and list. What isn't known, or isn't on the hub, is left out."""
+    """Return the YAML header: what the hub can link and list. What isn't known, or isn't on the hub, is left out."""
     import huggingface_hub
 
     adapter, sources = run.recipe["adapter"]["use"], run.recipe["data"]
@@ -106,7 +106,7 @@ def metadata(run: ftp.FinishedRun) -> str:
 
 
 def unscored(run: ftp.FinishedRun) -> list[str]:
-    """What the figures leave out, in words."""
+    """Return what the figures leave out, in words."""
     found = []
     for evaluation in run.evaluations:
         share = evaluation.panel.get("unscored")
@@ -130,7 +130,7 @@ def _against_base(line: Mapping[str, Any]) -> str:
 
 
 def plain(value: object) -> object:
-    """Text without anything that Markdown or HTML would act on."""
+    """Return text without anything that Markdown or HTML would interpret."""
     if not isinstance(value, str):
         return value
     for character in "\\`*_[]#":

@@ -1,4 +1,4 @@
-"""What a run cost, planned and measured: steps, time, tokens, memory, judge calls."""
+"""The cost of a run, planned and measured: steps, time, tokens, memory, judge calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ftp_plugins.reporters.judge_panel import shown
 
 
 def costs(run: ftp.FinishedRun) -> list[dict[str, str]]:
-    """Return the lines of the table of costs: what, planned and measured; one with neither is left out."""
+    """Return the lines of the table of costs: what, planned and measured; lines with neither are left out."""
     training = last_training(run.events)
     plan = next((event for event in training if event["event"] == "plan"), {})
     metrics = [event for event in training if event["event"] == "metric"]

@@ -1,4 +1,4 @@
-"""The tables of a report and their headline: what each metric found, and what all of them say together."""
+"""The tables of a report and their headline: the result of each metric, and of all of them together."""
 
 from __future__ import annotations
 
@@ -15,31 +15,33 @@ VERDICTS = ("better", "worse", "no evidence")
 
 
 def figure(value: float) -> str:
-    """Three decimals, fewer for large figures."""
+    """Format a figure with three decimals, fewer for large figures."""
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def signed(value: float) -> str:
-    """A difference, always with its sign."""
+    """Format a difference, always with its sign."""
     return f"{value:+.3f}" if abs(value) < 1000 else f"{value:+,.0f}"
 
 
 def score(value: float) -> str:
-    """One example's score, as short as it is."""
+    """Format one example's score as briefly as possible."""
     return f"{value:.3f}".rstrip("0").rstrip(".") if math.isfinite(value) else "unscored"
 
 
 def is_general(run: ftp.FinishedRun, evaluation: ftp.Evaluation) -> bool:
-    """Whether an evaluation says what became of general abilities, not how good the specialist is: it is on data that
-    the evaluator brought or measured, not on an eval set of the recipe."""
+    """Return whether an evaluation is about general abilities rather than about the specialist's task.
+
+    That is the case if it is on data that the evaluator brought or measured, not on an eval set of the recipe.
+    """
     return evaluation.evals not in run.recipe["data"].get("evals", {})
 
 
 def row(evaluation: ftp.Evaluation, metric: ftp.Metric) -> dict[str, Any]:
-    """A line of the table of figures.
+    """Return a line of the table of figures.
 
-    `words` is the whole verdict and `verdict` its first word or two, one of VERDICTS; both are empty where the metric
-    has no interval, as a perplexity.
+    `words` is the whole verdict and `verdict` its first word or two, one of VERDICTS; both are empty if the metric
+    has no interval, such as a perplexity.
     """
     words = verdict_in_words(metric) if metric.difference else ""
     return {
@@ -58,12 +60,12 @@ def row(evaluation: ftp.Evaluation, metric: ftp.Metric) -> dict[str, Any]:
 
 
 def rows_of(evaluations: Sequence[ftp.Evaluation]) -> list[dict[str, Any]]:
-    """A line for every metric of every evaluation."""
+    """Return a line for every metric of every evaluation."""
     return [row(evaluation, metric) for evaluation in evaluations for metric in evaluation.metrics]
 
 
 def headline(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """What all metrics say together: a word (better, worse, mixed, no evidence, not measured) and one sentence."""
+    """Summarise all metrics: a word (better, worse, mixed, no evidence, not measured) and one sentence."""
     judged = [r for r in rows if r["verdict"]]
     if not judged:
         return (
@@ -94,8 +96,10 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
 
 
 def first_figure(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The figure to name first: the first that is conclusive in the recipe's order, what is scored on answers before
-    the loss. Empty where the headline has it already, or where there is none."""
+    """Return the figure to name first.
+
+    That is the first conclusive one in the recipe's order, with scores of answers before the loss. Empty if the headline already contains it, or if there is none.
+    """
     judged = [r for r in rows if r["verdict"]]
     order = sorted(judged, key=lambda r: (r["verdict"] == "no evidence", r["name"].startswith("loss ")))
     return f"{_sentence(order[0])}." if len(judged) > 1 else ""
@@ -112,7 +116,7 @@ def _sentence(row: Mapping[str, Any]) -> str:
 
 
 def adjustment(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Whether the verdicts allow for being several."""
+    """Say whether the verdicts are adjusted for multiple comparisons."""
     judged = [r for r in rows if r["verdict"]]
     adjusted = [r for r in judged if r["metric"].p_adjusted is not None]
     if len(judged) < 2:
@@ -126,7 +130,7 @@ def adjustment(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def subsets(evaluations: Sequence[ftp.Evaluation]) -> list[dict[str, Any]]:
-    """For every metric with subsets: its rows for `all`, `clean` and `leaked` examples, by name."""
+    """Return for every metric with subsets its rows for `all`, `clean` and `leaked` examples, by name."""
     found = []
     for evaluation in evaluations:
         for metric in evaluation.metrics:
@@ -146,10 +150,10 @@ def subsets(evaluations: Sequence[ftp.Evaluation]) -> list[dict[str, Any]]:
 
 
 def standardised(row: Mapping[str, Any]) -> tuple[float, float, float] | None:
-    """Mean, low and high of the difference in standard deviations of one example's difference; right is better.
+    """Return mean, low and high of the difference in standard deviations of one example's difference; right is better.
 
-    The deviation is that which the interval implies, so that metrics of any unit share an axis. None where there is
-    none: no interval, or all examples differ alike.
+    The deviation is the one that the interval implies, so that metrics of any unit share an axis. None if there is
+    none: no interval, or all examples differ equally.
     """
     found = row["difference"]
     if found is None or not all(map(math.isfinite, (found.mean, found.low, found.high))) or found.high <= found.low:
@@ -161,7 +165,7 @@ def standardised(row: Mapping[str, Any]) -> tuple[float, float, float] | None:
 
 
 def ledger_steps(run: ftp.FinishedRun) -> list[dict[str, Any]]:
-    """Return the counts of rows after each step of the data stage; none where the ledger is of an older release."""
+    """Return the counts of rows after each step of the data stage; none if the ledger is from an older release."""
     import pyarrow.parquet as pq
 
     file = run.directory / "ledger.parquet"

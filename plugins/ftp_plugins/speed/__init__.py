@@ -1,1 +1,1 @@
-"""Training speed: what the trainers put in place of the libraries' slower ways."""
+"""Training speed: faster replacements for the libraries' implementations."""

@@ -1,4 +1,4 @@
-"""Which rows make up which batch, and a batch as tensors."""
+"""The assignment of rows to batches, and batches as tensors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Batches:
 
 
 def packed_batch(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Rows without padding: a Pack, the places of states that predict a trained token, and those tokens.
+    """Collate rows without padding: a Pack, the positions of states that predict a trained token, and those tokens.
 
     `at` and `targets` are int64 [N]; `tokens` counts all tokens.
     """
@@ -67,14 +67,14 @@ def packed_batch(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def padded_batch(rows: Sequence[Mapping[str, Any]], pad: int) -> dict[str, Any]:
-    """Rows as one batch: int64 tensors [rows, longest], padded on the right; `tokens` counts real ones."""
+    """Collate rows with padding: int64 tensors [rows, longest], padded on the right; `tokens` counts real ones."""
     ids, mask = padded([row["input_ids"] for row in rows], pad, side="right")
     labels, _ = padded([Tokens(row["input_ids"], row["trained"]).labels for row in rows], -100, side="right")
     return {"input_ids": ids, "attention_mask": mask, "labels": labels, "tokens": int(mask.sum())}
 
 
 def trained_in(batch: Mapping[str, Any]) -> int:
-    """Tokens of a batch that carry loss."""
+    """Count the trained tokens of a batch."""
     if "targets" in batch:
         return len(batch["targets"])
     labels: torch.Tensor = batch["labels"]

@@ -1,4 +1,4 @@
-"""Copies of float32 weights in the type to multiply in."""
+"""Copies of float32 weights in the data type used for products."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 class WeightCopies:
-    """One copy for each weight, whichever layers use it, made anew after `weights_changed`."""
+    """One copy for each weight, shared by all layers that use it, and renewed after `weights_changed`."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -26,7 +26,7 @@ class WeightCopies:
         return copy
 
     def weights_changed(self) -> None:
-        """Note an optimizer step. To be called after each: a fused one leaves the version of a tensor as it was."""
+        """Record an optimizer step. Call it after each one: a fused step leaves the version of a tensor unchanged."""
         self.stale.update(self.copies)
 
     def clear(self) -> None:

@@ -1,4 +1,4 @@
-"""The fast layers: what `fast_layers` puts in place of a module's `forward`."""
+"""The fast layers: replacements by `fast_layers` for a module's `forward`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class FrozenWeight:
         self.base = module.get_base_layer()
         self.packed = type(self.base).__name__ == "Linear4bit"
         self.dtype: torch.dtype = self.base.compute_dtype if self.packed else self.base.weight.dtype
-        """What the layer multiplies in."""
+        """Data type in which the layer multiplies."""
         if self.packed:
             from bitsandbytes.functional import dequantize_4bit  # not needed for other weights
 
@@ -34,9 +34,9 @@ class FrozenWeight:
 
 
 class SharedLoRA:
-    """LoRA layers that are given one input: the first call does the work of all.
+    """LoRA layers with a common input: the first call computes the results of all.
 
-    The results of the other layers wait until they are called with the same input.
+    The results of the other layers are kept until they are called with the same input.
     """
 
     def __init__(self, members: Sequence[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Cross-entropy where labels are, from hidden states, without the logits of a whole batch in memory."""
+"""Cross-entropy at the labels, from hidden states, without the logits of a whole batch in memory."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def loss_through(
     vocabulary: int,
     token_loss: TokenLoss | None = None,
 ) -> torch.Tensor:
-    """Return the same through any head, an adapter's or one with a bias, and with any loss of a token.
+    """Return the same through any head, such as an adapter's or one with a bias, and with any token loss.
 
     A chunk's logits are made again for its gradient.
 
@@ -77,9 +77,9 @@ def _loss_of_part(
 
 @lru_cache(maxsize=1)
 def _buffers(rows: int, vocabulary: int, dtype: Any, device: Any) -> tuple[torch.Tensor, ...]:
-    """Return room for a chunk's logits in `dtype` and twice in float32, the same in every step.
+    """Return buffers for a chunk's logits in `dtype` and twice in float32, the same ones in every step.
 
-    Blocks of this size, made anew above a batch's activations, would find no room in a heap that these tear up.
+    Blocks of this size, allocated after a batch's activations, would fit no gap in the heap that these fragment.
     """
     return tuple(torch.empty(rows, vocabulary, dtype=of, device=device) for of in (dtype, torch.float32, torch.float32))
 

@@ -1,4 +1,4 @@
-"""Puts the fast layers into a model of standard modules, for as long as it trains, and says what it did."""
+"""Puts the fast layers into a model of standard modules while it trains, and reports the replacements."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ftp_plugins.speed.torch_forwards import (
 from ftp_plugins.speed.torch_head import forget_buffers
 
 SHARED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Layers that families of Llama's kind feed with one input."""
+"""Layers that Llama-like families feed with one input."""
 LIKE_LLAMA = ("Llama", "Mistral", "Mixtral", "Qwen2", "Qwen2Moe", "Qwen3", "Qwen3Moe", "Phi3", "SmolLM3", "Ministral")
 LIKE_GEMMA = ("Gemma", "Gemma2", "Gemma3")
 """Families whose RMSNorm multiplies by the weight, and by 1 + the weight in float32."""
@@ -33,7 +33,7 @@ GATED = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 @contextlib.contextmanager
 def fast_layers(model: Any, copies: WeightCopies) -> Iterator[list[str]]:
-    """Replace the forward of known layers while the block lasts; the list says which.
+    """Replace the forward of known layers inside the block; the list names the replacements.
 
     Args:
         copies: of float32 weights that train, in the type to multiply in; float32 for no change.
@@ -54,11 +54,11 @@ def fast_layers(model: Any, copies: WeightCopies) -> Iterator[list[str]]:
 
 
 Replacements = dict[Any, tuple[Callable[..., Any], str]]
-"""Of each module its new forward, and what kind of layer it is, in words."""
+"""For each module its new forward, and the kind of layer in words."""
 
 
 def _shared_lora_forwards(model: Any) -> Replacements:
-    """Return forwards for LoRA layers without dropout that are given one input."""
+    """Return forwards for LoRA layers without dropout that share an input."""
     forwards: Replacements = {}
     for module in model.modules():
         for names in SHARED:
@@ -70,7 +70,7 @@ def _shared_lora_forwards(model: Any) -> Replacements:
 
 
 def _single_forwards(model: Any, copies: WeightCopies, done: Replacements) -> Replacements:
-    """Return forwards for the other layers that are known, one by one."""
+    """Return forwards for the other known layers, one by one."""
     compute = copies.dtype
     inside = {part for module in model.modules() if _is_plain_lora(module) for part in module.modules()}
     forwards: Replacements = {}

@@ -1,4 +1,4 @@
-"""FTP's own way through a causal language model in training: rows packed, loss where labels are, fast layers."""
+"""FTP's fast path through a causal language model in training: rows packed, loss only at labels, fast layers."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ class FastPath:
 
     @staticmethod
     def why_not(model: Any) -> str | None:
-        """Return why this model can't take it, or None when it can."""
+        """Return why this model can't use the fast path, or None if it can."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return "several processes train together"
         return why_not(model)
 
     @contextlib.contextmanager
     def layers(self) -> Iterator[list[str]]:
-        """Put the fast layers in while the block lasts; yields what was replaced, in words."""
+        """Install the fast layers inside the block; yield what was replaced, in words."""
         with fast_layers(self.model, self.copies) as done:
             yield done
 
     def weights_changed(self) -> None:
-        """Note an optimizer step or loaded weights; to be called after each."""
+        """Record an optimizer step or loaded weights; call it after each."""
         self.copies.weights_changed()
 
     def attention(self) -> contextlib.AbstractContextManager[None]:
-        """Return the context in which forward and backward of a batch take place."""
+        """Return the context for the forward and backward pass of a batch."""
         return documents(self.model)
 
     def loss(self, batch: Mapping[str, Any]) -> torch.Tensor:
@@ -72,7 +72,7 @@ class FastPath:
         return summed_loss(states, self.head.weight, batch["targets"], self.scale, self.softcap, copy)
 
     def disagrees(self, rows: TokenRows) -> str | None:
-        """Try it on a few short rows: None when its loss is the model's own, else what is wrong, in words.
+        """Test the fast path on a few short rows; return None if its loss is the model's own, else the error.
 
         In bfloat16 a single logit is off by up to a tenth; the bound is on the mean over some dozens of tokens.
         """
@@ -101,7 +101,7 @@ class FastPath:
         return None
 
     def _plain(self, ids: list[int], labels: list[int]) -> float:
-        """Return the summed loss of a row by the model's own forward."""
+        """Return the summed loss of a row computed by the model's own forward."""
         device = self.model.device
         logits = self.model(input_ids=torch.tensor([ids], device=device)).logits[0, :-1].float()
         targets = torch.tensor(labels[1:], device=device)

@@ -1,4 +1,4 @@
-"""Norms, gated units and rotary embeddings with their derivatives written out: fewer passes, less kept."""
+"""Norms, gated units and rotary embeddings with explicit derivatives: fewer passes, less memory kept."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ T = TypeVar("T", bound="SFTTrainer")
 
 
 class SFT(ftp.Trainer):
-    """Supervised fine-tuning (TRL). Loss on answers only; rows packed without padding, each seeing only itself."""
+    """Supervised fine-tuning (TRL). Loss on answers only; rows are packed without padding and don't see each other."""
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "trl", "datasets", "accelerate", "peft")
     takes: ClassVar[tuple[Kind, ...]] = ("conversation", "text")
@@ -33,11 +33,11 @@ class SFT(ftp.Trainer):
     learning_rate: float = Field(default=1e-4, gt=0)
     """Peak rate. LoRA and QLoRA: usually 5e-5 to 2e-4; full training about a tenth of that."""
     batch_size: int = Field(default=8, ge=1)
-    """Rows in memory at once, on each device."""
+    """Rows processed at once, on each device."""
     gradient_accumulation: int = Field(default=1, ge=1)
-    """Batches to an optimizer step. The loss is that of the whole step's tokens."""
+    """Batches per optimizer step. The loss is averaged over the tokens of the whole step."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the rate goes on after the warm-up."""
+    """The schedule of the learning rate after the warm-up."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps over which the rate rises from 0."""
     weight_decay: float = Field(default=0.0, ge=0)
@@ -47,25 +47,26 @@ class SFT(ftp.Trainer):
     max_length: int = Field(default=1024, ge=8)
     """Longest row in tokens."""
     overlong: Literal["error", "drop", "truncate"] = "error"
-    """What to do with a longer row; drop and truncate are noted in the ledger."""
+    """What to do with a longer row; dropped and truncated rows are recorded in the ledger."""
     loss_on: Literal["answers", "all"] = "answers"
-    """Which tokens of a conversation carry loss: the assistant's with the token that ends them, or all."""
+    """Which tokens of a conversation are trained: the assistant's with the token that ends them, or all."""
     evals_per_epoch: float = Field(default=2, gt=0)
-    """How often the validation loss is taken. The state with the lowest one is kept."""
+    """How often the validation loss is computed. The state with the lowest one is kept."""
     best_by: str = "loss"
     """What makes a state the best: `loss` (validation), or an evaluator of the recipe such as `exact_match` or
-    `rouge.rougeL`, scored on the model's answers to `dev_rows` validation rows. Higher scores win, lower losses."""
+    `rouge.rougeL`, scored on the model's answers to `dev_rows` validation rows. Higher scores are better, lower losses
+    are better."""
     dev_rows: int = Field(default=50, ge=1)
-    """Validation rows that are answered and scored each time when `best_by` is not loss."""
+    """Validation rows that are answered and scored each time, unless `best_by` is loss."""
     checkpoint_minutes: float = Field(default=30, gt=0)
-    """A checkpoint to go on from is saved after every validation, and when so many minutes have passed without one."""
+    """A checkpoint to resume from is saved after every validation, and after this many minutes without one."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     speed: Literal["auto", "off"] = "auto"
-    """auto: FTP's own path where the model allows it (packed rows, loss only where labels are, fast layers), with a
-    note where it doesn't. off: TRL's."""
+    """auto: FTP's fast path if the model allows it (packed rows, loss only at labels, fast layers), with a note if it
+    doesn't. off: TRL's."""
     deterministic: bool = False
-    """The same seed on the same machine gives the same weights to the bit; on a GPU this is slower."""
+    """The same seed on the same machine gives bitwise identical weights; this is slower on a GPU."""
 
     def tokenise(
         self, corpus: ftp.Corpus, tokenizer: ftp.LoadedTokenizer, ledger: ftp.Ledger, progress: Callable[[int], None]
@@ -112,7 +113,7 @@ class SFT(ftp.Trainer):
             return range_test(self.make_trainer(job, RangeTrainer, stack), low, high, steps)
 
     def make_trainer(self, job: ftp.TrainingJob, kind: type[T], stack: contextlib.ExitStack) -> T:
-        """Return a trainer of the class `kind` that is ready to train; the model is as before when `stack` ends."""
+        """Return a trainer of the class `kind`, ready to train; the model is restored when `stack` closes."""
         from ftp.lm.training.torch_deterministic import deterministic
 
         model, tokenizer = job.model.model, job.model.tokenizer
@@ -143,7 +144,7 @@ class SFT(ftp.Trainer):
         return made
 
     def _fast_path(self, job: ftp.TrainingJob, rows: TokenRows, stack: contextlib.ExitStack) -> FastPath | None:
-        """Return FTP's own path with its layers put in, or None with a note why not."""
+        """Return FTP's fast path with its layers installed, or None and emit a note on the reason."""
         import torch
 
         from ftp_plugins.speed.torch_path import FastPath
@@ -218,7 +219,7 @@ class SFT(ftp.Trainer):
         ledger: ftp.Ledger,
         progress: Callable[[int], None] = lambda rows: None,
     ) -> TokenRows:
-        """Tokenise, drop or cut overlong rows, drop rows without a trained token, and tell the ledger.
+        """Tokenise rows, drop or cut overlong ones, drop those without a trained token, and record this in the ledger.
 
         The rows that remain have a column `origin`, the source of each.
         """

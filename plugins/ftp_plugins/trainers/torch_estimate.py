@@ -1,4 +1,4 @@
-"""What a training will take: time and memory from a few real steps."""
+"""Estimate the time and memory of a training from a few real steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TIMED = 6
 
 
 class Measured(Exception):  # noqa: N818 (nothing went wrong)
-    """Leaves the training when everything is measured."""
+    """Leaves the training once everything is measured."""
 
 
 class MeasuredTrainer(SFTTrainer):
@@ -46,8 +46,8 @@ def estimate(trainer: MeasuredTrainer) -> dict[str, Any]:
 
     `seconds` is the time between the rehearsal and the end: a line through the times of batches of different sizes
     (seconds on tokens), the optimizer's steps, the validations and the checkpoints. `memory_mb` is the peak of this
-    process after the largest batch, the timed steps, a validation and a save. On a CPU the heap grows over a training,
-    to about half as much again, until what is free in it is given back: `memory_most_mb`.
+    process after the largest batch, the timed steps, a validation and a save. On a CPU the heap grows during a
+    training, by about half, until its free memory is returned to the system: `memory_most_mb`.
     """
     parts, args, model = trainer.parts, trainer.args, trainer.parts.job.model.model
     planned = planned_figures(trainer)
@@ -143,7 +143,7 @@ def _validation_seconds(trainer: SFTTrainer) -> float:
 
 
 def _samples(batches: Sequence[list[int]], lengths: Sequence[int]) -> list[list[int]]:
-    """Return batches of an epoch to time, from the smallest to the largest, and half of one where all are alike."""
+    """Return batches of an epoch to time, from the smallest to the largest, and half of one if all are alike."""
     sizes = [sum(lengths[row] for row in batch) for batch in batches]
     ranked = sorted(range(len(batches)), key=sizes.__getitem__)
     positions = sorted({round(n * (len(ranked) - 1) / (TIMED - 1)) for n in range(TIMED)})
@@ -155,9 +155,9 @@ def _samples(batches: Sequence[list[int]], lengths: Sequence[int]) -> list[list[
 
 
 def fitted(steps: Sequence[Mapping[str, float]]) -> tuple[float, float]:
-    """Return seconds a batch and seconds a token: the least-squares line through `seconds` on `tokens`.
+    """Return seconds per batch and seconds per token: the least-squares line through `seconds` on `tokens`.
 
-    Where noise makes one of them negative, or all batches are of one size, the line goes through the origin.
+    If noise makes one of them negative, or all batches have the same size, the line goes through the origin.
     """
     tokens, seconds = [step["tokens"] for step in steps], [step["seconds"] for step in steps]
     middle = sum(tokens) / len(tokens)

@@ -18,17 +18,17 @@ from ftp.recipe.checks import rate_shown
 from ftp_plugins.trainers.torch_sft import SFTTrainer
 
 SMOOTHING = 0.9
-"""What a step keeps of the running mean before it."""
+"""Weight of the running mean so far in each step."""
 DIVERGED = 1.5
-"""The test ends where the smoothed loss is so many times its lowest. (fastai: 4, for losses that come near 0.)"""
+"""The test ends when the smoothed loss is this many times its minimum. (fastai: 4, for losses that come near 0.)"""
 FELL = 0.01
-"""A fall of a smaller share of the loss tells nothing."""
+"""A relative fall of the loss smaller than this is not conclusive."""
 
 
 class RangeTrainer(SFTTrainer):
-    """A training with a rising rate that saves nothing and tells nobody.
+    """A training with a rising rate that saves nothing and emits no events.
 
-    `factor` multiplies the rate after each step; `bases` are the losses of the untouched model on each step's rows.
+    `factor` multiplies the rate after each step; `bases` are the losses of the untrained model on each step's rows.
     """
 
     factor: float
@@ -52,7 +52,7 @@ class RangeTrainer(SFTTrainer):
         pass
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Note the loss of a step, and end the training where it has diverged."""
+        """Record the loss of a step, and end the training if it has diverged."""
         if "loss" not in logs:
             return
         step, start = len(self.losses), sum(self.bases) / len(self.bases)
@@ -65,13 +65,13 @@ class RangeTrainer(SFTTrainer):
 
 
 def range_test(trainer: RangeTrainer, low: float, high: float, steps: int) -> dict[str, Any]:
-    """Train on the run's first batches while the rate rises from `low` to `high`; then put the weights back.
+    """Train on the run's first batches while the rate rises from `low` to `high`; then restore the weights.
 
-    Each step's loss is compared with that of the untouched model on the same rows: batches differ more from each other
+    Each step's loss is compared with that of the untrained model on the same rows: batches differ more from each other
     than a few steps change them.
 
     Returns:
-        As `ftp.Trainer.range_test` says.
+        As documented at `ftp.Trainer.range_test`.
     """
     model, args = trainer.parts.job.model.model, trainer.args
     before = {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
@@ -104,14 +104,14 @@ def range_test(trainer: RangeTrainer, low: float, high: float, steps: int) -> di
 
 
 def _running(means: Sequence[float], value: float) -> float:
-    """Return the next running mean, without the pull to zero of its beginning (as in Adam)."""
+    """Return the next running mean, corrected for its initial bias to zero (as in Adam)."""
     n = len(means)
     weight = (1 - SMOOTHING) / (1 - SMOOTHING ** (n + 1))
     return (1 - weight) * means[-1] + weight * value if n else value
 
 
 def _untouched(trainer: RangeTrainer, steps: int) -> list[float]:
-    """Return the loss that the untouched model has on the rows of each step, a mean over trained tokens."""
+    """Return the loss of the untrained model on the rows of each step, a mean over trained tokens."""
     size = trainer.args.gradient_accumulation_steps
     batches = (batch for epoch in itertools.count() for batch in _steps_of(trainer.batches.of(epoch), size))
     rows_of = list(itertools.islice(batches, steps))
@@ -145,7 +145,7 @@ def _loss_of(trainer: RangeTrainer, rows: Sequence[int]) -> float:
 def suggest(
     rates: Sequence[float], smoothed: Sequence[float], start: float, diverged: bool
 ) -> tuple[float | None, str]:
-    """Return a learning rate and why, or None and why not.
+    """Return a learning rate and the reason, or None and the reason why there is none.
 
     The smaller of two of the rules of fastai's learning-rate finder (Howard & Gugger 2020, "fastai: A Layered API for
     Deep Learning"): a tenth of the rate where the loss is lowest (`minimum`), and the rate where it falls fastest over

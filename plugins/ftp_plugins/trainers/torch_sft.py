@@ -82,7 +82,7 @@ class SFTTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
 
     def count_tokens(self, inputs: Mapping[str, Any]) -> int:
-        """Take the count that came with the batch."""
+        """Return the count that came with the batch."""
         return int(inputs.pop("tokens"))  # type: ignore[attr-defined]
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
@@ -112,7 +112,7 @@ class SFTTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
 
 
 class CopiesFollow(TrainerCallback):  # type: ignore[misc]
-    """Tell the fast path of every optimizer step."""
+    """Reports every optimizer step to the fast path."""
 
     def __init__(self, path: FastPath) -> None:
         self.path = path

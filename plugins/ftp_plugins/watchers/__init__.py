@@ -1,4 +1,4 @@
-"""Watchers: they see every event of a training run, and may end it, send it back or write it down elsewhere."""
+"""Watchers: they see every event of a training run, and may stop it, roll it back or log it elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run may cost."""
+"""A limit on the cost of a run."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import ftp
 
 
 class Budget(ftp.Watcher):
-    """Ends training, with everything saved, when its time, tokens or money are spent, and says what was left.
+    """Ends training, with everything saved, when its time, tokens or money are spent, and reports what was left.
 
-    It counts training alone, not the evaluation around it, and over all parts of a run that was resumed. The step
+    It counts training alone, without the evaluation around it, over all parts of a resumed run. The step
     that reaches a limit is the last one.
     """
 
     max_hours: float | None = Field(default=None, gt=0)
     """Hours of training."""
     max_tokens: int | None = Field(default=None, gt=0)
-    """Tokens that went through training, those of repeated rows each time."""
+    """Tokens that went through training; repeated rows count each time."""
     max_cost: float | None = Field(default=None, gt=0)
     """Cost of training, in the currency of `cost_per_hour`."""
     cost_per_hour: float | None = Field(default=None, gt=0)
@@ -36,7 +36,7 @@ class Budget(ftp.Watcher):
     _planned: int | None = PrivateAttr(default=None)
     """Steps of the whole training."""
     _warned: bool = PrivateAttr(default=False)
-    """Whether it was said that a figure is missing."""
+    """Whether the warning about a missing figure has been given."""
 
     def see(self, event: Mapping[str, Any]) -> ftp.Stop | ftp.Warn | None:
         if event["event"] == "plan":
@@ -58,7 +58,7 @@ class Budget(ftp.Watcher):
         return ftp.Stop(f"stopped at {spent}: {step} of {planned} steps done{left}")
 
     def _spent(self, event: Mapping[str, Any]) -> str | None:
-        """The limit that is reached, in words."""
+        """Return the limit that is reached, in words."""
         hours, tokens = (event.get("seconds") or 0) / 3600, event.get("tokens") or 0
         if self.max_hours is not None and hours >= self.max_hours:
             return f"{_hours(hours * 3600)} of {_hours(self.max_hours * 3600)}"

@@ -1,4 +1,4 @@
-"""Training that comes apart: loss or gradients that are no numbers, or that jump and stay up."""
+"""Divergence of training: loss or gradients that are not finite, or that jump and stay high."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from pydantic import Field, PrivateAttr
 import ftp
 
 RECENT = 5
-"""Last steps that are judged together."""
+"""Latest steps that are judged together."""
 FEWEST = 20
-"""Steps before those that are needed to know what is usual."""
+"""Minimum number of earlier steps for a baseline."""
 SMALL = 0.1
-"""Added to a loss before its logarithm: below a tenth of a nat a doubling means nothing."""
+"""Added to a loss before its logarithm: below a tenth of a nat, doubling means nothing."""
 
 
 class Divergence(ftp.Watcher):
-    """Rolls back to the last good checkpoint with half the rate when training diverges; a second time it ends it.
+    """Rolls back to the last good checkpoint at half the rate when training diverges, and stops it the second time.
 
-    Training diverges when the loss or the gradient norm is no finite number; when the loss, by the median of five
-    steps, jumps above that of the steps before or of the first steps; when one loss is far above all that is usual; or
-    when the gradient norm jumps for five steps in a row. Jumps are measured against the noise from step to step, so
-    that small batches and warm-up are no alarm.
+    Training diverges when the loss or the gradient norm is not finite; when the median loss of five
+    steps jumps above that of the steps before or of the first steps; when a single loss is far above all usual ones; or
+    when the gradient norm jumps for five consecutive steps. Jumps are measured against the step-to-step noise, so
+    that small batches and warm-up raise no alarm.
     """
 
     by_default: ClassVar[bool] = True
 
     window: int = Field(default=50, ge=FEWEST)
-    """Steps whose median says what is usual."""
+    """Number of steps whose median is the baseline."""
     spike: float = Field(default=4.0, gt=0)
     """Standard deviations of the step-to-step noise that make a jump; three times as many for a single loss."""
     min_factor: float = Field(default=1.5, gt=1)
-    """Smallest factor over the usual loss that counts. A single loss has to be ten times, a gradient norm five times
-    the usual at least, whatever this says."""
+    """Minimum factor over the usual loss that counts. A single loss has to be ten times, a gradient norm five times the
+    usual at least, regardless of this option."""
 
     _losses: list[tuple[int, float]] = PrivateAttr(default_factory=list)
     """Step and ln(loss + SMALL), of the whole run: its beginning is compared too."""
@@ -107,9 +107,9 @@ class Divergence(ftp.Watcher):
 
 
 def step_noise(values: Sequence[float]) -> float:
-    """Standard deviation of the noise from step to step: the median of the differences of neighbours.
+    """Return the standard deviation of the step-to-step noise: the median of the differences of neighbours.
 
-    It holds still on a slope, and a few outliers don't move it (a median absolute deviation, of the first differences:
+    It is robust against slopes and a few outliers (a median absolute deviation, of the first differences:
     von Neumann et al. 1941, Annals of Mathematical Statistics 12:153).
     """
     differences = [abs(b - a) for a, b in itertools.pairwise(values)]

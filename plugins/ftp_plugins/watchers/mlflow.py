@@ -16,10 +16,10 @@ TAG = "ftp.run"
 
 
 class MLflow(Tracker):
-    """Logs losses, rates, scores and watchers' answers to MLflow. A run that goes on here goes on there.
+    """Logs losses, rates, scores and watchers' answers to MLflow. A resumed run resumes its MLflow run.
 
-    Without a server they go into the run's own `tracking/mlflow/mlflow.db`. Steps that are done again are in MLflow
-    twice, as it deletes no figure.
+    Without a server they go into the run's own `tracking/mlflow/mlflow.db`. Repeated steps are in MLflow
+    twice, since it deletes no metric.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("mlflow", "sqlalchemy", "alembic")
@@ -33,7 +33,7 @@ class MLflow(Tracker):
     _run: str = PrivateAttr(default="")
     """The id of the run there."""
     _last: Any = PrivateAttr(default=None)
-    """The newest batch on its way."""
+    """The newest batch being sent."""
 
     def open(self, name: str, id: str, directory: Path) -> None:
         from mlflow import MlflowClient

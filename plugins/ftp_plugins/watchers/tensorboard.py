@@ -14,13 +14,13 @@ from ftp_plugins.watchers.tracking import Tracker
 class TensorBoard(Tracker):
     """Writes losses, rates, scores and watchers' answers for TensorBoard, into the run's `tracking/tensorboard`.
 
-    `tensorboard --logdir runs` shows all runs together. Steps that are done again hide what was there before.
+    `tensorboard --logdir runs` shows all runs together. Repeated steps hide the earlier values.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "tensorboard")
 
     flush_seconds: int = 30
-    """Seconds after which figures are on disk at the latest."""
+    """Maximum number of seconds until figures are on disk."""
 
     _writer: Any = PrivateAttr(default=None)
     _directory: Path | None = PrivateAttr(default=None)

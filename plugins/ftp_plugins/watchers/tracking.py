@@ -15,22 +15,23 @@ import ftp
 class Tracker(ftp.Watcher):
     """Copies the figures of a run to an experiment tracker.
 
-    What can't be opened ends the run before it begins; what breaks later is said once, and training goes on without.
+    A tracker that can't be opened ends the run before it begins; if it fails later, this is reported once and training
+    continues without it.
     """
 
     _step: int = PrivateAttr(default=0)
     """The last step."""
     _opened: bool = PrivateAttr(default=False)
     _failure: str | None = PrivateAttr(default=None)
-    """What broke the tracker and is yet to be said."""
+    """The error that broke the tracker and has yet to be reported."""
 
     @abstractmethod
     def open(self, name: str, id: str, directory: Path) -> None:
-        """Open the tracker for a run, or again for a run that goes on. `directory` is for files and exists."""
+        """Open the tracker for a run, or reopen it for a resumed run. `directory` is for files and exists."""
 
     @abstractmethod
     def settings(self, values: Mapping[str, Any]) -> None:
-        """Note what was planned."""
+        """Record the settings of the run."""
 
     @abstractmethod
     def log(self, figures: Mapping[str, float], step: int) -> None:
@@ -38,17 +39,17 @@ class Tracker(ftp.Watcher):
 
     @abstractmethod
     def say(self, text: str, step: int) -> None:
-        """Log what a watcher said."""
+        """Log a watcher's answer."""
 
     @abstractmethod
     def close(self) -> None:
-        """Send what is left, and let go."""
+        """Send what is left, and close the tracker."""
 
     def rewind(self, step: int) -> None:
-        """The steps after this one are done again."""
+        """Handle that the steps after this one are repeated."""
 
     def replay(self, event: Mapping[str, Any]) -> None:
-        """Log nothing: an earlier process did. Only the step is taken note of."""
+        """Log nothing, since an earlier process did; only the step is recorded."""
         self._step = event.get("step") or self._step
 
     def see(self, event: Mapping[str, Any]) -> ftp.Warn | None:
@@ -87,7 +88,7 @@ class Tracker(ftp.Watcher):
 
 
 def figures_of(event: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of an event by their names in a tracker: `train/loss`, `validation/loss/SOURCE`, …"""
+    """Return the figures of an event by their names in a tracker, such as `train/loss` and `validation/loss/SOURCE`."""
     kind = event["event"]
     if kind == "metric":
         return _numbers("train", {key: value for key, value in event.items() if key not in ("event", "step")})
@@ -105,7 +106,7 @@ def _numbers(group: str, values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _plain(name: str) -> str:
-    """A name as every tracker takes it: letters, digits and `_-. `."""
+    """Return a name that every tracker accepts: letters, digits and `_-. `."""
     return "".join(letter if letter.isalnum() or letter in "_-. " else "_" for letter in name)
 
 

@@ -15,8 +15,8 @@ from ftp_plugins.watchers.tracking import Tracker
 class Trackio(Tracker):
     """Logs losses, rates, scores and watchers' answers to Trackio. Watchers' answers are alerts.
 
-    Without a Space they go into the run's own `tracking/trackio`, or to where TRACKIO_DIR says: one place for all runs
-    lets `trackio show` compare them. Steps that are done again are there twice.
+    Without a Space they go into the run's own `tracking/trackio`, or to TRACKIO_DIR: one directory for all runs
+    lets `trackio show` compare them. Repeated steps appear twice.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("trackio",)
@@ -27,7 +27,7 @@ class Trackio(Tracker):
     """A Hugging Face Space to log to. Default: this machine only."""
 
     _run: Any = PrivateAttr(default=None)
-    """The run there, while it is open."""
+    """The Trackio run, while it is open."""
 
     def open(self, name: str, id: str, directory: Path) -> None:
         place = os.environ.get("TRACKIO_DIR")

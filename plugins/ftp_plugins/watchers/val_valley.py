@@ -1,4 +1,4 @@
-"""Overfitting: the validation loss has been through its valley."""
+"""Overfitting: the validation loss has passed its minimum and is rising."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pydantic import Field, PrivateAttr
 import ftp
 
 LEVEL = 0.03
-"""Chance that the slope tests of one curve take noise for a rise, shared among its validations."""
+"""Probability that the slope tests of one curve mistake noise for a rise, shared among its validations."""
 CLEAR = 2.0
-"""Standard deviations of the noise by which a rise has to exceed what the luck of a lowest value explains."""
+"""Standard deviations of the noise by which a rise has to exceed what chance explains for a lowest value."""
 
 
 class Valley(NamedTuple):
@@ -25,14 +25,14 @@ class Valley(NamedTuple):
     rise: float
     """The median of the last values above the lowest one."""
     p: float
-    """Chance of such a slope from noise alone."""
+    """Probability of such a slope from noise alone."""
 
 
 class ValValley(ftp.Watcher):
-    """Ends training when the validation loss rises again; the trainer then takes the best checkpoint.
+    """Ends training when the validation loss rises again; the trainer then restores the best checkpoint.
 
-    It asks for a trend, not for one bad number: several validations past the lowest one that rise by more than their
-    noise. The loss of each source is watched too, and reported when it rises. Where `best_by` names an evaluator's
+    It requires a trend, not a single bad value: several validations past the lowest one that rise by more than their
+    noise. The loss of each source is watched too, and reported when it rises. If `best_by` names an evaluator's
     metric, that score decides, and a rising loss is only reported.
     """
 
@@ -40,12 +40,12 @@ class ValValley(ftp.Watcher):
     by_default: ClassVar[bool] = True
 
     patience: int = Field(default=3, ge=3)
-    """Validations past the lowest loss before it may answer; at least 3."""
+    """Validations past the lowest loss before it may stop training; at least 3."""
     min_rise: float = Field(default=0.01, ge=0)
-    """Smallest rise that counts, as a share of the lowest loss. The median of the last `patience` validations is what
-    is compared."""
+    """Smallest rise that counts, as a share of the lowest loss. The median of the last `patience` validations is
+    compared."""
     action: Literal["stop", "report"] = "stop"
-    """End training, or only say so."""
+    """End training, or only report it."""
 
     _curves: dict[str, dict[int, float]] = PrivateAttr(default_factory=dict)
     """Step and value of each curve; lower is better, so a score is negated."""
@@ -66,7 +66,7 @@ class ValValley(ftp.Watcher):
         return None
 
     def _note(self, event: Mapping[str, Any]) -> list[str]:
-        """Take down a validation; return the names of its curves, first the one that decides."""
+        """Record a validation; return the names of its curves, first the one that decides."""
         step, loss = event["step"], float(event["loss"])
         values = {"validation loss": loss}
         by_source = event.get("by_source") or {}
@@ -116,7 +116,7 @@ class ValValley(ftp.Watcher):
 
 
 def find_valley(steps: Sequence[float], values: Sequence[float], patience: int, min_rise: float) -> Valley | None:
-    """Tell a curve that rises again after its lowest value from one that is flat, falls, or is noisy.
+    """Detect a curve that rises again after its lowest value, as opposed to one that is flat, falling, or noisy.
 
     All of these have to hold: `patience` values or more follow the lowest one; their slope from there on is above 0 by
     a one-sided t-test (Draper & Smith 1998, Applied Regression Analysis, ch. 1) at `LEVEL` over the number of values
@@ -125,7 +125,7 @@ def find_valley(steps: Sequence[float], values: Sequence[float], patience: int, 
     below its level the lowest of n noisy values lies (Cramér 1946, Mathematical Methods of Statistics, 28.6).
 
     The noise is the larger of two estimates: the residuals of that slope, and the median of the second differences of
-    the whole curve (Gasser, Sroka & Jennen-Steinmetz 1986, Biometrika 73:625), which holds still while a curve bends.
+    the whole curve (Gasser, Sroka & Jennen-Steinmetz 1986, Biometrika 73:625), which is robust where a curve bends.
     """
     n = len(values)
     floor = min(range(n), key=values.__getitem__, default=0)

@@ -14,8 +14,8 @@ from ftp_plugins.watchers.tracking import Tracker
 class WeightsAndBiases(Tracker):
     """Logs losses, rates, scores and watchers' answers to Weights & Biases. The key comes from WANDB_API_KEY.
 
-    The run there has the id of the run here, and goes on when this one does. Watchers' answers are alerts. Its own
-    files lie in the run's `tracking/wandb`; with `mode: offline` they are all there is, for `wandb sync`.
+    The W&B run has the same id as the run, and is resumed with it. Watchers' answers are alerts. W&B's own
+    files are in the run's `tracking/wandb`; with `mode: offline` they are kept there for `wandb sync`.
     """
 
     requires: ClassVar[tuple[str, ...]] = ("wandb",)
@@ -25,10 +25,10 @@ class WeightsAndBiases(Tracker):
     entity: str | None = None
     """The user or team. Default: the one that is logged in."""
     mode: Literal["online", "offline"] | None = None
-    """Send figures, or keep them for later. Default: what WANDB_MODE says, else online."""
+    """Send figures, or keep them for later. Default: the value of WANDB_MODE, else online."""
 
     _run: Any = PrivateAttr(default=None)
-    """The run there, while it is open."""
+    """The W&B run, while it is open."""
 
     def open(self, name: str, id: str, directory: Path) -> None:
         import wandb

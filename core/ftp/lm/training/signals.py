@@ -12,7 +12,7 @@ from ftp.components import TrainingJob
 
 
 class Interruptible(Protocol):
-    """What a signal is noted on."""
+    """An object that records a signal."""
 
     job: TrainingJob
     signal: int
@@ -20,7 +20,7 @@ class Interruptible(Protocol):
 
 
 class Signals:
-    """SIGTERM and Ctrl-C end training after the step in progress; a second one at once."""
+    """SIGTERM and Ctrl-C end training after the step in progress; a second one ends it at once."""
 
     def __init__(self, parts: Interruptible) -> None:
         self.parts = parts
@@ -35,7 +35,7 @@ class Signals:
             signal.signal(number, handler)
 
     def note(self, number: int, frame: object) -> None:
-        """Note the first signal; raise KeyboardInterrupt at the second."""
+        """Record the first signal; raise KeyboardInterrupt at the second."""
         if self.parts.signal:
             raise KeyboardInterrupt(number)
         self.parts.signal = number

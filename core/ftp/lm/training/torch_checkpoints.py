@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: each appears whole or not at all, and the last and the best are kept."""
+"""Checkpoints of a training run: each is written whole or not at all, and the last and the best are kept."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ WEIGHTS, PROGRESS = "weights.safetensors", "progress.json"
 
 @dataclasses.dataclass
 class Progress:
-    """How far a training has come, as a checkpoint keeps it."""
+    """The progress of a training, as kept in a checkpoint."""
 
     tokens: int = 0
-    """Tokens that went through the model."""
+    """Tokens that have gone through the model."""
     counted: int = 0
-    """Those of them that a metric has counted."""
+    """Those of them that a metric has already counted."""
     seconds: float = 0.0
     """Time spent training, over all processes."""
     best: float = math.inf
-    """The lowest value of what `best_by` names; scores are negated."""
+    """The lowest value of the metric named in `best_by`; scores are negated."""
     best_step: int = 0
     """The step of the best state; 0 before the first validation after a step."""
     best_loss: float = math.inf
@@ -39,16 +39,16 @@ class Progress:
     first: float = math.inf
     """The validation loss before the first step."""
     factor: float = 1.0
-    """What roll-backs have multiplied the learning rate by."""
+    """The product of the factors by which roll-backs have changed the learning rate."""
     stopped: bool = False
     """Whether a watcher has stopped the training."""
 
 
 class Checkpoints:
-    """`step-<N>/` for going on, `best-<N>/` for the weights to keep; no other weights than those that train.
+    """`step-<N>/` to resume from, `best-<N>/` for the best weights; both hold only the weights that train.
 
-    The best has the step in its name, so that the last checkpoint always finds the one that it knows of, whatever was
-    written after it.
+    The name of the best state contains its step, so that the last checkpoint always finds the one that it refers to,
+    whatever was written later.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -60,15 +60,15 @@ class Checkpoints:
         return next((path for path in reversed(found) if path.suffix != ".part"), None)
 
     def best(self, step: int) -> Path:
-        """Return where the weights of the best state are that was found at `step`."""
+        """Return the directory with the weights of the best state, found at `step`."""
         return self.directory / best_name(step)
 
     @contextlib.contextmanager
     def new(self, name: str) -> Iterator[Path]:
-        """Give a directory to fill, which takes its name once everything in it is on the disk.
+        """Yield a directory to fill; it gets its name once everything in it is on disk.
 
         Raises:
-            ModelError: it can't be written; the checkpoint before it still is what it was.
+            ModelError: it can't be written; the checkpoint before it is unchanged.
         """
         target, aside = self.directory / name, self.directory / f"{name}.part"
         try:
@@ -96,14 +96,14 @@ class Checkpoints:
             ) from error
 
     def keep_only(self, step: int, best_step: int) -> None:
-        """Remove everything but the checkpoint of this step and the best that it knows of."""
+        """Remove everything except the checkpoint of this step and the best state that it refers to."""
         kept = {step_name(step), best_name(best_step)}
         for path in (*self.directory.glob("step-*"), *self.directory.glob("best-*")):
             if path.name not in kept:
                 shutil.rmtree(path)
 
     def remove(self) -> None:
-        """Remove all of them."""
+        """Remove all checkpoints."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -123,13 +123,13 @@ def step_of(checkpoint: Path) -> int:
 
 
 def save_weights(directory: Path, model: torch.nn.Module) -> None:
-    """Write the weights that train, in their own types."""
+    """Write the weights that train, in their own data types."""
     trained = {name: weight.detach().contiguous() for name, weight in _trained(model).items()}
     save_file(trained, directory / WEIGHTS)
 
 
 def load_weights(directory: Path, model: torch.nn.Module) -> None:
-    """Put the weights that `save_weights` wrote back into the same model.
+    """Load the weights written by `save_weights` back into the same model.
 
     Raises:
         ModelError: they are those of another model or adapter.
@@ -147,7 +147,7 @@ def _trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 
 
 def save_progress(directory: Path, progress: Progress) -> None:
-    """Write how far training has come; what was there before is replaced in one step."""
+    """Write the progress of a training, replacing an earlier file atomically."""
     aside = directory / f"{PROGRESS}.part"
     aside.write_text(json.dumps(dataclasses.asdict(progress)), encoding="utf-8")
     _sync(aside)
@@ -155,7 +155,7 @@ def save_progress(directory: Path, progress: Progress) -> None:
 
 
 def load_progress(directory: Path) -> Progress:
-    """Read what `save_progress` wrote."""
+    """Read the progress written by `save_progress`."""
     return Progress(**json.loads((directory / PROGRESS).read_text(encoding="utf-8")))
 
 

@@ -1,4 +1,4 @@
-"""Training with the same weights to the bit each time, where the same seed alone doesn't give them."""
+"""Bitwise reproducible training, where the same seed alone isn't enough."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ftp.errors import ModelError
 
 
 def fix_cublas() -> None:
-    """Give cuBLAS buffers of a fixed size. To be called before the model is used: cuBLAS looks once, at first use."""
+    """Give cuBLAS buffers of a fixed size. Call it before the model is used, since cuBLAS reads the setting once."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 @contextlib.contextmanager
 def deterministic(on: bool) -> Iterator[None]:
-    """Have torch use algorithms that give the same result each time while the block lasts.
+    """Have torch use deterministic algorithms inside the block.
 
     Raises:
         ModelError: the model needs an operation that has none.

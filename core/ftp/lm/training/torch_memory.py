@@ -1,4 +1,4 @@
-"""How much memory a run takes, and what to say when there is not enough."""
+"""The memory that a run takes, and the error when there is not enough."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ftp.errors import ModelError
 
 
 def peak_memory_mb(device: Any) -> float:
-    """Return the most memory that this process has held, in 10^6 bytes: on the GPU if it trains on one, else in RAM."""
+    """Return the peak memory of this process, in 10^6 bytes: on the GPU if it trains on one, else in RAM."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     import resource  # not on Windows
@@ -24,7 +24,7 @@ def peak_memory_mb(device: Any) -> float:
 
 @contextlib.contextmanager
 def too_much_memory(rows: int, longest: int) -> Iterator[None]:
-    """Say what to do when a batch doesn't fit."""
+    """Raise a ModelError with advice when a batch in this block doesn't fit into memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

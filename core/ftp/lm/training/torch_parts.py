@@ -1,4 +1,4 @@
-"""The state of one training, what it tells the job, and what watchers and signals decide on it."""
+"""The state of a training, its events, and the decisions of watchers and signals on it."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ class TrainingParts:
         return sorted(range(len(self.lengths)), key=lambda row: -self.lengths[row])[:count]
 
     def largest_batch(self, batch_size: int) -> int:
-        """Return the tokens of the largest batch that training can meet."""
+        """Return the number of tokens of the largest batch that training can meet."""
         return sum(self.lengths[row] for row in self.longest_rows(batch_size))
 
     def weights_are_finite(self) -> bool:
-        """Return whether the weights that train are numbers."""
+        """Return whether the weights that train are finite."""
         return all(bool(w.isfinite().all()) for w in self.job.model.model.parameters() if w.requires_grad)
 
     def lap(self) -> float:
-        """Add the seconds since the last call to those of the training, and return them."""
+        """Add the seconds since the last call to the training time, and return them."""
         now = time.monotonic()
         seconds, self.clock = now - self.clock, now
         self.progress.seconds += seconds
@@ -120,7 +120,7 @@ class TrainingParts:
     # --- decisions
 
     def apply_decision(self, decision: Stop | RollBack | None, control: Any) -> None:
-        """End the trainer's loop for what a watcher asks; nothing comes after a stop."""
+        """End the trainer's loop as a watcher asks; nothing follows a stop."""
         if decision is None or isinstance(self.decision, Stop):
             return
         self.decision = decision

@@ -1,4 +1,4 @@
-"""Everything that a training does, done once before its first step on the largest batch."""
+"""A rehearsal of everything that a training does, on the largest batch, before its first step."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ftp.lm.training.torch_memory import peak_memory_mb, too_much_memory
 def rehearse(trainer: Any) -> None:
     """Take the largest batch forward and backward, an optimizer step, a validation, a save and a reload.
 
-    What would fail hours into the run fails here. Weights, optimizer and random numbers are afterwards what they were.
+    Errors that would otherwise occur hours into the run occur here. Weights, optimizer and random state are restored.
 
     Args:
-        trainer: a `TrainerWithParts` whose optimizer is there, as in `on_train_begin`.
+        trainer: a `TrainerWithParts` whose optimizer exists, as in `on_train_begin`.
 
     Raises:
         ModelError: the batch doesn't fit into memory, or a checkpoint can't be written or read.
@@ -57,7 +57,7 @@ def _forward_and_backward(trainer: Any, batch: list[int]) -> None:
 
 
 def _step_at_rate_zero(optimizer: Any) -> None:
-    """Make the optimizer's state without changing a weight."""
+    """Create the optimizer's state without changing a weight."""
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = 0.0 * group["lr"]  # a rate may be a tensor
@@ -78,7 +78,7 @@ def _validate(trainer: Any) -> None:
 
 
 def _save_and_reload(trainer: Any) -> None:
-    """Save and reload, beside the checkpoints: the optimizer's state is that of a step that is never taken."""
+    """Save and reload, away from the checkpoints: the optimizer's state is that of a step that is never taken."""
     checkpoints, model = trainer.parts.checkpoints, trainer.parts.job.model.model
     with checkpoints.new("rehearsal") as directory:
         trainer.write_state(directory)

@@ -1,4 +1,4 @@
-"""Train from the first step, or the last checkpoint, to the result."""
+"""Train from the first step, or from the last checkpoint, to the result."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def train(trainer: TrainerWithParts) -> TrainResult:
 
 
 def planned_figures(trainer: TrainerWithParts) -> dict[str, int]:
-    """Return what is known of a training before its first step. `_mb` is in 10^6 bytes.
+    """Return what is known about a training before its first step. `_mb` is in 10^6 bytes.
 
     `checkpoint_mb` is a checkpoint to resume from: the weights that train and AdamW's two values for each of them.
     `best_mb` is the best state, those weights alone. New ones are whole before the old ones go.
@@ -77,7 +77,7 @@ def planned_figures(trainer: TrainerWithParts) -> dict[str, int]:
 
 
 def _train_steps(trainer: TrainerWithParts, steps: int) -> None:
-    """Take the steps that are left, from the last checkpoint on; again from there after each roll-back."""
+    """Take the remaining steps from the last checkpoint on, and again from there after each roll-back."""
     parts = trainer.parts
     last = parts.checkpoints.last()
     if last is not None:
@@ -97,7 +97,7 @@ def _train_steps(trainer: TrainerWithParts, steps: int) -> None:
 
 
 def _is_finished(trainer: TrainerWithParts, checkpoint: Path, steps: int) -> bool:
-    """Return whether training had come to its end with this as its last checkpoint, and take its state up if so."""
+    """Return whether training had finished with this as its last checkpoint; if so, load its state."""
     step = step_of(checkpoint)
     if step < steps and not load_progress(checkpoint).stopped:
         return False
@@ -107,7 +107,7 @@ def _is_finished(trainer: TrainerWithParts, checkpoint: Path, steps: int) -> boo
 
 
 def _prepare_restart(trainer: Any, checkpoint: Path, factor: float) -> None:
-    """Make ready for another `train` from a checkpoint, at a lower rate that an interruption doesn't undo."""
+    """Prepare another `train` from a checkpoint, at a lower rate that survives an interruption."""
     trainer.parts.decision = None
     progress = load_progress(checkpoint)
     progress.factor *= factor
@@ -119,7 +119,7 @@ def _prepare_restart(trainer: Any, checkpoint: Path, factor: float) -> None:
 
 
 def _restore_best(trainer: TrainerWithParts) -> int:
-    """Load the best state where there was a validation after a step, tell of it, and return its step."""
+    """Load the best state if there was a validation after a step, emit its event, and return its step."""
     parts, progress, done = trainer.parts, trainer.parts.progress, trainer.state.global_step
     if not progress.best_step:  # stopped before the first validation
         return int(done)

@@ -1,4 +1,4 @@
-"""A `transformers.Trainer` with FTP's parts: a callback, and the few methods that there is no callback for."""
+"""A `transformers.Trainer` with FTP's parts: a callback, and the few methods without a callback."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ftp.lm.training.torch_rehearsal import rehearse
 
 
 class TrainerWithParts(Trainer):  # type: ignore[misc]
-    """Add it before another trainer: `class DPO(TrainerWithParts, trl.DPOTrainer)`.
+    """Mix-in for another trainer: `class DPO(TrainerWithParts, trl.DPOTrainer)`.
 
     Call `use_parts` once after the constructor, then `ftp.lm.training.torch_run.train`.
     """
@@ -33,14 +33,14 @@ class TrainerWithParts(Trainer):  # type: ignore[misc]
     parts: TrainingParts
 
     def use_parts(self, parts: TrainingParts) -> None:
-        """Have these parts see and steer the training."""
+        """Attach the parts that observe and control the training."""
         self.parts = parts
         self.remove_callback(PrinterCallback)
         self.add_callback(PartsCallback(self))
 
     @property
     def validates(self) -> bool:
-        """Whether there are rows to take a validation loss of."""
+        """Whether there are rows to compute a validation loss on."""
         return self.parts.validation is not None or self.eval_dataset is not None
 
     def count_tokens(self, inputs: Mapping[str, Any]) -> int:
@@ -49,7 +49,7 @@ class TrainerWithParts(Trainer):  # type: ignore[misc]
         return int(mask.sum()) if mask is not None else inputs["input_ids"].numel()
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
-        """Count the tokens, then do as the trainer does."""
+        """Count the tokens, then call the trainer's own step."""
         self.parts.progress.tokens += self.count_tokens(inputs)
         return super().training_step(model, inputs, num_items_in_batch)
 
@@ -58,11 +58,11 @@ class TrainerWithParts(Trainer):  # type: ignore[misc]
         return 0
 
     def rehearse(self) -> None:
-        """Do everything once before the first step."""
+        """Rehearse a training step, a validation and a checkpoint before the first step."""
         rehearse(self)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Take the validation loss, keep the best state, and save the untrained one."""
+        """Compute the validation loss and keep the best state; before the first step, save a checkpoint."""
         if self.parts.validation is None:
             values = {"loss": super().evaluate(*args, **kwargs)["eval_loss"]}
         else:
@@ -118,7 +118,7 @@ class TrainerWithParts(Trainer):  # type: ignore[misc]
 
 
 class PartsCallback(TrainerCallback):  # type: ignore[misc]
-    """Rehearse, emit metrics, heed signals, save in time, and keep the heap from growing."""
+    """Rehearses, emits metrics, obeys signals, saves in time, and keeps the heap from growing."""
 
     def __init__(self, trainer: TrainerWithParts) -> None:
         self.trainer, self.parts = trainer, trainer.parts
@@ -147,9 +147,9 @@ class PartsCallback(TrainerCallback):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def weight_types_kept(model: torch.nn.Module) -> Iterator[None]:
-    """Give the weights that train their types back at the end of the block.
+    """Restore the data types of the weights that train at the end of the block.
 
-    TRL's constructors make the adapters of 4-bit models bfloat16: too coarse for an optimizer's steps.
+    TRL's constructors make the adapters of 4-bit models bfloat16, which is too coarse for optimizer steps.
     """
     before = {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
     yield

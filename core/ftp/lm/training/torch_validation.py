@@ -40,6 +40,6 @@ class RowValidation:
         return values
 
     def rehearse(self) -> None:
-        """Take the loss of the longest row."""
+        """Compute the loss of the longest row."""
         longest = int(self.rows.lengths().argmax())
         token_losses(self.model, self.rows.take([longest]), batch_tokens=self.batch_tokens)

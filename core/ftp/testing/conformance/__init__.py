@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 
 def assert_component_ok(cls: type[Component], /, *samples: Any, **options: Any) -> None:
-    """Check that a component does what FTP relies on, as far as that shows without a model.
+    """Check everything that FTP relies on in a component, as far as possible without a model.
 
     Args:
         cls: the class that the plugin offers.
-        samples: for a formatter rows that it must be able to use, for an evaluator views (see `ftp_answers`) to take
-            in place of a built-in one about sums.
+        samples: for a formatter, rows that it must be able to use; for an evaluator, views (see `ftp_answers`) to use
+            instead of a built-in one about sums.
         options: the options to make it with, as a recipe would give them.
 
     Raises:
-        AssertionError: what is wrong, one sentence a line.
+        AssertionError: what is wrong, one sentence per line.
     """
     # Imported here: pytest loads this package wherever FTP is installed, whether or not a test needs it.
     from ftp.testing.conformance import adapters, classes, curators, evaluators, formatters, watchers

@@ -9,7 +9,7 @@ from ftp.types import ModelRequest
 
 
 def check_adapter(adapter: Adapter) -> None:
-    """Check that `prepare` answers every request for a model with a request for it, or refuses with a ModelError."""
+    """Check that `prepare` returns a request for every request, or raises a ModelError."""
     layers = frozenset(("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
     for request in (
         ModelRequest("example/model", linear_modules=layers),

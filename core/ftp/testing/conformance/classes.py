@@ -1,4 +1,4 @@
-"""What shows of a component without making one: its shape, its docstrings, its options and its imports."""
+"""What a component's class reveals without an instance: its structure, its docstrings, its options and its imports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MIXINS = ((Evaluator, BringsEvals), (Evaluator, MeasuresModel), (Loader, LoadsTo
 
 
 def problems_of(cls: type[Component]) -> Iterator[str]:
-    """Say what is wrong with a component class, a sentence for each problem."""
+    """Return what is wrong with a component class, a sentence for each problem."""
     yield from _wrong_shape(cls)
     yield from _missing_docstrings(cls)
     yield from _unread_options(cls)
@@ -110,7 +110,7 @@ def _wrong_imports(cls: type[Component]) -> Iterator[str]:
 
 
 def _imported(node: ast.AST, *, on_import: bool) -> Iterator[str]:
-    """The top-level packages that a piece of source imports; with `on_import` only those its own import needs."""
+    """Return the top-level packages that a piece of source imports; with `on_import` only those imported on import."""
     for child in ast.iter_child_nodes(node):
         if on_import and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             continue

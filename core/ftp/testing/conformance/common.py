@@ -1,4 +1,4 @@
-"""What the checks of all kinds share: how a failure is said, and where a class is written."""
+"""What the checks of all kinds share: failures, and the source of a class."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ def own_classes(cls: type[Component]) -> list[type[Component]]:
 
 
 def source(module: str) -> ast.Module | None:
-    """Parse the file of a module that is imported already; None where there is none."""
+    """Parse the file of an imported module; None if there is none."""
     file = getattr(sys.modules.get(module), "__file__", None)
     return ast.parse(Path(file).read_bytes()) if file and file.endswith(".py") else None
 
 
 def sources(cls: type[Component]) -> list[ast.Module]:
-    """Parse the modules that the class and its parents are written in."""
+    """Parse the modules in which the class and its parents are defined."""
     trees = [source(module) for module in dict.fromkeys(of.__module__ for of in own_classes(cls))]
     return [tree for tree in trees if tree is not None]
 
 
 def pickled(component: Any) -> Any:
-    """Return what another process gets when a component is sent to it."""
+    """Return a component as another process receives it."""
     import pickle
 
     return pickle.loads(pickle.dumps(component))
 
 
 def attempt(cls: type[Component], call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """Call a method of a component; whatever it raises is a failure of the component."""
+    """Call a method of a component; any exception is a failure of the component."""
     try:
         return call(*arguments, **named)
     except Exception as error:  # whatever it is, it is what the author has to read
@@ -70,5 +70,5 @@ def short(value: object) -> str:
 
 
 def finite(value: object) -> bool:
-    """Whether a value is a finite number."""
+    """Return whether a value is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)

@@ -15,7 +15,7 @@ from ftp.types import Example, Message
 
 
 def check_curator(curator: Curator) -> None:
-    """Check that the ledger is told of every row that is taken out, moved or changed, and twice the same."""
+    """Check that every row removed, moved or changed is recorded in the ledger, and that results are repeatable."""
     cls = type(curator)
     orders = []
     for _ in range(2):
@@ -31,8 +31,10 @@ def check_curator(curator: Curator) -> None:
 
 
 def _corpus(directory: Path, roles: Sequence[str]) -> tuple[Corpus, Ledger]:
-    """Twelve rows of each role, one of them twice and one also in the eval set; 3 rows to watch and 3 held out."""
+    """Build a corpus with twelve training rows of each role, three validation rows and three eval rows.
 
+    One training row occurs twice and one is also in the eval set.
+    """
     ledger = Ledger()
 
     def part(name: str, role: str, numbers: Sequence[int]) -> list[Example]:

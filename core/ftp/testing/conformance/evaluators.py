@@ -87,7 +87,7 @@ def _evaluation_fault(found: Evaluation, examples: int) -> str | None:
 
 
 def _check_pairing(evaluator: Evaluator, view: EvalView, found: Evaluation) -> None:
-    """Scores follow their example and their model: turned round or swapped, they are the same ones elsewhere."""
+    """Check that scores follow their example and model: reversing or swapping the inputs moves the scores along."""
     turned = dataclasses.replace(
         view,
         examples=view.examples[::-1],

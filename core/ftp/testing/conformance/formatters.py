@@ -67,7 +67,7 @@ def _fault(example: Any, formatter: Formatter) -> str | None:
 
 
 def _column_names(formatter: Formatter) -> set[str]:
-    """What the formatter may look for in a row: texts among its options and in its source that look like a name."""
+    """Collect possible column names for the formatter from its options and from the texts in its source."""
     texts = {value for value in formatter.model_dump().values() if isinstance(value, str) and value}
     for tree in sources(type(formatter)):
         texts |= {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
@@ -75,7 +75,7 @@ def _column_names(formatter: Formatter) -> set[str]:
 
 
 def _spoiled(value: Any) -> Iterator[Any]:
-    """Every variant of a row with one place in it missing or wrong."""
+    """Yield every variant of a row with one value in it missing or wrong."""
     if isinstance(value, dict):
         for key in value:
             yield {other: item for other, item in value.items() if other != key}

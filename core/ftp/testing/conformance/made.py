@@ -1,4 +1,4 @@
-"""What shows of a component when one is made: its options come back from a recipe and from another process."""
+"""What an instance of a component reveals: its options survive a recipe and another process."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from ftp.types import RollBack, Stop, Warn
 
 
 def check_watcher(watcher: Watcher) -> None:
-    """Check that a watcher answers the same in a run in one piece and in one that was interrupted."""
+    """Check that a watcher answers the same in an uninterrupted run and in a resumed one."""
     plan: dict[str, Any] = {"event": "plan", "steps": 40, "rows": 80, "tokens_per_epoch": 900, "best_by": "loss"}
     before = [_validation(0), *map(_metric, range(1, 11)), _validation(10), {"event": "something new", "value": [1]}]
     after: list[dict[str, Any]] = [*map(_metric, range(11, 31)), _validation(20), _metric(31, loss=math.nan)]

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN…", type=click.Path(path_type=Path))
 @JSON
 def command(runs: tuple[Path, ...], as_json: bool) -> None:
-    """Compare the models of finished runs, each with the first, on the same examples.
+    """Compare the models of finished runs with the first one, on the same examples.
 
-    Refuses runs whose eval sets differ. Directories that `ftp eval` made are runs, too.
+    Runs whose eval sets differ are refused. Directories made by `ftp eval` are runs, too.
     """
     import json
     import sys

@@ -1,4 +1,4 @@
-"""Finished runs against each other, paired on the same examples."""
+"""Compare finished runs, paired on the same examples."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One metric of the tuned models of two runs. `metric` calls the first run's scores base, the other's tuned."""
+    """One metric of the tuned models of two runs. In `metric`, the first run's scores are base, the other's tuned."""
 
     first: Path
     other: Path
@@ -32,13 +32,13 @@ class Comparison:
 
 
 def compare(runs: Sequence[Path]) -> tuple[list[Comparison], list[str]]:
-    """Pair the tuned models of runs, each with the first, example by example; p-values are adjusted (Holm).
+    """Pair the tuned models of runs with the first run's, example by example; p-values are adjusted (Holm).
 
     Returns:
         The comparisons, and notes on what could not be compared, with the reason.
 
     Raises:
-        RunError: a run isn't finished, or an eval set holds other examples in one run than in another.
+        RunError: a run isn't finished, or an eval set has different examples in two runs.
     """
     first, *others = [finished(RunDirectory(run)) for run in runs]
     found: list[Comparison] = []
@@ -96,7 +96,7 @@ def _pairs(first: FinishedRun, other: FinishedRun) -> list[tuple[Comparison | No
 
 
 def _metrics(run: FinishedRun) -> dict[tuple[str, str, str], Metric]:
-    """By eval set, evaluator and name; the evaluator is numbered where a recipe has it more than once."""
+    """Return the metrics by eval set, evaluator and name; an evaluator that a recipe has more than once is numbered."""
     found: dict[tuple[str, str, str], Metric] = {}
     for evaluation in run.evaluations:
         for metric in evaluation.metrics:
@@ -114,7 +114,7 @@ def _sets(run: FinishedRun) -> dict[str, Examples]:
 
 
 def _order(name: str, first: FinishedRun, mine: Examples, other: FinishedRun, theirs: Examples) -> list[int]:
-    """Where in the other run's eval set each example of the first one is, by content.
+    """Return the position of each example of the first run in the other run's eval set, by content.
 
     Raises:
         RunError: how the sets differ.
@@ -149,7 +149,7 @@ def _content(example: Example) -> str:
 
 
 def _other_options(first: FinishedRun, other: FinishedRun) -> list[str]:
-    """The evaluators whose options are not the same in both runs; their figures are compared all the same."""
+    """Report the evaluators whose options differ between the runs; their metrics are compared anyway."""
     mine, theirs = _blocks(first), _blocks(other)
     notes = []
     for use in mine.keys() & theirs.keys():

@@ -1,4 +1,4 @@
-"""`ftp data`: what a recipe's rows become before a model sees them."""
+"""`ftp data`: what becomes of a recipe's rows before a model sees them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HTML = click.option("--html", "html", type=click.Path(path_type=Path), help="Wri
 
 @click.group("data")
 def command() -> None:
-    """Look at a recipe's data: every row's fate, duplicates, leaks, tokens. Loads no model."""
+    """Inspect a recipe's data: the fate of every row, duplicates, leaks, tokens. Loads no model."""
 
 
 @command.command("check")
@@ -37,7 +37,7 @@ def check(
     as_json: bool,
     html: Path | None,
 ) -> None:
-    """Run the whole data stage and say what became of the rows: totals, tokens, duplicates, leaks, examples."""
+    """Run the whole data stage and summarise it: totals, tokens, duplicates, leaks, examples."""
     from ftp_plugins.commands.data import preview_report
 
     checked, preview = _prepare(recipe, settings, files, without)
@@ -70,7 +70,7 @@ def show(
 ) -> None:
     """Show a row as the trainer sees it: the rendered template, token by token, trained or masked.
 
-    ROW is a row's id (file:line), or its number among the rows to train on, from 1.
+    ROW is a row's id (file:line), or its number among the training rows, from 1.
     """
     from ftp_plugins.commands.data import row_report
 
@@ -100,7 +100,7 @@ def why(
     without: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Tell the whole fate of a row, kept or not: where it is from, what was found on it, by whom, and why.
+    """Show the fate of a row, kept or not: its origin, the findings on it, and who dropped it and why.
 
     ROW is a row's id, file:line.
     """

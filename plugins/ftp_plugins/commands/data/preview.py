@@ -1,4 +1,4 @@
-"""The data stage by itself: what a run would train on and what became of every row, without a model."""
+"""The data stage on its own: what a run would train on and the fate of every row, without a model."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from ftp.stages.prepare_data import prepare_data, read_prepared
 from ftp.types import Example
 
 READS = ("data", "train", "model", "seed")
-"""The parts of a recipe that the data stage depends on, beside the evaluators that bring eval sets."""
+"""The parts of a recipe that the data stage depends on, besides the evaluators that bring eval sets."""
 
 
 @dataclass(frozen=True)
 class Preview:
-    """The rows of a recipe as its run would have them."""
+    """The rows of a recipe as they would be in its run."""
 
     directory: Path
     corpus: Corpus
     ledger: Ledger
 
     def parts(self) -> Iterator[tuple[str, Examples]]:
-        """The rows that are left, by split."""
+        """Return the remaining rows by split."""
         yield "train", self.corpus.train
         yield "validation", self.corpus.validation
         for name, examples in self.corpus.evals.items():
             yield f"eval:{name}", examples
 
     def find(self, id: str) -> tuple[str, Example] | None:
-        """A row that is left, by its id, with its split."""
+        """Return a remaining row and its split, by its id."""
         for split, examples in self.parts():
             ids = examples.column("id")
             if id in ids:
@@ -51,11 +51,12 @@ class Preview:
 def prepare_preview(
     recipe: Recipe, plugins: Plugins, file: Path, progress: Callable[[str], Callable[[int], None]]
 ) -> Preview:
-    """Run the data stage of a recipe, or take it from the cache where it was run on the same inputs.
+    """Run the data stage of a recipe, or take its result from the cache if it ran on the same inputs.
 
     Args:
         file: the recipe's file; the ids of rows name files relative to its directory.
-        progress: called with a title when something begins; returns what to call with the rows done since last.
+        progress: called with the title of each stage; returns a function to call with the rows done since the last
+        call.
 
     Raises:
         DataError: rows that can't be used, or that can't be trained on.

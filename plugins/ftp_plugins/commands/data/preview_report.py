@@ -1,4 +1,4 @@
-"""What `ftp data check` says: totals, tokens, what was found and dropped, with examples."""
+"""The report of `ftp data check`: totals, tokens, and examples of what was found and dropped."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 EXAMPLES = 3
-"""Examples shown of each finding and of each reason."""
+"""Examples shown for each finding and for each reason."""
 
 
 def summary(preview: Preview, recipe: Recipe) -> dict[str, Any]:
-    """Everything there is to say of a recipe's data, as plain values."""
+    """Summarise a recipe's data as plain values."""
     import pyarrow.compute as pc
 
     rows = preview.ledger.table()
@@ -56,7 +56,7 @@ def _example(id: str, other: str = "", score: float | None = None, detail: str =
 
 
 def _tokens(rows: Any) -> dict[str, Any] | None:
-    """Tokens of the rows to train on; None when nothing was tokenised."""
+    """Count the tokens of the training rows; None when nothing was tokenised."""
     import numpy as np
     import pyarrow.compute as pc
 
@@ -87,12 +87,12 @@ def _tokens(rows: Any) -> dict[str, Any] | None:
 
 
 def texts_of(preview: Preview, ids: Iterable[str]) -> dict[str, str]:
-    """The beginning of rows as they were read, kept or not, by id."""
+    """Return the beginning of rows as they were read, kept or not, by id."""
     return {example.id: _short(example) for example in read_rows(preview, ids)}
 
 
 def read_rows(preview: Preview, ids: Iterable[str]) -> Iterable[Example]:
-    """Rows as they were read, kept or not, by id."""
+    """Return rows as they were read, kept or not, by id."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -176,7 +176,7 @@ def _evidence(example: dict[str, Any]) -> str:
 
 
 def page(found: dict[str, Any]) -> str:
-    """The summary as one self-contained page."""
+    """Render the summary as a self-contained page."""
     from markupsafe import Markup
 
     from ftp_plugins.reporters.charts import row_steps, token_histogram

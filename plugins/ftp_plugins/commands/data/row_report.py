@@ -1,4 +1,4 @@
-"""What `ftp data show` and `ftp data why` say of one row."""
+"""The reports of `ftp data show` and `ftp data why` on one row."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ftp_plugins.commands.data.preview_report import read_rows
 
 
 def tokens_of(recipe: Recipe, preview: Preview, row: str) -> dict[str, Any]:
-    """A row token by token, as training sees it.
+    """Return a row token by token, as training sees it.
 
     Args:
-        row: its id, or its number among the rows to train on, from 1.
+        row: its id, or its number among the training rows, from 1.
 
     Raises:
         DataError: there is no such row, or no tokenizer to read it with.
@@ -71,7 +71,7 @@ def _entry(preview: Preview, row: str) -> dict[str, Any]:
 
 
 def fate(preview: Preview, row: str) -> dict[str, Any]:
-    """Everything that is known of a row: where it is from, how it was read, what was found, what became of it.
+    """Return everything that is known about a row: origin, content, findings and fate.
 
     Raises:
         DataError: there is no such row.
@@ -107,7 +107,7 @@ def show_fate(found: dict[str, Any]) -> None:
 
 
 def _fate_lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Put the fate of a row into lines, each with what it is about."""
+    """Yield the fate of a row as lines, each with its subject."""
     yield "row", found["id"]
     yield "read from", f"{found['source']}, line {found['line']}, {found['role']}"
     if found["read"]:
@@ -160,12 +160,12 @@ def headline(found: dict[str, Any]) -> str:
 
 
 def visible(text: str) -> str:
-    """Token text with line breaks and tabs to see."""
+    """Make line breaks and tabs in a token's text visible."""
     return text.replace("\n", "↵").replace("\t", "⇥").replace("\r", "␍")
 
 
 def runs(tokens: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Neighbouring tokens of one state together."""
+    """Group neighbouring tokens of the same state."""
     found: list[tuple[str, list[dict[str, Any]]]] = []
     for token in tokens:
         if not found or found[-1][0] != token["state"]:
@@ -175,7 +175,7 @@ def runs(tokens: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]
 
 
 def page(found: dict[str, Any]) -> str:
-    """The row as one self-contained page."""
+    """Render the row as a self-contained page."""
     from ftp_plugins.reporters.html import render_page
 
     for token in found["tokens"]:

@@ -32,8 +32,8 @@ def command(
 ) -> None:
     """Evaluate a trained model again: MODEL is a run, or a model directory. Nothing is trained.
 
-    With -e the `evaluate:`, `answers:`, `report:` and eval sets of another recipe are taken. A model directory needs
-    that; it is compared with the recipe's own model. What is found goes into a new directory, evals/ below the run or
+    With -e, the `evaluate:`, `answers:`, `report:` and eval sets of another recipe are used. A model directory requires
+    it, and is compared with that recipe's base model. The results go into a new directory, evals/ below the run or
     below --runs. Answers that the same model gave before are not generated again.
     """
     from ftp.cli.run import quiet_libraries, tell

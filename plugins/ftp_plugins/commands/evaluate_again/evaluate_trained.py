@@ -1,4 +1,4 @@
-"""Evaluation without training: the model of an old run again, or any model directory."""
+"""Evaluation without training, of an earlier run's model or of any model directory."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from ftp.types import FinishedRun, LoadedModel
 def evaluate_again(
     target: Path, asked: Recipe | None, file: Path | None, root: Path, plugins: Plugins, progress: Progress
 ) -> FinishedRun:
-    """Evaluate a model that is trained already; the result is a directory of its own, `evals/<time>/`.
+    """Evaluate a trained model; the result is a directory of its own, `evals/<time>/`.
 
     Args:
         target: a run, or the directory of a model or an adapter in Hugging Face's layout.
-        asked: the recipe whose `evaluate:`, `answers:`, `report:` and eval sets are taken; None for those of the run.
-            For a model directory it also says what the base model is.
-        file: where that recipe was read from.
-        root: where the result goes for a model directory; that of a run goes below the run.
+        asked: the recipe whose `evaluate:`, `answers:`, `report:` and eval sets are used; None for those of the run.
+            For a model directory it also defines the base model.
+        file: the file of that recipe.
+        root: directory for the result of a model directory; that of a run goes below the run.
 
     Raises:
         RunError: the target is neither, or a run without a trained model, or of another base model.
-        ModelError: the trained weights can't be put into the base model.
+        ModelError: the trained weights don't fit the base model.
     """
     if (target / "run.lock.json").is_file():
         return _Run(target, asked, file, plugins, progress).do()
@@ -53,7 +53,7 @@ def evaluate_again(
 
 
 class _Again:
-    """What both have in common."""
+    """The steps common to runs and model directories."""
 
     asked: Recipe
     evals: dict[str, Examples]
@@ -85,7 +85,7 @@ class _Again:
         raise NotImplementedError
 
     def models(self) -> Iterator[tuple[str, LoadedModel, Path | None]]:
-        """The base and the tuned model, one at a time, and where the trained weights in it lie."""
+        """Yield the base and the tuned model, one at a time, and the directory of its trained weights."""
         raise NotImplementedError
 
     def note(self, text: str) -> None:
@@ -117,7 +117,7 @@ class _Again:
 
 
 class _Run(_Again):
-    """The model of a run: base model, adapter and training are the run's."""
+    """The model of a run: base model, adapter and training data are the run's."""
 
     def __init__(
         self, run: Path, asked: Recipe | None, file: Path | None, plugins: Plugins, progress: Progress
@@ -147,7 +147,7 @@ class _Run(_Again):
         return ledger
 
     def leaks(self) -> set[str]:
-        """The eval rows that are like a row of the training, as the curators that guard eval sets find them."""
+        """Return the eval rows similar to a training row, as found by the curators that guard eval sets."""
         train, validation = (read_examples(self.run / "data" / f"{part}.arrow") for part in ("train", "validation"))
         lines: dict[str, set[int]] = {}
         for id in (*train.column("id"), *validation.column("id")):
@@ -182,7 +182,7 @@ class _Run(_Again):
 
 
 class _Directory(_Again):
-    """A model directory against the base model of a recipe."""
+    """A model directory, compared with the base model of a recipe."""
 
     def __init__(
         self, target: Path, asked: Recipe, file: Path, root: Path, plugins: Plugins, progress: Progress
@@ -220,5 +220,5 @@ class _Directory(_Again):
 
 
 def _evals_alone(whole: Recipe) -> Data:
-    """The data block of a recipe with nothing but its eval sets."""
+    """Return the data block of a recipe with only its eval sets."""
     return whole.data.model_copy(update={"train": [], "validation": None, "curate": []})

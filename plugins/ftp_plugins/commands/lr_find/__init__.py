@@ -11,9 +11,9 @@ import click
 from ftp.cli.options import JSON, RECIPE, SET, load_plugins, load_recipe, plugin_options
 
 RANGE = (5e-5, 2e-4)
-"""Taken for an adapter that knows no range of its own."""
+"""The range for an adapter without a range of its own."""
 BELOW, ABOVE = 10, 500
-"""How far beyond the usual rates the test goes where nothing else is said; upwards the loss ends it."""
+"""How far the test goes beyond the usual rates by default; the loss ends it at the upper end."""
 SHOWN = 15
 """Lines of the curve in the terminal."""
 
@@ -38,10 +38,10 @@ def command(
     low: float | None,
     high: float | None,
 ) -> None:
-    """Find a learning rate: a few real steps with a rising rate, and what the loss makes of it. Keeps nothing of them.
+    """Find a learning rate with a few real steps at a rising rate. The weights are discarded.
 
-    The rate grows from --low to --high (default: from a tenth of the usual rates of the adapter to 500 times them),
-    and the test ends early where the loss goes up (Smith 2017, arXiv:1506.01186).
+    The rate grows from --low to --high (default: from a tenth of the adapter's usual rates to 500 times them),
+    and the test ends early when the loss diverges (Smith 2017, arXiv:1506.01186).
     """
     from ftp.cli.run import quiet_libraries
     from ftp.cli.show import show
@@ -81,7 +81,7 @@ def command(
 
 
 def headline(found: dict[str, Any]) -> str:
-    """The suggestion, or that there is none, with the reason."""
+    """Return the suggestion, or that there is none, with the reason."""
     from ftp.recipe.checks import rate_shown
 
     rate = found["suggestion"]
@@ -89,7 +89,7 @@ def headline(found: dict[str, Any]) -> str:
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """The curve in a few lines, the suggestion, and how it lies to the usual rates."""
+    """Return the curve in a few lines, the suggestion, and how it compares with the usual rates."""
     from ftp.recipe.checks import rate_shown
 
     rates, smoothed = found["rates"], found["smoothed"]

@@ -10,7 +10,7 @@ from ftp_plugins.reporters.charts import INK, TRAIN, VALIDATION, drawn
 
 
 def page(found: Mapping[str, Any], headline: str) -> str:
-    """The curve and the suggestion as one self-contained page; `found` is what `ftp lr-find --json` prints."""
+    """Render the curve and the suggestion as a self-contained page; `found` is what `ftp lr-find --json` prints."""
     from markupsafe import Markup
 
     from ftp_plugins.reporters.html import render_page
@@ -19,7 +19,7 @@ def page(found: Mapping[str, Any], headline: str) -> str:
 
 
 def rate_curve(found: Mapping[str, Any]) -> str:
-    """The loss of a range test over the learning rate, as an SVG.
+    """Draw the loss of a range test over the learning rate, as an SVG.
 
     Args:
         found: `rates`, `losses`, `smoothed`, `start`, `suggestion`; and `usual`, a pair of rates or None.
