@@ -140,8 +140,10 @@ class Pairwise(JudgeOptions, ftp.BringsEvals):
 
 
 def _metric(pairs: Sequence[Pair]) -> ftp.Metric:
-    """Return the win rate of each model. Their difference is that of the shares of wins, so ties need no halves
-    there."""
+    """Return the win rate of each model.
+
+    Their difference is that of the shares of wins, so ties need no halves there.
+    """
     scores = [pair.score for pair in pairs]
     scored = [score for score in scores if math.isfinite(score)]
     wins = ftp.paired_metric("win_rate", [float(s == 0) for s in scored], [float(s == 1) for s in scored])

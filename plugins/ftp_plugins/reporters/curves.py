@@ -96,8 +96,10 @@ def _plain_line(line: Points, axes: Any) -> None:
 
 
 def happenings(events: Events) -> list[dict[str, Any]]:
-    """Return the events of the training in words and in order: watchers' decisions, roll-backs, resumes, the step
-    kept."""
+    """Return the events of the training in words and in order.
+
+    They are watchers' decisions, roll-backs, resumes, and the step that was kept.
+    """
     found = []
     for event in last_training(events):
         step = event.get("step")

@@ -45,8 +45,10 @@ def panel(evaluation: ftp.Evaluation) -> list[dict[str, Any]]:
 
 
 def shown(name: str, value: Any) -> str:
-    """Format a value of the panel by its name: a share as a percentage, a count as an integer, a cost to four
-    decimals."""
+    """Format a value of the panel by its name.
+
+    A share becomes a percentage, a count an integer, a cost has four decimals.
+    """
     if isinstance(value, str) or not math.isfinite(value):
         return str(value)
     if name in SHARES:

@@ -497,7 +497,7 @@ class Bad(ftp.Formatter):
 }
 
 CURATORS = {
-    "curate removed train-domain.jsonl:1 from train and didn't record it in the ledger": '''
+    "curate removed train-domain.jsonl:1 from train without recording it": '''
 class Bad(ftp.Curator):
     """Bad."""
     def curate(self, corpus, ledger):
@@ -529,7 +529,7 @@ class Bad(ftp.Curator):
     def curate(self, corpus, ledger):
         return dataclasses.replace(corpus, train=corpus.evals["heldout"])
 ''',
-    "curate changed a row of train and didn't record it in the ledger: ledger.mask(id, by=…, reason=…).": '''
+    "curate changed a row of train without recording it: ledger.mask(id, by=…, reason=…).": '''
 class Bad(ftp.Curator):
     """Bad."""
     def curate(self, corpus, ledger):
@@ -543,7 +543,7 @@ class Bad(ftp.Curator):
         ledger.move(corpus.train[0].id, "validation")
         return corpus
 ''',
-    "curate removed train-domain.jsonl:1 from train and didn't record it in the ledger: ledger.drop": '''
+    "curate removed train-domain.jsonl:1 from train without recording it: ledger.drop": '''
 class Bad(ftp.Curator):
     """Bad."""
     def curate(self, corpus, ledger):

@@ -91,8 +91,8 @@ class Checkpoints:
             before = self.last()
             kept = f"the last one, {before}, is kept" if before else "there is no earlier one"
             raise ModelError(
-                f"{target}: the checkpoint can't be written: {_first_line(error)}; {kept}. Free some space and continue "
-                f"with `ftp resume {self.directory.parent}`"
+                f"{target}: the checkpoint can't be written: {_first_line(error)}; {kept}. Free some space and "
+                f"continue with `ftp resume {self.directory.parent}`"
             ) from error
 
     def keep_only(self, step: int, best_step: int) -> None:

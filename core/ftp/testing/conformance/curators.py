@@ -73,7 +73,7 @@ def _curated_wrongly(before: Corpus, after: Any, ledger: Ledger) -> str | None:
         if any(row.id not in known[name] for row in rows):
             return f"put a row into {name} that was not there"
         if any(row != known[name][row.id] and ledger.row(row.id)["fate"] != "masked" for row in rows):
-            return f"changed a row of {name} and didn't record it in the ledger: ledger.mask(id, by=…, reason=…)"
+            return f"changed a row of {name} without recording it: ledger.mask(id, by=…, reason=…)"
     return None
 
 
@@ -90,7 +90,7 @@ def _ledger_fault(before: Corpus, after: Corpus, ledger: Ledger, directory: Path
             if split != name and example.id in kept[name]:
                 return f"recorded in the ledger that {example.id} is moved to {split} and left it in {name}"
             if example.id not in kept.get(split, ()) and not dropped:
-                return f"removed {example.id} from {name} and didn't record it in the ledger: ledger.drop(id, by=…, reason=…)"
+                return f"removed {example.id} from {name} without recording it: ledger.drop(id, by=…, reason=…)"
             if example.id in kept[name] and dropped:
                 return f"recorded in the ledger that {example.id} is dropped and left it in {name}"
             if dropped and not (entry["by"] and entry["reason"]):

@@ -26,9 +26,7 @@ SHOWN = 15
 @click.option("--html", type=click.Path(path_type=Path), help="Also write a page with the curve to this file.")
 @click.option("--steps", type=click.IntRange(min=10), default=60, show_default=True, help="Optimizer steps to take.")
 @click.option("--low", type=click.FloatRange(min=0, min_open=True), help="The first rate.")
-@click.option(
-    "--high", type=click.FloatRange(min=0, min_open=True), help="The last rate, unless the loss diverges first."
-)
+@click.option("--high", type=click.FloatRange(min=0, min_open=True), help="The last rate, unless the loss diverges.")
 def command(
     recipe: Path,
     settings: tuple[str, ...],
