@@ -69,7 +69,7 @@ def run(
         # As they were written: what was read again is equal, but an integer may have become a float.
         inputs = inputs_of(directory.read_json("run.lock.json"))
         if directory.is_done("report", inputs):
-            progress.note(f"This recipe was run already, on the same inputs: {directory.path}. --new runs it again.")
+            progress.note(f"This recipe has been run on the same inputs: {directory.path}. --new runs it again.")
         else:
             _Work(recipe, plugins, file, directory, inputs, progress).do()
     return finished(directory)
@@ -102,7 +102,7 @@ def resume(
         if found:
             accept(directory, lock, found)
         if file.is_file() and file.read_text(errors="replace") != (directory.path / "recipe.yaml").read_text():
-            progress.note(f"{file} has changed since; the run goes on with the recipe that it began with.")
+            progress.note(f"{file} has changed since; the run continues with the recipe that it began with.")
         if lock["hardware"] != recorded["hardware"]:
             progress.note("This run began on another machine or another Python: losses may differ in the last digits.")
         inputs = inputs_of(directory.read_json("run.lock.json"))
@@ -123,10 +123,10 @@ def _note_unfinished(directory: RunDirectory | None, lock: Mapping[str, Any], pr
     if directory is not None:
         found = changes(directory.read_json("run.lock.json"), lock)
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-        why = f"{found[0]}{more}" if found else "it went on with changed inputs"
+        why = f"{found[0]}{more}" if found else "it was resumed with changed inputs"
         progress.note(
-            f"A new run begins. There is an unfinished one of this name, made from something else ({why}); "
-            f"`ftp resume {directory.path}` goes on with that one."
+            f"A new run begins. There is an unfinished one of this name with other inputs ({why}); "
+            f"`ftp resume {directory.path}` resumes it."
         )
 
 
@@ -232,7 +232,7 @@ class _Work:
             restored = adapter.restore(loaded, self.directory.path / "model")
             if restored is not None:
                 return restored
-            self.progress.note(f"'{adapter.used_as}' can't be restored from disk, so training is done again.")
+            self.progress.note(f"'{adapter.used_as}' can't be restored from disk, so training is repeated.")
         self.progress.stage("Training")
         loaded = apply_adapter(self.recipe, loaded, self.note)
         checkpoints = self.directory.path / "checkpoints"

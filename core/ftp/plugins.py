@@ -122,7 +122,7 @@ def load(files: Sequence[Path] = (), without: Sequence[str] = ()) -> Plugins:
         plugin = Plugin(name, entry.dist.version if entry.dist else "")
         found.append(plugin)
         if name in disabled:
-            plugin.disabled, plugin.error = True, "kept out by --no-plugin or FTP_PLUGINS_DISABLED"
+            plugin.disabled, plugin.error = True, "disabled by --no-plugin or FTP_PLUGINS_DISABLED"
             continue
         _register(manager, plugin, entry.load)
     for file in dict.fromkeys(files):
@@ -167,10 +167,10 @@ def _offered(manager: pluggy.PluginManager, plugins: Mapping[str, Plugin]) -> It
 
 def _way_out(first: Plugin, second: Plugin) -> str:
     if not second.name.startswith("file:"):
-        return f"keep one out: --no-plugin {second.name}"
+        return f"disable one: --no-plugin {second.name}"
     if first.name.startswith("file:"):
         return "rename one of them"
-    return f"rename yours, or keep the other out: --no-plugin {first.name}"
+    return f"rename yours, or disable the other: --no-plugin {first.name}"
 
 
 def _register(manager: pluggy.PluginManager, plugin: Plugin, load: Callable[[], object]) -> None:

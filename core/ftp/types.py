@@ -180,7 +180,7 @@ class TrainResult:
     steps: int
     best_step: int
     trained_tokens: int
-    """Tokens that carried loss, over all epochs."""
+    """Trained tokens, over all epochs."""
     seconds: float
     trainable_parameters: int
     total_parameters: int

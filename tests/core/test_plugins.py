@@ -172,7 +172,7 @@ def test_a_clash_names_both(ftp_install):
     ftp_install("acme-two", HOUSE)
     assert plugins.load().clashes == [
         "evaluators 'house' is offered by both acme-one:acme-one and acme-two:acme-two; "
-        "keep one out: --no-plugin acme-two:acme-two"
+        "disable one: --no-plugin acme-two:acme-two"
     ]
     assert plugins.load(without=["acme-two:acme-two"]).clashes == []
 
@@ -187,7 +187,7 @@ def test_a_clash_of_files(ftp_install, tmp_path):
     ftp_install("acme-evals", HOUSE)
     assert plugins.load(files=[tmp_path / "one.py"]).clashes == [
         f"evaluators 'house' is offered by both acme-evals:acme-evals and file:{tmp_path}/one.py; "
-        "rename yours, or keep the other out: --no-plugin acme-evals:acme-evals"
+        "rename yours, or disable the other: --no-plugin acme-evals:acme-evals"
     ]
 
 
@@ -202,7 +202,7 @@ def test_kept_out(ftp_install, monkeypatch, spelling):
         assert "house" not in found.offers("evaluators")
         (kept_out,) = [plugin for plugin in found.plugins if plugin.disabled]
         assert kept_out.name == "acme-evals:Evals"
-        assert kept_out.error == "kept out by --no-plugin or FTP_PLUGINS_DISABLED"
+        assert kept_out.error == "disabled by --no-plugin or FTP_PLUGINS_DISABLED"
         assert found.broken() == []
 
 

@@ -281,8 +281,8 @@ def test_modules_that_train_whole_are_saved_and_restored(request, tmp_path, kind
     [
         (LoRA(modules_to_save=["lm_haed"]), r"has no module 'lm_haed'; did you mean 'lm_head'\?"),
         (LoRA(modules_to_save=["q_proj"]), "gets an adapter as one of all-linear"),
-        (QLoRA(modules_to_save=["q_proj"], targets=["k_proj"]), "is quantised and can't train whole"),
-        (LoRA(experts=True), "has no experts; take `experts` out"),
+        (QLoRA(modules_to_save=["q_proj"], targets=["k_proj"]), "is quantised and can't be trained in full"),
+        (LoRA(experts=True), "has no experts; remove `experts`"),
     ],
 )
 def test_modules_are_checked_before_loading(untied, adapter, message):
@@ -387,7 +387,7 @@ def test_every_way_to_tokenise_knows_new_tokens(untied, text):
 @pytest.mark.parametrize("part", ["load", "load_tokenizer"])
 def test_a_new_token_that_is_there_already_is_an_error(untied, part):
     loader = HuggingFace(id=str(untied), device="cpu", new_tokens=["<|tool|>", "<|im_end|>"])
-    with pytest.raises(ModelError, match=r"new_tokens: '<\|im_end\|>' is in the vocabulary already, as 2; take it out"):
+    with pytest.raises(ModelError, match=r"new_tokens: '<\|im_end\|>' is in the vocabulary already, as 2; remove it"):
         loader.load(loader.describe()) if part == "load" else loader.load_tokenizer()
 
 

@@ -34,7 +34,7 @@ BAD = {
     "mix that says nothing": (
         "  validation:",
         "  curate: [{use: mix, cap: 5}, {use: mix}]\n  validation:",
-        ["r.yaml:7:32: data.curate.1: says nothing to do; give replay, shares, weights, temperature or cap; "
+        ["r.yaml:7:32: data.curate.1: has nothing to do; set replay, shares, weights, temperature or cap; "
          'got {"use": "mix"}'],
     ),
     "replay alone": (

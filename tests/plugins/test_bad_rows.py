@@ -34,7 +34,7 @@ class EveryKind(ftp.Trainer):
 @ftp.hookimpl
 def ftp_trainers(): return {"every_kind": EveryKind}
 """
-MEND = "Mend these, or set `on_bad_row: drop` on the source to drop bad rows into the ledger."
+MEND = "Fix these rows, or set `on_bad_row: drop` on the source to drop bad rows and record them in the ledger."
 GOOD = b'{"instruction": "a", "response": "b"}\n'
 
 
@@ -107,7 +107,7 @@ BAD_ROWS = {
     "both answers are one": ("a.jsonl", "preference", PAIR + line(prompt="a", chosen="b", rejected="b\n"), "2: "
         "'chosen' and 'rejected': are the same"),
     "no prompt": ("a.jsonl", "preference", line(chosen="b", rejected="c"), "1: 'prompt': there is none, and 'chosen' "
-        "and 'rejected' are no whole conversations that hold it"),
+        "and 'rejected' are not whole conversations that contain it"),
     "other first turns": ("a.jsonl", "preference", line(chosen=[ASK, SAY], rejected=[{**ASK, "content": "A"}, NO]),
         "1: 'chosen' and 'rejected': differ before their last turn; they must be two answers to the same turns"),
     "a whole conversation against an answer": ("a.jsonl", "preference", line(prompt="a", chosen=[ASK, SAY],
@@ -145,7 +145,7 @@ BAD_ROWS = {
     "a tool too many": ("a.jsonl", "messages", calling(tool(), tool()), "1: 'messages' turn 4: a tool's turn must "
         "follow the assistant's call that it answers"),
     "an unknown call": ("a.jsonl", "messages", calling(tool(tool_call_id="call_1"), SAY), "1: 'messages' turn 3: "
-        "'tool_call_id' 'call_1' is no call that waits for an answer; known: c1"),
+        "'tool_call_id' 'call_1' is not a call that waits for an answer; known: c1"),
     "arguments that are no JSON": ("a.jsonl", "messages", calling(arguments="city=Paris"), "1: 'messages' turn 2 call "
         "1 'arguments': not valid JSON"),
     "arguments in a list": ("a.jsonl", "messages", calling(arguments='["Paris"]'), "1: 'messages' turn 2 call 1: "
@@ -154,7 +154,7 @@ BAD_ROWS = {
         "turn 2 'tool_calls': holds a value that JSON can't (a date, bytes, NaN, half a character)"),
     "a call without a name": ("a.jsonl", "messages", line(messages=[ASK, {"role": "assistant", "tool_calls": [
         {"function": {"arguments": "{}"}}]}]),
-        "1: 'messages' turn 2 call 1: 'name' of the function is missing or no text"),
+        "1: 'messages' turn 2 call 1: 'name' of the function is missing or not text"),
     "a call of the old form": ("a.jsonl", "messages", line(messages=[ASK, {"role": "assistant", "content": None,
         "function_call": {"name": "f", "arguments": "{}"}}]), "1: 'messages' turn 2: 'function_call' is OpenAI's old "
         "form and not read; write it as 'tool_calls'"),
@@ -165,7 +165,7 @@ BAD_ROWS = {
     "tools that are no list": ("a.jsonl", "messages", line(messages=[ASK, SAY], tools='{"name": "f"}'), "1: 'tools': a "
         "list of tools is needed, or its JSON text"),
     "a tool without a name": ("a.jsonl", "messages", line(messages=[ASK, SAY], tools=[{"type": "function", "function":
-        {"description": "d"}}]), "1: 'tools' tool 1: 'name' of the function is missing or no text"),
+        {"description": "d"}}]), "1: 'tools' tool 1: 'name' of the function is missing or not text"),
     "a ShareGPT call that is no JSON": ("a.jsonl", "sharegpt", line(conversations=[{"from": "human", "value": "a"},
         {"from": "function_call", "value": "f(1)"}]), "1: 'conversations' turn 2 'value': not valid JSON"),
     "an observation of nothing": ("a.jsonl", "sharegpt", line(conversations=[{"from": "human", "value": "a"},
@@ -179,7 +179,7 @@ BAD_ROWS = {
     "train and weight at odds": ("a.jsonl", "messages", flagged(train=True, weight=0), "1: 'messages' turn 2: 'train' "
         "and 'weight' say different things"),
     "nothing to train": ("a.jsonl", "messages", flagged(train=False), "1: 'messages': every assistant's turn is left "
-        "out of training; nothing is to be learnt"),
+        "out of training; there is nothing to learn"),
     "the user to be trained": ("a.jsonl", "messages", line(messages=[{**ASK, "train": True}, SAY]),
         "1: 'messages' turn 1: 'train' asks to train the user's turn; only the assistant's are trained"),
     # --- a format found by the data, and a bad row behind the rows that it was found by
@@ -200,8 +200,8 @@ UNDECIDED = {
         "rows have: question, answer"),
     "two kinds of row": (GOOD + line(text="a"), "no format fits all rows; instruct fits best, but not row 2: "
         "'instruction': missing column; known: text (fit of the first 2 rows: instruct 1, text 1)"),
-    "no row": (b"\n", "there is no row to tell the format by; name the format"),
-    "broken lines alone": (b"{\n[]\n", "there is no row to tell the format by; name the format"),
+    "no row": (b"\n", "there is no row to detect the format from; name the format"),
+    "broken lines alone": (b"{\n[]\n", "there is no row to detect the format from; name the format"),
 }  # fmt: skip
 
 

@@ -226,7 +226,7 @@ def test_a_checkpoint_that_cant_be_written_leaves_the_one_before(kept, failure):
         failure()
     said = str(caught.value)
     assert "step-00000006: the checkpoint can't be written: " in said and "step-00000003, is kept" in said
-    assert said.endswith(f"Make room and go on with `ftp resume {kept.directory.parent}`")
+    assert said.endswith(f"Free some space and continue with `ftp resume {kept.directory.parent}`")
     assert [path.name for path in kept.directory.iterdir()] == ["step-00000003"]
 
 

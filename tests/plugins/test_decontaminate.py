@@ -252,7 +252,7 @@ def test_fail_names_the_rows(curate):
     with pytest.raises(DataError) as caught:
         curate([*filler(2), *[talk(QUESTION, ANSWER)] * 30], [talk(QUESTION, ANSWER)], policy="fail")
     problems = caught.value.problems
-    assert problems[0] == "Decontaminate: 30 rows are in the eval sets too"
+    assert problems[0] == "Decontaminate: 30 rows are also in the eval sets"
     assert problems[1].startswith("train:3 ~ heldout:1 (heldout): 100%, ")
     assert problems[21] == "… and 10 more"
     assert "policy: drop" in problems[22]
@@ -555,7 +555,7 @@ def test_the_judge_under_policy_fail(curate, server):
     judge, answers, _ = server
     answers[REWORDED] = "yes"
     with pytest.raises(
-        DataError, match=r"(?s)1 row is in the eval sets too.*train:3 ~ heldout:1 \(heldout\): reworded"
+        DataError, match=r"(?s)1 row is also in the eval sets.*train:3 ~ heldout:1 \(heldout\): reworded"
     ):
         curate([*filler(2), talk(REWORDED, "36")], [talk(QUESTION, ANSWER)], judge=judge, policy="fail")
 

@@ -30,5 +30,5 @@ def test_a_clash_with_a_built_in_one(ftp_install):
     ftp_install("acme-evals", HOUSE.replace('"house"', '"rouge"'))
     assert plugins.load().clashes == [
         "evaluators 'rouge' is offered by both ftp-finetune:evaluators and acme-evals:acme-evals; "
-        "keep one out: --no-plugin acme-evals:acme-evals"
+        "disable one: --no-plugin acme-evals:acme-evals"
     ]

@@ -115,7 +115,7 @@ def test_a_recipe_is_checked(ftp_recipe, text):
         ([0.5, 0.6, 0.4, 0.5], "forgot: the loss went up by +0.500 nats per token [+0.370, +0.630]"),
         ([-0.5, -0.6, -0.4, -0.5], "no evidence of forgetting: the loss went down, -0.500 nats per token"),
         # deviation 0.4546, error 0.2273; t(3): 3.182 + 0.978
-        ([0.5, -0.5, 0.4, 0.0], "no evidence of forgetting (n=4 is too small to see less than 0.95)"),
+        ([0.5, -0.5, 0.4, 0.0], "no evidence of forgetting (n=4 is too small to detect less than 0.95)"),
         ([0.5], "no evidence of forgetting (too little for an interval)"),
     ],
 )
@@ -217,7 +217,7 @@ def test_an_eval_set_of_the_same_name_is_refused(ftp_recipe, ftp_tiny_model, tex
         evaluate=[{"use": "loss"}, {"use": "forgetting", "text": "general.txt"}],
     )
     said = str(ftp("run", file, "--runs", tmp_path / "runs").exception)
-    assert said == "data.evals.general-text: an evaluator brings an eval set of this name; call yours otherwise"
+    assert said == "data.evals.general-text: an evaluator brings an eval set of this name; give yours another name"
     twice = ftp_recipe(
         model={"use": "huggingface", "id": str(ftp_tiny_model), "device": "cpu"},
         evaluate=[{"use": "loss"}, *[{"use": "forgetting", "text": "general.txt", "window": n} for n in (50, 90)]],

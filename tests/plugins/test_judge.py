@@ -135,13 +135,13 @@ def test_options_that_make_no_sense(options, what):
         ({"replay": True, "price_per_million_input": 1},
          "price_per_million_input, price_per_million_output: give both or none"),
         ({"replay": True, "max_cost": 1, "price_per_million_input": 1, "price_per_million_output": 1},
-         "max_cost: needs max_tokens or max_completion_tokens, so that no call can cost more than foreseen"),
+         "max_cost: needs max_tokens or max_completion_tokens, so that the cost of a call is limited"),
         ({"replay": True, "max_tokens": 1, "max_completion_tokens": 1},
-         "max_tokens, max_completion_tokens: are one thing under two names; give one of them"),
+         "max_tokens, max_completion_tokens: are the same option under two names; give one of them"),
         ({"replay": True, "calibrate": "/no/gold.jsonl"}, "calibrate: /no/gold.jsonl: no such file"),
         ({"replay": True, "rubric": "/no/rubric.yaml"}, "rubric: /no/rubric.yaml: No such file or directory"),
         ({"provider": "local", "base_url": "http://localhost:1/v1"},
-         "base_url: is for a server; take it out with `provider: local`"),
+         "base_url: is for a server; remove it with `provider: local`"),
     ],
 )  # fmt: skip
 def test_what_is_missing_is_said_before_the_run(options, problem):
@@ -468,7 +468,7 @@ def test_calls_without_usage_count_at_their_most(view):
     with serving(lambda request: grade_by_words(request)._replace(usage=None)) as server:
         found = judge(server, **priced).evaluate(view())
     assert found.panel["cost"] > 12 * 1000e-6
-    assert "the server gave no usage for 12 calls; they count at the most they can have cost" in found.notes
+    assert "the server gave no usage for 12 calls; they are counted at their maximum possible cost" in found.notes
 
 
 # --- the instrument

@@ -241,7 +241,7 @@ def test_lr_find_prints_a_suggestion_writes_a_page_and_keeps_no_run(ftp, ftp_rec
     assert result.code == 0, result.err
     assert re.search(r"^suggestion \d(\.\d)?e-\d: .*fastai", result.out, re.MULTILINE)
     assert "the usual 5e-6 to 2e-5 of 'full'" in result.out
-    assert "the recipe says 1e-4; the weights are as they were" in result.out
+    assert "the recipe says 1e-4; the weights are unchanged" in result.out
     assert result.out.splitlines()[-1] == "rate.html"
     page = (tmp_path / "rate.html").read_text()
     assert "<svg" in page and "suggestion" in page
@@ -265,7 +265,7 @@ def test_lr_find_as_json(ftp, ftp_recipe, ftp_tiny_model):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--low", "1", "--high", "1"], "the rate has to rise"),
+        (["--low", "1", "--high", "1"], "the rate must rise"),
         (["--low", "0"], "not in the range"),
         (["--steps", "3"], "not in the range"),
     ],

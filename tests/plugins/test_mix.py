@@ -237,7 +237,7 @@ def test_a_path_is_found_however_it_is_written(mix_sources):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "says nothing to do; give replay, shares, weights, temperature or cap"),
+        ({}, "has nothing to do; set replay, shares, weights, temperature or cap"),
         ({"shares": {"a": 0.1}, "weights": {"a": 1}}, "shares and weights contradict each other; give one of them"),
         ({"replay": 0.1, "temperature": 2}, "replay and temperature contradict each other"),
         ({"shares": {"a": 0.7, "b": "50%"}}, "the shares add up to 120.00%; 100% is the most"),

@@ -65,7 +65,7 @@ def test_a_judge_that_always_prefers_the_first_ends_at_a_half(ftp_answers):
     assert metric.tuned == metric.base == 0.5 and set(metric.tuned_scores) == {0.5}
     assert panel["order consistency"] == 0 and panel["win rate"] == 0.5
     assert "order consistency 0.0% (0.0% to" in " ".join(found.notes)
-    assert panel["order flag"] == "may go by position"
+    assert panel["order flag"] == "may favour a position"
     assert metric.difference.low <= 0 <= metric.difference.high
 
 
@@ -73,7 +73,7 @@ def test_a_judge_that_prefers_the_longer_is_flagged(ftp_answers):
     found, _, panel = evaluated(ftp_answers(ROWS), longer)
     assert panel["longer answer wins"] == 1 and panel["length correlation"] > 0.8
     assert panel["length flag"] == "may prefer longer answers" and "order flag" not in panel
-    assert any("at 65% or above the judge may go by length" in note for note in found.notes)
+    assert any("at 65% or above the judge may favour length" in note for note in found.notes)
     # also where the tuned model's answer is always the longer one, and so always wins
     rows = [(f"q{n}", "r", "word", "word " * (n + 2)) for n in range(10)]
     _, metric, panel = evaluated(ftp_answers(rows), longer)
@@ -99,7 +99,7 @@ def test_the_same_answer_twice_is_a_tie_without_a_call(ftp_answers):
     rows = [*ROWS[:3], ("q", "r", "same", "same"), ("p", "r", "", "")]
     found, metric, panel = evaluated(ftp_answers(rows), fair)
     assert panel["calls"] == 6 and metric.tuned_scores[3:] == (0.5, 0.5)
-    assert "2 pairs have the same answer twice: ties, nobody was asked" in found.notes
+    assert "2 pairs have identical answers: ties, without a call" in found.notes
     found, metric, panel = evaluated(ftp_answers([("q", "r", "same", "same")] * 3), fair)
     assert metric.tuned == 0.5 and panel["calls"] == 0
 

@@ -207,7 +207,7 @@ BAD = {
     "answer equals question": ("echoes", chat("Is Williams syndrome inherited ?", "Is Williams  syndrome inherited?")),
     "answer repeats itself": ("repeats", chat("Q?", "I don't know. " * 20)),
     "broken encoding": ("broken_encoding", chat("sch\u00c3\u00b6n?", "Yes.")),
-    "code fence never closed": ("code_fences", chat("Q?", "```python\nx = 1")),
+    "unclosed code fence": ("code_fences", chat("Q?", "```python\nx = 1")),
 }
 
 
@@ -232,7 +232,7 @@ def test_a_row_goes_for_its_first_fault_and_all_are_noted(curate):
     assert [finding["what"] for finding in ledger.findings("train:1")] == [
         "refusal or talk of being an AI",
         "answer repeats itself",
-        "code fence never closed",
+        "unclosed code fence",
     ]
 
 

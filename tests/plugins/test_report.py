@@ -436,7 +436,7 @@ def test_the_plan_stands_beside_what_was_measured(tmp_path):
     run = dataclasses.replace(run, events=[plan, *(e for e in run.events if e["event"] != "plan")])
     found = {line["what"]: (line["planned"], line["measured"]) for line in run_costs.costs(run)}
     assert found["Training time"] == ("15.0 min", "15.3 min") and found["Peak memory"] == ("2.50 GB", "2.22 GB")
-    assert found["Tokens that carried loss"] == ("90,000", "81,694") and found["Judge cost"] == ("", "0.0712")
+    assert found["Trained tokens"] == ("90,000", "81,694") and found["Judge cost"] == ("", "0.0712")
 
 
 def test_leaked_rows_stand_beside_the_clean_ones(tmp_path):

@@ -19,7 +19,7 @@ def test_a_recipe_or_a_damaged_run_in_place_of_a_run(ftp, tmp_path, command):
         assert found.code == 2
         assert found.err.startswith(str(path)) and what in found.err and found.err.count("\n") == 1
     if command == "resume":
-        assert f"`ftp run {recipe}` goes on with its run" in ftp(command, str(recipe)).err
+        assert f"`ftp run {recipe}` resumes its run" in ftp(command, str(recipe)).err
 
 
 def test_the_list_of_runs_leaves_out_a_damaged_one_and_names_it(ftp, tmp_path):

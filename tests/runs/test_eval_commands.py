@@ -309,7 +309,7 @@ def test_a_damaged_old_run_does_not_stop_a_new_one(recipe, tmp_path):
     (old / "run.lock.json").write_text('{"recipe":\n')
     result = ftp("run", recipe(), "--runs", tmp_path / "runs")
     assert result.exit_code == 0, result.output
-    assert f"An old run is passed over: {old / 'run.lock.json'}:2: damaged" in result.stderr
+    assert f"An old run is skipped: {old / 'run.lock.json'}:2: damaged" in result.stderr
 
 
 # --- ftp eval --------------------------------------------------------------------------------------------------------

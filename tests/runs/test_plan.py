@@ -53,7 +53,7 @@ def test_the_plan_in_words(ftp, small):
     assert result.code == 0, result.err
     names = [line.split()[0] for line in result.out.splitlines() if line[0] != " "]
     assert names == ["parameters", "data", "steps", "time", "memory", "disk"]
-    assert "not counted: what both models make of the eval sets" in result.out
+    assert "not counted: running both models on the eval sets" in result.out
 
 
 def test_planning_leaves_the_weights_alone(ftp_tiny_model, tmp_path):
@@ -99,7 +99,7 @@ def ftp_trainers():
 
 @pytest.mark.parametrize(
     ("command", "says"),
-    [("plan", "the trainer 'silent' can't tell what training would take"), ("lr-find", "'silent' has no range test")],
+    [("plan", "'silent' can't estimate what training would take"), ("lr-find", "'silent' has no range test")],
 )
 def test_a_trainer_that_cannot_is_named(ftp, small, tmp_path, command, says):
     (tmp_path / "silent.py").write_text(BAD)

@@ -281,7 +281,7 @@ def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(start, recipe, tmp_pa
     run = life.until(at_step(11))
     life.send(signal.SIGTERM)
     assert life.end() == 143
-    assert f"Interrupted with a checkpoint saved; `ftp resume {run.relative_to(tmp_path)}` goes on." in life.said()
+    assert f"Interrupted with a checkpoint saved; `ftp resume {run.relative_to(tmp_path)}` resumes it." in life.said()
     stopped = max(curve(run, "metric"))
     assert events(run)[-1]["event"] == "end" and events(run, "checkpoint")[-1]["step"] == stopped
     assert stopped % 8, "not a step that has a checkpoint anyhow"
@@ -313,7 +313,7 @@ def test_outside_training_a_signal_ends_the_run_at_once(start, recipe, tmp_path,
     run = life.until(lambda run: "Answers of the base" in life.said())
     life.send(number)
     assert life.end() == code
-    assert life.said().endswith(f"\nInterrupted; `ftp resume {run.relative_to(tmp_path)}` goes on.\n")
+    assert life.said().endswith(f"\nInterrupted; `ftp resume {run.relative_to(tmp_path)}` resumes it.\n")
     assert list(RunDirectory(run).stages()) == ["data"]
 
 
@@ -345,7 +345,7 @@ def test_a_full_disk_keeps_the_checkpoint_before_it(start, recipe, tmp_path):
     assert life.end() == 2, life.said()
     said = life.said()
     assert "Traceback" not in said
-    assert re.search(r"step-\d+: the checkpoint can't be written: .+; the last one, .+ is kept\. Make room", said)
+    assert re.search(r"step-\d+: the checkpoint can't be written: .+; the last one, .+ is kept\. Free some space", said)
     assert last.name in said and f"`ftp resume {run}`" in said
     assert last.is_dir() and not parts(run)
     finish(start, run)
@@ -381,11 +381,11 @@ def test_changed_inputs_are_refused_in_detail_and_taken_anyway(interrupted, tmp_
     refused = ftp("resume", run)
     said = str(refused.exception)
     assert isinstance(refused.exception, FtpError)
-    assert f"{run}: what this run is made from has changed since it began:" in said
+    assert f"{run}: the inputs of this run have changed since it began:" in said
     assert "  recipe: train.epochs: 3.0 -> 4.0\n" in said
     assert f"  data: {tmp_path / 'train.jsonl'}: its content has changed\n" in said
     assert '  packages: trl: "0.1" -> "' in said
-    assert f"`ftp resume {run} --anyway` goes on" in said
+    assert f"`ftp resume {run} --anyway` resumes this one" in said
     assert len(events(run, "start")) == 1, "nothing was begun"
 
     life = start("resume", run, "--anyway")
@@ -419,7 +419,10 @@ def test_a_run_is_gone_on_with_from_anywhere_and_with_its_own_recipe(interrupted
     monkeypatch.chdir(tmp_path / "elsewhere")
     done = ftp("resume", run)
     assert done.exit_code == 0, done.output
-    assert f"{tmp_path / 'recipe.yaml'} has changed since; the run goes on with the recipe that it began" in done.stderr
+    kept = f"{tmp_path / 'recipe.yaml'} has changed since; the run continues with the recipe that it began"
+    assert kept in done.stderr
+        f"{tmp_path / 'recipe.yaml'} has changed since; the run continues with the recipe that it began" in done.stderr
+    )
     assert len(events(run, "resume")) == 1
     again = ftp("resume", run)
     assert again.exit_code == 0 and "This run is finished" in again.stderr
@@ -428,7 +431,7 @@ def test_a_run_is_gone_on_with_from_anywhere_and_with_its_own_recipe(interrupted
 def test_a_changed_recipe_begins_a_run_and_tells_of_the_unfinished_one(interrupted, tmp_path):
     done = ftp("run", "recipe.yaml", "--set", "train.epochs=0.2")
     assert done.exit_code == 0, done.output
-    said = f"made from something else (recipe: train.epochs: 3.0 -> 0.2); `ftp resume {interrupted}` goes on with that"
+    said = f"with other inputs (recipe: train.epochs: 3.0 -> 0.2); `ftp resume {interrupted}` resumes it"
     assert said in done.stderr
     assert len(list(tmp_path.glob("runs/*/2*"))) == 2
 

@@ -236,7 +236,7 @@ def test_the_fall_back_is_loud(ftp_tiny_model, tmp_path, monkeypatch):
     job, events = job_of(load(ftp_tiny_model, LoRA(r=4)), tmp_path)
     SFT(epochs=2, batch_size=4).train(job)
     assert metrics(events, "note", "text") == [
-        "The fast path is off, because of the test; training takes the slower way through TRL."
+        "The fast path is off, because of the test; training uses TRL's slower path."
     ]
     assert metrics(events, "speed", "why_not") == ["of the test"]
 

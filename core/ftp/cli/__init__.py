@@ -31,7 +31,7 @@ class Commands(click.Group):
         except Exception as error:  # a third party's import may raise anything
             raise click.ClickException(f"the command '{name}' of {entry.value} can't be loaded: {error}") from None
         if not isinstance(theirs, click.Command):
-            raise click.ClickException(f"{entry.value} is no click command")
+            raise click.ClickException(f"{entry.value} is not a click command")
         return theirs
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

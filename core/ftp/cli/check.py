@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @RECIPE
 @SET
 @plugin_options
-@click.option("--no-data", is_flag=True, help="Check the recipe alone and read no rows.")
+@click.option("--no-data", is_flag=True, help="Check only the recipe; read no rows.")
 def command(
     recipe: Path, settings: tuple[str, ...], files: tuple[Path, ...], without: tuple[str, ...], no_data: bool
 ) -> None:
@@ -66,7 +66,7 @@ def command(
         for name, examples in bring_evals(checked.evaluate).items():
             click.echo(f"evals.{name}: {len(examples)} rows that an evaluator brings")
             if name in checked.data.evals:
-                what = "an evaluator brings an eval set of this name; call yours otherwise"
+                what = "an evaluator brings a set of this name; give yours another name"
                 brought.append(f"data.evals.{name}: {what}")
     except DataError as error:
         brought = error.problems

@@ -37,7 +37,7 @@ def command(directory: Path, template: str) -> None:
         written[f"contracts/{name}"] = (here / "contracts" / name).read_text("utf-8")
     there = [name for name in written if (directory / name).exists()]
     if there:
-        raise FtpError(f"{directory}: {', '.join(there)} is there already; name another directory, or remove it")
+        raise FtpError(f"{directory}: {', '.join(there)} already exists; name another directory, or remove it")
     schema = json.dumps(recipe.json_schema(plugins.load()), indent=1, ensure_ascii=False)
     written["recipe.schema.json"] = schema + "\n"
     for name, text in written.items():

@@ -27,7 +27,7 @@ RUNS = click.option(
     type=click.Path(path_type=Path),
     default=Path("runs"),
     show_default=True,
-    help="Where runs are kept.",
+    help="Directory for runs.",
 )
 
 
@@ -41,7 +41,7 @@ REPLAY = click.option(
     is_flag=True,
     expose_value=False,
     callback=_replay,
-    help="Make no call to a service: take every reply from the files of earlier calls.",
+    help="Make no calls to services: take every reply from the record of earlier calls.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -57,7 +57,7 @@ def plugin_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="A Python file to use as a plugin.",
     )(command)
     return click.option(
-        "--no-plugin", "without", metavar="DIST:NAME", multiple=True, help="An installed plugin to keep out."
+        "--no-plugin", "without", metavar="DIST:NAME", multiple=True, help="An installed plugin to disable."
     )(command)
 
 

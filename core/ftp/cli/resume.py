@@ -13,7 +13,7 @@ from ftp.cli.run import at_work, tell
 @click.command("resume")
 @click.argument("run", type=click.Path(path_type=Path))
 @REPLAY
-@click.option("--anyway", is_flag=True, help="Go on though inputs have changed; the run records what.")
+@click.option("--anyway", is_flag=True, help="Resume even though inputs have changed; the run records the changes.")
 def command(run: Path, anyway: bool) -> None:
     """Resume an interrupted run from its own directory.
 

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 @plugin_options
 @RUNS
 @REPLAY
-@click.option("--new", is_flag=True, help="Begin a new run even when an equal one is there.")
+@click.option("--new", is_flag=True, help="Begin a new run even if an equal one exists.")
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
     default=1,
-    help="Do so many runs, with seed, seed + 1, …, and tell each metric's mean and spread between them.",
+    help="Number of runs, with seed, seed + 1, …; prints each metric's mean and between-run spread.",
 )
 def command(
     recipe: Path,
@@ -70,10 +70,10 @@ def at_work() -> Iterator[Progress]:
     from ftp.cli.show import show
     from ftp.errors import FtpError, Interrupted
 
-    def to_go_on(before: str) -> str:
+    def how_to_resume(before: str) -> str:
         if progress is None or progress.directory is None:
             return f"{before} before the run began."
-        return f"{before}; `ftp resume {progress.directory}` goes on."
+        return f"{before}; `ftp resume {progress.directory}` resumes it."
 
     progress: Progress | None = None
     handlers = {}
@@ -86,15 +86,15 @@ def at_work() -> Iterator[Progress]:
     except (KeyboardInterrupt, Interrupted) as stop:
         number = stop.number if isinstance(stop, Interrupted) else (*stop.args, signal.SIGINT)[0]
         saved = " with a checkpoint saved" if isinstance(stop, Interrupted) else ""
-        click.echo(f"\n{to_go_on(f'Interrupted{saved}')}", err=True)
+        click.echo(f"\n{how_to_resume(f'Interrupted{saved}')}", err=True)
         sys.exit(128 + number)
     except Exception as error:
         if not isinstance(error, FtpError) and is_lack_of_memory(error):
             first = str(error).strip().split("\n")[0][:200]
-            raise FtpError(to_go_on(f"too little memory ({first or type(error).__name__})")) from error
+            raise FtpError(how_to_resume(f"too little memory ({first or type(error).__name__})")) from error
         if isinstance(error, FtpError) or not _no_room(error):
             raise
-        raise FtpError(to_go_on(f"{error}: make room")) from error
+        raise FtpError(how_to_resume(f"{error}: free some space")) from error
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

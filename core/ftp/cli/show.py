@@ -167,7 +167,7 @@ def time_left(values: Mapping[str, Any], steps: int | None) -> list[str]:
 def told(event: str, values: Mapping[str, Any]) -> str:
     if event == "note":
         return str(values["text"])
-    what = {"stop": "stops training", "roll back": "goes back to the last checkpoint"}.get(values["asks"], "warns")
+    what = {"stop": "stops training", "roll back": "returns to the last checkpoint"}.get(values["asks"], "warns")
     return f"{values['by']} {what}: {values['reason']}"
 
 

@@ -51,7 +51,7 @@ def files_of(path: str) -> list[Path]:
     else:
         files = sorted(Path(found) for found in glob.glob(path, recursive=True) if Path(found).is_file())  # noqa: PTH207
         if not files:
-            raise DataError([f"{path}: no such file, and no file fits it as a glob"])
+            raise DataError([f"{path}: no such file, and no file matches it as a glob"])
     unknown = [file for file in files if not _type_of(file)]
     if unknown:
         raise DataError(
@@ -227,7 +227,7 @@ def _csv_rows_of(file: Path, lines: IO[str]) -> Iterator[Row]:
             header = cells
             twins = [name for name, count in Counter(header).items() if count > 1]
             if twins:
-                raise DataError([f"{file}:{line}: the column '{twins[0]}' is there twice"])
+                raise DataError([f"{file}:{line}: the column '{twins[0]}' occurs twice"])
         elif not cells:
             continue
         elif len(cells) != len(header):
@@ -256,7 +256,7 @@ def _parquet_rows(file: Path, stream: IO[bytes]) -> Iterator[Row]:
         names = table.schema_arrow.names
         twins = [name for name, count in Counter(names).items() if count > 1]
         if twins:
-            raise DataError([f"{file}: the column '{twins[0]}' is there twice"])
+            raise DataError([f"{file}: the column '{twins[0]}' occurs twice"])
         number = 0
         for batch in table.iter_batches(BATCH):
             for values in batch.to_pylist():

@@ -3,6 +3,8 @@
 Text and tokens:
 
 - `rendering`: examples to text by the chat template, and to tokens with the mask of those that carry loss.
+- `chat_template`: conversations to text by a chat template.
+- `control_tokens`: control tokens that the text of a row spells out, which stay text.
 - `tokens`: tokenised rows on disk, cached by content; token counts for curators.
 - `byte_level`: encodes for byte-level tokenizers without their offsets, which is faster.
 - `ascii_bpe`: encodes ASCII text for byte-level BPE tokenizers by looking words up.

@@ -26,7 +26,7 @@ def _all_different(tokens: list[str]) -> list[str]:
     if any(not token.strip() for token in tokens):
         raise ValueError("a token needs more than white space")
     if len(set(tokens)) < len(tokens):
-        raise ValueError("a token is there twice")
+        raise ValueError("a token occurs twice")
     return tokens
 
 
@@ -110,7 +110,7 @@ def add_tokens(tokenizer: Any, tokens: Sequence[str]) -> tuple[int, ...]:
     vocabulary = tokenizer.get_vocab()
     for token in tokens:
         if token in vocabulary:
-            raise ModelError(f"new_tokens: '{token}' is in the vocabulary already, as {vocabulary[token]}; take it out")
+            raise ModelError(f"new_tokens: '{token}' is in the vocabulary already, as {vocabulary[token]}; remove it")
     # Not "special" to the library: such tokens are left out when an answer is decoded, and these are to be seen.
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in tokens])
     return tuple(tokenizer.convert_tokens_to_ids(list(tokens)))

@@ -31,10 +31,10 @@ def cross_check(recipe: Recipe, plugins: Plugins) -> Iterator[tuple[Path_, str]]
 
     for path, source in sources + held_out:
         if (source.path is None) == (source.hub is None):
-            yield path, "needs `path:` or `hub:`, one of them"
+            yield path, "needs either `path:` or `hub:`"
         for key in ("split", "revision"):
             if source.hub is None and getattr(source, key) is not None:
-                yield (*path, key), "is read for a `hub:` source only; take it out"
+                yield (*path, key), "applies only to a `hub:` source; remove it"
     for path, source in sources:
         if source.format.makes not in recipe.train.takes:
             yield (
@@ -44,7 +44,7 @@ def cross_check(recipe: Recipe, plugins: Plugins) -> Iterator[tuple[Path_, str]]
             )
     for path, source in held_out:
         if source.role == "replay":
-            yield (*path, "role"), "an eval set has no role; take it out"
+            yield (*path, "role"), "an eval set has no role; remove it"
         for index, evaluator in enumerate(recipe.evaluate):
             if not evaluator.on_its_own and source.format.makes not in evaluator.takes:
                 yield (
@@ -67,7 +67,7 @@ def cross_check(recipe: Recipe, plugins: Plugins) -> Iterator[tuple[Path_, str]]
             what = f"'{judged}' is evaluated on data of its own and can't score validation rows"
         yield ("train", "best_by"), what + did_you_mean(judged, {"loss", *names})
     if "answers" in recipe.model_fields_set and not any(evaluator.reads_answers for evaluator in recipe.evaluate):
-        yield ("answers",), "no evaluator of this recipe reads answers; take it out"
+        yield ("answers",), "no evaluator of this recipe reads answers; remove it"
     replay = [path for path, source in sources if source.role == "replay"]
     mixers = [index for index, curator in enumerate(recipe.data.curate) if "replay" in curator.handles]
     if replay and not mixers:
@@ -82,9 +82,9 @@ def cross_check(recipe: Recipe, plugins: Plugins) -> Iterator[tuple[Path_, str]]
     splitters = [index for index, curator in enumerate(recipe.data.curate) if curator.splits]
     if splitters and recipe.data.validation is not None:
         use = recipe.data.curate[splitters[0]].used_as
-        yield ("data", "validation"), f"the curator '{use}' carves the validation rows; take one of the two out"
+        yield ("data", "validation"), f"the curator '{use}' makes the validation split; remove one of the two"
     for index in splitters[1:]:
-        yield ("data", "curate", index), "validation is carved once; take one of the two out"
+        yield ("data", "curate", index), "there can be only one validation split; remove one of the two"
     if all(source.role == "replay" for _, source in sources[: len(recipe.data.train)]):
         yield ("data", "train"), "has replay rows only; a run needs domain rows"
 
@@ -148,18 +148,18 @@ def rate_in_words(adapter: Adapter, rate: float, batch: int) -> str:
         batch: rows of an optimizer step.
     """
     if adapter.learning_rates is None:
-        return f"nothing is known of the usual learning rates of '{adapter.used_as}'"
+        return f"the usual learning rates of '{adapter.used_as}' are not known"
     low, high = adapter.learning_rates
     where = "below" if rate < low else "above" if rate > high else "within"
     words = [f"{rate_shown(rate)} is {where} the usual {rate_shown(low)} to {rate_shown(high)} of '{adapter.used_as}'"]
     scale, why = adapter.update_scale()
     if not math.isclose(scale, 1):
-        words.append(f"{why}: the weights move as with a rate of {rate_shown(rate * scale)}")
+        words.append(f"{why}: the weights move as if the rate were {rate_shown(rate * scale)}")
     grows = math.sqrt(batch / USUAL_BATCH)
     if not 0.6 < grows < 1.6:
         words.append(
-            f"a step has {batch} row{'s' if batch > 1 else ''}: rates grow about with the square root of the batch, so "
-            f"those of the usual {USUAL_BATCH} rows become {rate_shown(low * grows)} to {rate_shown(high * grows)}"
+            f"a step has {batch} row{'s' if batch > 1 else ''}: good rates grow roughly with the square root of it, "
+            f"so the usual ones for {USUAL_BATCH} rows become {rate_shown(low * grows)} to {rate_shown(high * grows)}"
         )
     return "; ".join(words)
 

@@ -22,8 +22,8 @@ _MUST_BE = {
     "bool_type": "true or false",
     "string_type": "text",
     "finite_number": "a finite number",
-    "string_too_short": "a word at least",
-    "too_short": "a list of at least one entry",
+    "string_too_short": "non-empty text",
+    "too_short": "a list with at least one entry",
     "list_type": "a list (lines that begin with `- `)",
     "dict_type": "a block of keys",
     "model_type": "a block of keys",
@@ -83,7 +83,7 @@ def _must_be(detail: ErrorDetails) -> str | None:
     if kind == "string_pattern_mismatch":
         if context["pattern"] == PLAIN_NAME:
             return "letters, digits and . _ - with a letter or digit first"
-        return f"text that fits {context['pattern']}"
+        return f"text that matches {context['pattern']}"
     if kind in _MUST_BE:
         return _MUST_BE[kind]
     start = "Input should be "

@@ -25,7 +25,7 @@ def _scalar(read: Callable[[str], Any]) -> Any:
         try:
             return read(text)
         except ValueError:
-            what = f"{shown_value(text)} is no {node.tag.rsplit(':', 1)[-1]}"
+            what = f"{shown_value(text)} is not a valid {node.tag.rsplit(':', 1)[-1]}"
             raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from None
 
     return construct
@@ -114,7 +114,7 @@ def _construct(loader: _Loader, node: yaml.Node, path: Path_, document: Document
     if id(node) in above:
         raise RecipeError([f"{here}: {dotted(path)}: an alias that refers to itself"])
     if len(document.places) > MOST_VALUES:
-        raise RecipeError([f"{here}: {dotted(path)}: more than {MOST_VALUES} values; aliases stand for too much"])
+        raise RecipeError([f"{here}: {dotted(path)}: more than {MOST_VALUES} values; aliases expand too far"])
     above = (*above, id(node))
     if not isinstance(node, yaml.ScalarNode) and node.tag not in _COLLECTIONS:
         loader.construct_undefined(node)

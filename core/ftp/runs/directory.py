@@ -60,7 +60,7 @@ class RunDirectory:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except json.JSONDecodeError as error:
-            what = "damaged; put it back from a copy, or begin a new run with --new"
+            what = "damaged; restore it from a copy, or begin a new run with --new"
             raise RunError(f"{file}:{error.lineno}: {what} ({error.msg})") from None
         except (OSError, UnicodeDecodeError) as error:
             raise RunError(f"{file}: can't be read: {error}") from None

@@ -75,7 +75,7 @@ def _readable(
             if not isinstance(recorded, dict) or not recorded.keys() >= set(INPUTS):
                 raise RunError(f"{directory.path / 'run.lock.json'}: not the lock of a run")
         except RunError as error:
-            note(f"An old run is passed over: {error}")
+            note(f"An old run is skipped: {error}")
         else:
             yield directory, recorded
 
@@ -95,7 +95,7 @@ def origin_of(directory: RunDirectory) -> dict[str, Any]:
     """
     origin, lock = directory.read_json("origin.json"), directory.read_json("run.lock.json")
     if lock is None:
-        instead = f"; `ftp run {directory.path}` goes on with its run" if directory.path.is_file() else ""
+        instead = f"; `ftp run {directory.path}` resumes its run" if directory.path.is_file() else ""
         raise RunError(f"{directory.path}: not a run directory{instead}")
     return origin or {"recipe": str(directory.path / "recipe.yaml"), "plugins": [], "without": []}
 
@@ -111,7 +111,7 @@ def unfinished_run(root: Path, name: str, note: Callable[[str], None] = lambda t
             if "report" not in directory.stages() and not _is_held(directory):
                 return directory
         except RunError as error:
-            note(f"An old run is passed over: {error}")
+            note(f"An old run is skipped: {error}")
     return None
 
 
@@ -213,9 +213,9 @@ def changed(directory: RunDirectory, found: Sequence[str]) -> RunError:
     return RunError(
         "\n".join(
             (
-                f"{directory.path}: what this run is made from has changed since it began:",
+                f"{directory.path}: the inputs of this run have changed since it began:",
                 *(f"  {what}" for what in found),
-                f"`ftp run` with --new begins anew; `ftp resume {directory.path} --anyway` goes on and records it.",
+                f"`ftp run --new` begins a new run; `ftp resume {directory.path} --anyway` resumes this one.",
             )
         )
     )

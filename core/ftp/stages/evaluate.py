@@ -97,7 +97,7 @@ class Evaluating:
         file, key = answers_file(self.directory, who, name), answer_cache.key(loaded, trained, examples, options, own)
         known = answer_cache.recall(key)
         if known is not None:
-            self.stage(f"Answers of the {who} model to {name}, known from before", len(examples))(len(examples))
+            self.stage(f"Answers of the {who} model to {name}, from the cache", len(examples))(len(examples))
             write_answers(file, examples, *known)
             return
         stops = stop_ids(loaded.tokenizer, loaded.model.generation_config.eos_token_id)
@@ -189,7 +189,8 @@ def _leaks(flags: Sequence[bool]) -> list[str]:
     if not any(flags):
         return []
     rows = "rows are" if sum(flags) > 1 else "row is"
-    return [f"leaks: {sum(flags)} of {len(flags)} {rows} much like a training row; the clean rows are given apart"]
+    similar = f"{sum(flags)} of {len(flags)} {rows} similar to a training row"
+    return [f"leaks: {similar}; the clean rows are also reported separately"]
 
 
 def _subsets(metrics: Sequence[Metric], flags: Sequence[bool]) -> dict[str, tuple[Metric, ...]]:

@@ -33,5 +33,5 @@ def together(own: Sequence[tuple[Evaluator, Mapping[str, Sequence[Example]]]]) -
                 what = (
                     f"brings an eval set '{name}', and another evaluator brings one with other examples under that name"
                 )
-                raise RecipeError([f"evaluate: '{evaluator.used_as}' {what}; give both the same data, or take one out"])
+                raise RecipeError([f"evaluate: '{evaluator.used_as}' {what}; give both the same data, or remove one"])
     return found

@@ -76,7 +76,7 @@ def _format(source: Source, row: Row) -> Example | str:
             return f"'{source.group}': missing column{did_you_mean(source.group, map(str, row.values))}"
         group = row.values[source.group]
         if isinstance(group, bool) or not isinstance(group, str | int):
-            return f"'{source.group}': a group is named by text or a whole number"
+            return f"'{source.group}': a group must be text or a whole number"
         example = replace(example, group=str(group))
     if example.kind == "text":
         return example if example.text.strip() else "empty text"
@@ -156,7 +156,7 @@ def build_corpus(
             raise DataError([f"data.evals.{name}: has no usable row"])
     for name, own in (own_evals or {}).items():
         if name in data.evals:
-            raise DataError([f"data.evals.{name}: an evaluator brings an eval set of this name; call yours otherwise"])
+            raise DataError([f"data.evals.{name}: an evaluator brings a set of this name; give yours another name"])
         evals[name] = reader.take_in(own, f"eval:{name}", _eval_file(name))
     if watched is None:
         assert not isinstance(validation, Source)
@@ -241,15 +241,15 @@ def _check_told(curator: Curator, corpus: Corpus, ledger: Ledger) -> None:
         if len(examples) == ledger.count_kept(split):
             continue
         ids, kept = set(examples.column("id")), ledger.kept(split)
-        for rows, what in ((kept - ids, "took {} out of"), (ids - kept, "left {} that it told the ledger are out of")):
+        for rows, what in ((kept - ids, "removed without recording it"), (ids - kept, "kept and recorded as removed")):
             if rows:
-                told = f"{what.format(f'{len(rows)} rows')} {split} and told the ledger nothing, {min(rows)} among them"
-                raise DataError([f"{curator.used_as}: {told}"])
+                where = f"{curator.used_as}: {len(rows)} rows of {split}, {min(rows)} among them, were"
+                raise DataError([f"{where} {what} in the ledger"])
 
 
 def summary(problems: Sequence[str]) -> list[str]:
     """Return the first bad rows, how many more there are, and what to do."""
     return [
         *first_few(problems, SHOWN_PROBLEMS, "more bad rows"),
-        "Mend these, or set `on_bad_row: drop` on the source to drop bad rows into the ledger.",
+        "Fix these rows, or set `on_bad_row: drop` on the source to drop bad rows and record them in the ledger.",
     ]

@@ -150,8 +150,8 @@ def verdict_in_words(metric: Metric) -> str:
     if not math.isfinite(difference.low + difference.high):
         return f"{found} (a score is not a finite number)"
     if found == "no evidence":
-        few = f" (n={difference.n} is too small to see less than {metric.detectable:.2g})" if metric.detectable else ""
-        return found + few
+        few = f"n={difference.n} is too small to detect less than {metric.detectable:.2g}" if metric.detectable else ""
+        return f"{found} ({few})" if few else found
     if metric.p_adjusted is not None and not metric.p_adjusted <= 1 - CONFIDENCE:
         return f"no evidence (it could be chance among several metrics: adjusted p={metric.p_adjusted:.2g})"
     return found

@@ -116,16 +116,16 @@ def length_controlled_win_rate(
     if len(outcomes) != len(lengths):
         raise ValueError(f"{len(outcomes)} outcomes, but {len(lengths)} length differences")
     if len(outcomes) < FEWEST_FITTED:
-        return None, f"{len(outcomes)} examples are too few for it, {FEWEST_FITTED} are needed"
+        return None, f"{len(outcomes)} examples are too few, {FEWEST_FITTED} are needed"
     groups = np.unique(np.asarray(clusters or range(len(outcomes)), dtype=str), return_inverse=True)[1]
     if len(np.bincount(groups)) < FEWEST_CLUSTERS:
-        return None, f"{len(np.bincount(groups))} clusters are too few for it, {FEWEST_CLUSTERS} are needed"
+        return None, f"{len(np.bincount(groups))} clusters are too few, {FEWEST_CLUSTERS} are needed"
     deviation = float(np.std(lengths, ddof=1))
     if deviation == 0:
         return None, "every length difference is the same"
     intercept, slope, error = _fit(outcomes, np.tanh(np.asarray(lengths) / deviation), groups)
     if not (math.isfinite(error) and max(abs(intercept) + error, abs(slope)) < BEYOND):
-        return None, "the regression has no solution: wins and losses part too cleanly"
+        return None, "the regression has no solution: wins and losses are perfectly separated"
     sizes = np.bincount(groups)
     half = quantile((1 + CONFIDENCE) / 2, float(sizes.sum() ** 2 / np.square(sizes).sum()) - 2) * error
     rate, low, high = (1 / (1 + math.exp(-z)) for z in (intercept, intercept - half, intercept + half))

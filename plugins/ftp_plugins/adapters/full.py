@@ -27,8 +27,8 @@ class Full(ftp.Adapter):
     def prepare(self, request: ftp.ModelRequest) -> ftp.ModelRequest:
         if request.already_quantized:
             raise ftp.ModelError(
-                f"full: {request.model} is stored quantised ({request.already_quantized}) and can't train whole; "
-                "use lora, or a model with plain weights"
+                f"full: {request.model} is stored quantised ({request.already_quantized}) and can't be trained "
+                "in full; use lora, or a model with plain weights"
             )
         if request.layers is not None:
             layer_numbers(self.layers, request.layers)

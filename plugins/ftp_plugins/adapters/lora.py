@@ -53,16 +53,16 @@ class LoRA(ftp.Adapter):
     def problems(self) -> list[str]:
         found = []
         if self.pissa_iterations is not None and self.init != "pissa":
-            found.append("pissa_iterations: is read with init: pissa only; take it out")
+            found.append("pissa_iterations: applies only to init: pissa; remove it")
         if self.init == "loftq" and not self._in_4_bits:
-            found.append("init: loftq makes up for what 4 bits lose; use qlora, or init: pissa")
+            found.append("init: loftq compensates for what 4 bits lose; use qlora, or init: pissa")
         if self.experts:
             # An expert's adapter is added to its weight before the product, so there is no input of its own to drop.
             for option, on in (("dropout", self.dropout), ("dora", self.dora)):
                 if on:
-                    found.append(f"experts: adapters on experts can't have {option}; take one of the two out")
+                    found.append(f"experts: adapters on experts can't have {option}; remove one of the two")
             if self.init not in ("default", "gaussian"):
-                found.append(f"experts: adapters on experts can't begin as {self.init}; say init: default")
+                found.append(f"experts: adapters on experts can't begin as {self.init}; set init: default")
         if isinstance(self.targets, list):
             found += [
                 f"modules_to_save: {m} is among the targets too" for m in self.modules_to_save if m in self.targets
@@ -102,11 +102,11 @@ class LoRA(ftp.Adapter):
                         "experts: true for those, and leave it out of the targets"
                     )
         if self.experts and request.modules is not None and not request.experts:
-            raise ftp.ModelError(f"{self.used_as}: {request.model} has no experts; take `experts` out")
+            raise ftp.ModelError(f"{self.used_as}: {request.model} has no experts; remove `experts`")
         if request.already_quantized and self.init in ("pissa", "olora"):
             raise ftp.ModelError(
                 f"{self.used_as}: init: {self.init} changes the base weights, and those of {request.model} are stored "
-                f"quantised ({request.already_quantized}); say init: default"
+                f"quantised ({request.already_quantized}); set init: default"
             )
         if not self.modules_to_save:
             return request
@@ -124,7 +124,7 @@ class LoRA(ftp.Adapter):
                 if self.targets == "all-linear":
                     raise ftp.ModelError(f"{where}'{module}' gets an adapter as one of all-linear; name other targets")
                 if self._in_4_bits or request.already_quantized:
-                    raise ftp.ModelError(f"{where}'{module}' is quantised and can't train whole")
+                    raise ftp.ModelError(f"{where}'{module}' is quantised and can't be trained in full")
 
     def apply(self, loaded: ftp.LoadedModel) -> ftp.LoadedModel:
         import peft
@@ -193,11 +193,11 @@ class LoRA(ftp.Adapter):
         names = sorted({".".join(name.split(".")[-2:]) for name in expert_weights(loaded.model)})
         if not names:
             return []
-        note = f"The weights of the experts ({', '.join(names)}) are no linear layers"
+        note = f"The weights of the experts ({', '.join(names)}) are not linear layers"
         if not self.experts:
-            note += "; they get no adapter and stay as they are, as does the router. adapter.experts: true adapts them"
+            note += "; they get no adapter and stay frozen, like the router. Set adapter.experts: true to adapt them"
         if self._in_4_bits:
-            note += "; they are not quantised and take the memory that they always take"
+            note += "; they are not quantised and take as much memory as before"
         shared = sorted((loaded.request.linear_modules or set()) & EXPERT_NAMES)
         if shared and self.targets == "all-linear":
             note += f"; {', '.join(shared)} beside them get no adapter, since peft takes those names for the experts'"

@@ -114,7 +114,7 @@ def _set(path: str, layer: Any, a: Any, b: Any) -> None:
     if len(a) < layer.r[ADAPTER]:
         raise ftp.ModelError(
             f"{path}: its rank is at most {len(a)}, so no adapter of rank {layer.r[ADAPTER]} can be taken from it; "
-            "lower adapter.r, or say adapter.init: default"
+            "lower adapter.r, or set adapter.init: default"
         )
     root = math.sqrt(layer.scaling[ADAPTER])
     _a(layer).copy_(a / root)

@@ -53,7 +53,7 @@ def new_rows(loaded: ftp.LoadedModel, saved_modules: list[str]) -> dict[str, lis
             # peft takes the product with the new rows and leaves the bias out.
             name = path.rsplit(".", 1)[-1]
             raise ftp.ModelError(
-                f"{loaded.name}: '{path}' has a bias, so rows of it can't train alone; say adapter.modules_to_save: "
+                f"{loaded.name}: '{path}' has a bias, so rows of it can't train alone; set adapter.modules_to_save: "
                 f"[{name}]"
             )
     if is_tied(model):

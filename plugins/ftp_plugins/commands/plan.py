@@ -36,7 +36,7 @@ def command(
         progress.stage("Measuring a few steps")
         planned = checked.train.plan(job)
         if planned is None:
-            raise ModelError(f"the trainer '{checked.train.used_as}' can't tell what training would take")
+            raise ModelError(f"the trainer '{checked.train.used_as}' can't estimate what training would take")
         saved = job.directory.parent / "model"
         saved.mkdir()
         checked.adapter.save(job.model, saved)
@@ -80,7 +80,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         checkpoint, best, model = found["checkpoint_mb"], found.get("best_mb", 0), found["model_mb"]
         yield (
             f"{'disk':12}{2 * (checkpoint + best) + model:,.0f} MB at the most: a checkpoint of {checkpoint:,} MB and "
-            f"the best state, {best:,} MB, twice each while one takes the other's place, and the model, {model:,} MB"
+            f"the best state, {best:,} MB, twice each while one replaces the other, and the model, {model:,} MB"
         )
 
 

@@ -91,7 +91,7 @@ class Decontaminate(ftp.Curator):
     @model_validator(mode="after")
     def _judge_is_used(self) -> Decontaminate:
         if self.judge and self.paraphrases == "ignore":
-            raise ValueError("with `paraphrases: ignore` the judge is never asked; leave one of them out")
+            raise ValueError("with `paraphrases: ignore` the judge is never asked; remove one of the two")
         return self
 
     def problems(self) -> list[str]:
@@ -135,10 +135,10 @@ class Decontaminate(ftp.Curator):
 
     def _fail_on(self, leaks: Sequence[str]) -> None:
         if leaks:
-            advice = "Take these rows out, or set `policy: drop` to have it done, or `policy: report` to train on them."
+            advice = "Remove these rows, or set `policy: drop` to have it done, or `policy: report` to train on them."
             rows = "row is" if len(leaks) == 1 else "rows are"
             raise ftp.DataError(
-                [f"{self.used_as}: {len(leaks)} {rows} in the eval sets too", *first_few(leaks, SHOWN), advice]
+                [f"{self.used_as}: {len(leaks)} {rows} also in the eval sets", *first_few(leaks, SHOWN), advice]
             )
 
     def _checked(self, rows: Examples, indexes: Sequence[Index], ledger: ftp.Ledger, leaks: list[str]) -> Examples:

@@ -53,7 +53,7 @@ class Mix(ftp.Curator):
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} contradict each other; give one of them")
         if not given and self.cap is None:
-            raise ValueError("says nothing to do; give replay, shares, weights, temperature or cap")
+            raise ValueError("has nothing to do; set replay, shares, weights, temperature or cap")
         if self.shares and math.fsum(self.shares.values()) > 1 + 1e-9:
             raise ValueError(f"the shares add up to {math.fsum(self.shares.values()):.2%}; 100% is the most")
         if self.weights and not any(self.weights.values()):

@@ -149,7 +149,7 @@ class Judge(Options):
             answer = asyncio.run(self._ask(prompt)).text
         except (JudgeError, CallFailed) as error:
             at = f"{self.model} at {self._server.address}"
-            raise ftp.DataError([f"judge: {at} can't be asked: {error}; mend it or leave `judge` out"]) from None
+            raise ftp.DataError([f"judge: {at} can't be asked: {error}; fix it or remove `judge`"]) from None
         return verdict(answer), answer
 
     async def _ask(self, prompt: str) -> Reply:

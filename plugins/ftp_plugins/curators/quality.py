@@ -86,7 +86,8 @@ class Quality(ftp.Curator):
     @model_validator(mode="after")
     def _limits_leave_room(self) -> Quality:
         if self.min_tokens and self.max_tokens and self.min_tokens > self.max_tokens:
-            raise ValueError(f"min_tokens {self.min_tokens} is above max_tokens {self.max_tokens}; no row is both")
+            limits = f"min_tokens {self.min_tokens} is above max_tokens {self.max_tokens}"
+            raise ValueError(f"{limits}; no row can satisfy both")
         return self
 
     def problems(self) -> list[str]:
@@ -104,7 +105,7 @@ class Quality(ftp.Curator):
             what = (
                 "min_tokens and max_tokens need the model's tokenizer, and this loader can't give it before the model"
             )
-            raise ftp.DataError([f"{self.used_as}: {what}; take them out"])
+            raise ftp.DataError([f"{self.used_as}: {what}; remove them"])
         if self.languages:
             for language in self.languages:
                 if language not in self._identifier.labels:
@@ -168,7 +169,7 @@ class Quality(ftp.Curator):
         if self.gopher:
             yield from _hits("answer breaks Gopher's repetition rules", rules.gopher, answers)
         if self.code_fences:
-            yield from _hits("code fence never closed", rules.open_fence, answers)
+            yield from _hits("unclosed code fence", rules.open_fence, answers)
         if self.pii == "drop":
             _, found = mask_example(example, self.pii_kinds, self.phone_region)
             if found:

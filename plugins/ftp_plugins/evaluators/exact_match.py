@@ -38,7 +38,7 @@ class ExactMatch(ftp.Evaluator):
         if without:
             more = f" and in {len(without) - 1} more" if len(without) > 1 else ""
             what = f"the pattern {self.pattern!r} finds nothing in the reference{more}"
-            raise ftp.DataError([f"{without[0]}: {self.used_as}: {what}; mend the pattern or the rows"])
+            raise ftp.DataError([f"{without[0]}: {self.used_as}: {what}; fix the pattern or the rows"])
 
     def score(self, example: ftp.Example, answer: str) -> ftp.Score:
         expected, found = self._extract(example.reference), self._extract(answer)

@@ -83,7 +83,7 @@ def in_words(nll: ftp.Metric) -> str:
         return f"forgot: the loss went up by {found}"
     if verdict == "better":
         return f"no evidence of forgetting: the loss went down, {found}"
-    few = f"n={nll.difference.n} is too small to see less than {nll.detectable:.2g}" if nll.detectable else found
+    few = f"n={nll.difference.n} is too small to detect less than {nll.detectable:.2g}" if nll.detectable else found
     return f"no evidence of forgetting ({few})"
 
 

@@ -203,7 +203,7 @@ class Judge(JudgeOptions):
         note = f"length: Spearman correlation of score and characters {interval}"
         if found.mean >= reliability.LENGTH_CORRELATION and found.low > 0:
             panel["length flag"] = "may prefer longer answers"
-            note += f"; at {reliability.LENGTH_CORRELATION} or above the judge may go by length"
+            note += f"; at {reliability.LENGTH_CORRELATION} or above the judge may favour length"
         return [note]
 
 
@@ -212,7 +212,7 @@ def _all_alike(grades: Sequence[Grade], panel: dict[str, float | str]) -> list[s
     if len(given) < reliability.FEW or len(set(given)) > 1:
         return []
     panel["scores flag"] = "all alike"
-    return ["all answers got the same scores: this judge tells no answer from another, and its figures say nothing"]
+    return ["all answers got the same scores: this judge can't tell answers apart, and its figures mean nothing"]
 
 
 def cut_note(view: ftp.EvalView, limit: int) -> list[str]:

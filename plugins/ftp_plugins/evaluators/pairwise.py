@@ -140,7 +140,10 @@ class Pairwise(JudgeOptions, ftp.BringsEvals):
 
 
 def _metric(pairs: Sequence[Pair]) -> ftp.Metric:
-    """Return the win rate of each model. Their difference is that of the shares of wins, so ties need no halves there."""
+    """Return the win rate of each model.
+
+    Their difference is that of the shares of wins, so ties need no halves there.
+    """
     scores = [pair.score for pair in pairs]
     scored = [score for score in scores if math.isfinite(score)]
     wins = ftp.paired_metric("win_rate", [float(s == 0) for s in scored], [float(s == 1) for s in scored])
@@ -178,10 +181,10 @@ def _orders(pairs: Sequence[Pair], panel: dict[str, float | str]) -> list[str]:
     same = sum(pair.same for pair in pairs)
     note = f"order consistency {reliability.share(found)}: both orders have the same winner"
     if found is not None and found.n >= reliability.FEW and found.high < reliability.CONSISTENT:
-        panel["order flag"] = "may go by position"
-        note += f"; surely below {reliability.CONSISTENT:.0%}, the judge may go by position"
+        panel["order flag"] = "may favour a position"
+        note += f"; clearly below {reliability.CONSISTENT:.0%}, the judge may favour a position"
     notes = [note]
-    return notes + ([f"{same} pairs have the same answer twice: ties, nobody was asked"] if same else [])
+    return notes + ([f"{same} pairs have identical answers: ties, without a call"] if same else [])
 
 
 def _lengths(pairs: Sequence[Pair], differences: Sequence[int], panel: dict[str, float | str]) -> list[str]:
@@ -198,7 +201,7 @@ def _lengths(pairs: Sequence[Pair], differences: Sequence[int], panel: dict[str,
     )
     if longer is not None and longer.mean >= reliability.LONGER_WINS and longer.low > 0.5:
         panel["length flag"] = "may prefer longer answers"
-        note += f"; at {reliability.LONGER_WINS:.0%} or above the judge may go by length"
+        note += f"; at {reliability.LONGER_WINS:.0%} or above the judge may favour length"
     fair = reliability.share(controlled) if controlled else f"not given: {why}"
     return [note, f"length-controlled win rate: {fair}"]
 

@@ -22,7 +22,7 @@ class Auto(ftp.Formatter):
         from ftp_plugins.formatters import ftp_formatters
 
         if not rows:
-            raise ftp.DataError(["there is no row to tell the format by; name the format"])
+            raise ftp.DataError(["there is no row to detect the format from; name the format"])
         formats = {name: cls() for name, cls in ftp_formatters().items() if cls is not Auto}
         faults = {name: _faults(formatter, rows) for name, formatter in formats.items()}
         fits = {name: len(rows) - len(found) for name, found in faults.items()}

@@ -65,7 +65,7 @@ def turns(
                 raise ftp.RowError(where, "a tool's turn must follow the assistant's call that it answers")
             if answers and answers not in open_calls:
                 hint = did_you_mean(answers, filter(None, open_calls))
-                raise ftp.RowError(where, f"'tool_call_id' {answers!r} is no call that waits for an answer{hint}")
+                raise ftp.RowError(where, f"'tool_call_id' {answers!r} is not a call that waits for an answer{hint}")
             open_calls.remove(answers or open_calls[0])
         else:
             open_calls = [call.get("id", "") for call in calls]
@@ -83,7 +83,7 @@ def _calls(turn: Mapping[str, Any], given: str, role: Role, text_key: str, where
             raise ftp.RowError(where, f"'{text_key}' is empty")
         return calls
     if turn.get("function_call") is not None:
-        raise ftp.RowError(where, "'function_call' is OpenAI's old form and not read; write it as 'tool_calls'")
+        raise ftp.RowError(where, "'function_call' is OpenAI's old form and not supported; write it as 'tool_calls'")
     value = turn.get("tool_calls")
     if value is None or value == []:
         return []
@@ -130,7 +130,7 @@ def conversation(messages: tuple[ftp.Message, ...], column: str, tools: str) -> 
     begins_with_user(messages, column)
     trained = [message.train for message in messages if message.role == "assistant"]
     if trained and not any(trained):
-        raise ftp.RowError(f"'{column}'", "every assistant's turn is left out of training; nothing is to be learnt")
+        raise ftp.RowError(f"'{column}'", "every assistant's turn is left out of training; there is nothing to learn")
     return ftp.Example(messages, tools=tools)
 
 

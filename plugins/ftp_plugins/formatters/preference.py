@@ -49,7 +49,7 @@ class Preference(ftp.Formatter):
             begins_with_user((*shared, chosen), self.chosen)
         elif not prompt:
             raise ftp.RowError(
-                f"'{self.prompt or 'prompt'}'", f"there is none, and {both} are no whole conversations that hold it"
+                f"'{self.prompt or 'prompt'}'", f"there is none, and {both} are not whole conversations that contain it"
             )
         if prompt and shared and shared[-len(prompt) :] != prompt:
             raise ftp.RowError(f"'{self.prompt}'", f"is not how the turns that {both} share end")

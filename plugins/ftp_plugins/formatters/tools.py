@@ -94,7 +94,7 @@ def _called(value: object, where: str) -> dict[str, Any]:
         raise ftp.RowError(where, "'function' must be an object with a 'name'")
     name = function.get("name")
     if not isinstance(name, str) or not name.strip():
-        raise ftp.RowError(where, "'name' of the function is missing or no text")
+        raise ftp.RowError(where, "'name' of the function is missing or not text")
     return value
 
 

@@ -104,7 +104,7 @@ class Calls:
             if verdict is not None:
                 return verdict, ""
             why = f"no reply: {record['error']}" if record["error"] is not None else "the reply can't be read"
-            why += ", cut at the most tokens" if cut else ""
+            why += ", cut at the token limit" if cut else ""
             if record["error"] is not None and not record["error"].startswith("garbled"):
                 break
         return None, why
@@ -123,7 +123,7 @@ class Calls:
                     return earlier
                 raise JudgeError(
                     f"{asked.evaluator}: replay: the call for {asked.example} ({asked.order}, eval set {asked.evals}) "
-                    f"is neither in the run's {FILE} nor in the cache; run without --replay to have it made"
+                    f"is neither in the run's {FILE} nor in the cache; run without --replay to make it"
                 )
             async with self._slots:
                 record = await self._call(request, hash)
@@ -147,7 +147,7 @@ class Calls:
             if self._failures >= IN_A_ROW:
                 raise JudgeError(
                     f"{request['model']}: {self._failures} calls in a row got no reply, the last one: {failed}. What "
-                    "was answered so far is kept; run again to go on from there"
+                    "was answered so far is kept; run again to continue from there"
                 ) from None
         finally:
             await self.budget.settle(most, cost)

@@ -88,7 +88,7 @@ class Server:
         if not VARIABLE.fullmatch(self.api_key_env):
             found.append(
                 "api_key_env: not the name of an environment variable (capital letters, digits and _); if it is the "
-                "key itself, take it out of the recipe and put it into a variable"
+                "key itself, remove it from the recipe and put it into a variable"
             )
         return found
 
@@ -182,7 +182,7 @@ class Connection:
         except openai.APIStatusError as error:
             why = error.response.headers.get(REFUSED)
             if why == "redirect":
-                advice = "if that is meant, make it the base_url"
+                advice = "if that is intended, make it the base_url"
                 raise JudgeError(f"{where}: {self._what(error)}; nothing was sent there; {advice}") from None
             raise CallFailed(self._what(error), "garbled" if why == "size" else "refused") from None
         except (openai.OpenAIError, ValueError, RecursionError) as error:

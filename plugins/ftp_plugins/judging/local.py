@@ -13,7 +13,7 @@ from ftp.lm.rendering import render
 from ftp_plugins.judging.client import CallFailed, JudgeError, Reply
 
 WEAKNESS = (
-    "the judge is a local model read by the odds of its next token: it gives no reasons, small models judge little "
+    "the judge is a local model read by its next-token probabilities: it gives no reasons, small models judge little "
     "better than chance, and a model likes answers in its own style; check it against a gold set (`calibrate:`)"
 )
 
@@ -63,7 +63,7 @@ class LocalModel:
         ids = tokenizer(start, add_special_tokens=False)["input_ids"]
         ends = [tokenizer(start + choice, add_special_tokens=False)["input_ids"] for choice in request["choices"]]
         if any(end[:-1] != ids for end in ends):
-            raise JudgeError(f"{self._model}: its tokenizer doesn't make one token of each verdict; take another judge")
+            raise JudgeError(f"{self._model}: its tokenizer doesn't make one token of each verdict; use another judge")
         room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         if room is not None and len(ids) > room:
             raise CallFailed(f"a prompt of {len(ids)} tokens, and the model takes {room}", "refused")

@@ -85,9 +85,9 @@ class JudgeOptions(ftp.Evaluator):
             found.append(f"calibrate: {self.calibrate}: no such file")
         if self.provider == "local":
             given = [name for name in SERVER_ONLY if getattr(self, name) is not None]
-            return found + [f"{name}: is for a server; take it out with `provider: local`" for name in given]
+            return found + [f"{name}: is for a server; remove it with `provider: local`" for name in given]
         if self.max_tokens is not None and self.max_completion_tokens is not None:
-            found.append("max_tokens, max_completion_tokens: are one thing under two names; give one of them")
+            found.append("max_tokens, max_completion_tokens: are the same option under two names; give one of them")
         if (self.price_per_million_input is None) != (self.price_per_million_output is None):
             found.append("price_per_million_input, price_per_million_output: give both or none")
         if self.max_cost is not None:
@@ -95,7 +95,7 @@ class JudgeOptions(ftp.Evaluator):
                 found.append("max_cost: needs price_per_million_input and price_per_million_output")
             if self.max_tokens is None and self.max_completion_tokens is None:
                 found.append(
-                    "max_cost: needs max_tokens or max_completion_tokens, so that no call can cost more than foreseen"
+                    "max_cost: needs max_tokens or max_completion_tokens, so that the cost of a call is limited"
                 )
         server = self._server
         return found + (server.secrets_in_recipe() if self._replays else server.problems())
@@ -176,12 +176,12 @@ class JudgeOptions(ftp.Evaluator):
             uncounted = sum(line["error"] is None and line["prompt_tokens"] is None for line in lines)
             if uncounted:
                 notes.append(
-                    f"the server gave no usage for {uncounted} calls; they count at the most they can have cost"
+                    f"the server gave no usage for {uncounted} calls; they are counted at their maximum possible cost"
                 )
         if calls.budget.is_over:
             notes.append(
-                f"stopped at max_cost: {self.max_cost:g} would have been passed; every reply is kept and a run with a "
-                "higher max_cost goes on from there"
+                f"stopped at max_cost: {self.max_cost:g} would have been exceeded; every reply is kept, and a run with "
+                "a higher max_cost continues from there"
             )
         if self.provider == "local":
             notes.append(WEAKNESS)

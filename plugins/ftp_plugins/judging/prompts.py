@@ -135,7 +135,8 @@ def _texts(example: ftp.Example) -> list[str]:
 def _mark(texts: Sequence[str]) -> str:
     """Return twelve hex digits that occur in none of the texts.
 
-    They are derived from the texts, so that a request is repeatable. No answer can contain its own mark: changing the text changes the mark.
+    They are derived from the texts, so that a request is repeatable. No answer can contain its own mark: changing the
+    text changes the mark.
     """
     whole = "\0".join(texts)
     number = 0

@@ -85,7 +85,7 @@ def resolve(criteria: Sequence[str | Criterion]) -> list[Criterion]:
     if not found or len(set(names)) < len(names):
         raise ValueError("each criterion needs a name of its own, and there has to be one")
     if "overall" in names:
-        raise ValueError("'overall' is the mean of all criteria; name the criterion otherwise")
+        raise ValueError("'overall' is the mean of all criteria; give the criterion another name")
     if len({len(criterion.levels) for criterion in found}) > 1:
         raise ValueError("all criteria need the same number of levels, or their mean would mean nothing")
     return found

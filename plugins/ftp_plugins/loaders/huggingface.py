@@ -37,7 +37,7 @@ class HuggingFace(HuggingFaceFiles):
         if not (directory / "config.json").is_file():
             return [f"id: {self.id}: no config.json in it, so it is not a Hugging Face model"]
         if self.revision is not None:
-            return ["revision: is read for a model of the hub only; take it out"]
+            return ["revision: is read for a model of the hub only; remove it"]
         return []
 
     def locate(self) -> ModelFiles:

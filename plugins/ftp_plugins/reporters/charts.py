@@ -67,7 +67,8 @@ def row_steps(steps: Sequence[Mapping[str, Any]]) -> str:
 def forest(lines: Sequence[tuple[str, str, tuple[float, float, float]]]) -> str:
     """Draw a forest plot: for each line a name, a verdict, and mean, low and high of a difference.
 
-    Right is better. Values beyond FOREST_REACH are arrows at the edge: a loss that falls on every example would flatten the rest.
+    Right is better. Values beyond FOREST_REACH are arrows at the edge: a loss that falls on every example would flatten
+    the rest.
     """
     colours = {"better": GOOD, "worse": BAD}
     with drawn("Difference of tuned and base, by metric, with 95% intervals", (5.6, 0.8 + 0.29 * len(lines))) as (

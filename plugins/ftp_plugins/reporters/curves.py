@@ -96,7 +96,10 @@ def _plain_line(line: Points, axes: Any) -> None:
 
 
 def happenings(events: Events) -> list[dict[str, Any]]:
-    """Return the events of the training in words and in order: watchers' decisions, roll-backs, resumes, the step kept."""
+    """Return the events of the training in words and in order.
+
+    They are watchers' decisions, roll-backs, resumes, and the step that was kept.
+    """
     found = []
     for event in last_training(events):
         step = event.get("step")
@@ -108,7 +111,7 @@ def happenings(events: Events) -> list[dict[str, Any]]:
                 found.append({"step": step, "what": f"{event['by']} {does}", "why": event["reason"]})
             case "rollback":
                 factor = event.get("factor")
-                why = f"learning rate times {factor:g} from there on" if isinstance(factor, int | float) else ""
+                why = f"learning rate multiplied by {factor:g} from there on" if isinstance(factor, int | float) else ""
                 found.append({"step": step, "what": "rolled back to this step", "why": why})
             case "resume":
                 found.append({"step": step, "what": "resumed from this step", "why": "after an interruption"})

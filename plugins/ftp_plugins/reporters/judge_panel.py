@@ -13,9 +13,9 @@ MEANS = {
     "length correlation": "of score and length; near 0 is best",
     "longer answer wins": "share of the decided pairs that the longer answer won; 50% is best",
     "length-controlled win rate": "what the win rate would be between answers of equal length",
-    "length flag": "scores go along with length",
+    "length flag": "scores depend on length",
     "order flag": "the winner changes with the order",
-    "scores flag": "no answer is told from another",
+    "scores flag": "all answers get the same scores",
     "unscored": "answers or pairs without a readable verdict; left out of the figures, never counted as wrong",
     "gold agreement": "with people's verdicts on the gold set",
     "gold kappa": "agreement beyond chance, Cohen's kappa",
@@ -45,7 +45,10 @@ def panel(evaluation: ftp.Evaluation) -> list[dict[str, Any]]:
 
 
 def shown(name: str, value: Any) -> str:
-    """Format a value of the panel by its name: a share as a percentage, a count as an integer, a cost to four decimals."""
+    """Format a value of the panel by its name.
+
+    A share becomes a percentage, a count an integer, a cost has four decimals.
+    """
     if isinstance(value, str) or not math.isfinite(value):
         return str(value)
     if name in SHARES:

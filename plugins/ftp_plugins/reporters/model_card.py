@@ -51,7 +51,10 @@ class ModelCard(ftp.Reporter):
         return RunDirectory(run.directory).write_text("README.md", text)
 
     def _write_eval_results(self, run: ftp.FinishedRun) -> None:
-        """Write a file for each figure on an eval set from the hub, in the hub's format (hub-docs, eval_results.yaml)."""
+        """Write a file for each figure on an eval set from the hub, in the hub's format.
+
+        See hub-docs, eval_results.yaml.
+        """
         import huggingface_hub
         import yaml
 

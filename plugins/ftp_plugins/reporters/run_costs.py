@@ -24,8 +24,8 @@ def costs(run: ftp.FinishedRun) -> list[dict[str, str]]:
     lines = [
         ("Optimizer steps", _count(plan.get("steps")), _count(run.training.get("steps"))),
         ("Training time", _duration(plan.get("seconds")), _duration(seconds)),
-        ("Tokens through training", _count(plan.get("tokens")), _count(tokens)),
-        ("Tokens that carried loss", _count(plan.get("trained_tokens")), _count(run.training.get("trained_tokens"))),
+        ("Tokens processed in training", _count(plan.get("tokens")), _count(tokens)),
+        ("Trained tokens", _count(plan.get("trained_tokens")), _count(run.training.get("trained_tokens"))),
         ("Tokens per second", _count(plan.get("tokens_per_second")), _count(_ratio(tokens, seconds))),
         (
             "Peak memory",
@@ -39,7 +39,7 @@ def costs(run: ftp.FinishedRun) -> list[dict[str, str]]:
         ("prompt tokens", "Judge prompt tokens"),
         ("completion tokens", "Judge completion tokens"),
         ("cost", "Judge cost"),
-        ("cost without cache", "Judge cost, had nothing been cached"),
+        ("cost without cache", "Judge cost without the cache"),
     ):
         values = [v for e in run.evaluations if isinstance(v := e.panel.get(name), int | float)]
         if values:

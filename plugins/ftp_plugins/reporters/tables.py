@@ -70,7 +70,7 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     if not judged:
         return (
             "not measured",
-            "No metric of this run compares base and tuned: nothing says that the tuned one is better.",
+            "No metric of this run compares base and tuned: so there is no evidence that the tuned one is better.",
         )
     count = Counter(r["verdict"] for r in judged)
     better, worse = count["better"], count["worse"]
@@ -98,7 +98,8 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
 def first_figure(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the figure to name first.
 
-    That is the first conclusive one in the recipe's order, with scores of answers before the loss. Empty if the headline already contains it, or if there is none.
+    That is the first conclusive one in the recipe's order, with scores of answers before the loss. Empty if the
+    headline already contains it, or if there is none.
     """
     judged = [r for r in rows if r["verdict"]]
     order = sorted(judged, key=lambda r: (r["verdict"] == "no evidence", r["name"].startswith("loss ")))
@@ -123,10 +124,10 @@ def adjustment(rows: Sequence[Mapping[str, Any]]) -> str:
         return ""
     if adjusted:
         return (
-            "The p-values are adjusted for looking at several metrics (Holm): what could be chance among them counts "
+            "The p-values are adjusted for testing several metrics (Holm): what could be chance among them counts "
             "as no evidence. The intervals are those of each metric by itself."
         )
-    return "Nothing is adjusted for looking at several metrics: by chance alone one in twenty stands out."
+    return "The verdicts are not adjusted for testing several metrics: by chance alone one in twenty would stand out."
 
 
 def subsets(evaluations: Sequence[ftp.Evaluation]) -> list[dict[str, Any]]:

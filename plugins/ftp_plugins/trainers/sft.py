@@ -160,10 +160,10 @@ class SFT(ftp.Trainer):
             why_not = path.disagrees(rows)
             if why_not is None:
                 layers = stack.enter_context(path.layers())
-                job.emit("speed", on=["packed rows", "loss where labels are", *layers], why_not=None)
+                job.emit("speed", on=["packed rows", "loss only at labels", *layers], why_not=None)
                 return path
         job.emit("speed", on=[], why_not=why_not)
-        job.emit("note", text=f"The fast path is off, because {why_not}; training takes the slower way through TRL.")
+        job.emit("note", text=f"The fast path is off, because {why_not}; training uses TRL's slower path.")
         return None
 
     @staticmethod
@@ -250,7 +250,7 @@ class SFT(ftp.Trainer):
                 [
                     *overlong[:10],
                     *([f"… and {more} more rows; the longest has {lengths.max()} tokens"] if more > 0 else []),
-                    "Raise train.max_length, or say train.overlong: drop or truncate.",
+                    "Raise train.max_length, or set train.overlong: drop or truncate.",
                 ]
             )
         origins = examples.column("origin")

@@ -75,7 +75,7 @@ def estimate(trainer: MeasuredTrainer) -> dict[str, Any]:
         "memory_most_mb": memory * (allocator.Growth.MOST if args.device.type == "cpu" else 1),
         "timed": timed["steps"],
         "not_counted": [
-            "what both models make of the eval sets",
+            "running both models on the eval sets",
             *([f"the answers to {parts.dev_rows} rows at each validation"] if parts.best_by != "loss" else []),
         ],
     }

@@ -47,7 +47,7 @@ class Budget(ftp.Watcher):
         missing = [name for name in needed if event.get(name) is None]
         if missing and not self._warned:
             self._warned = True
-            return ftp.Warn(f"the trainer doesn't tell its {' and '.join(missing)}, so that limit can't be kept")
+            return ftp.Warn(f"the trainer doesn't report its {' and '.join(missing)}, so that limit can't be enforced")
         spent = self._spent(event)
         planned, step = self._planned, event["step"]
         if spent is None or step == planned:

@@ -68,7 +68,7 @@ class Tracker(ftp.Watcher):
                 self._opened, self._failure = False, _words(error)
         if self._failure and event["event"] != "watcher":
             text, self._failure = self._failure, None
-            return ftp.Warn(f"{self.used_as} is broken and gets no more figures: {text}")
+            return ftp.Warn(f"{self.used_as} has failed and gets no more figures: {text}")
         return None
 
     def _follow(self, event: Mapping[str, Any]) -> None:

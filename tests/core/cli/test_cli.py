@@ -87,6 +87,6 @@ def test_commands_of_others_are_loaded_only_when_named(ftp_install):
     listed = run("--help", env=env)
     assert "From acme-hello." in listed.stdout and "IMPORTED" not in listed.stdout
     assert "hello from acme" in run("hello", env=env).stdout
-    assert "Do what a recipe says" in run("run", "--help", env=env).stdout, "ours can't be shadowed"
+    assert "Run a recipe:" in run("run", "--help", env=env).stdout, "ours can't be shadowed"
     broken = run("broken", env=env)
     assert broken.returncode != 0 and "can't be loaded" in broken.stderr and "Traceback" not in broken.stderr

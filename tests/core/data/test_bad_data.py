@@ -24,7 +24,7 @@ data:
     - {{path: {path!r}, format: {{use: {format}}}{more}}}
 train: {{use: steps}}
 """
-MEND = "Mend these, or set `on_bad_row: drop` on the source to drop bad rows into the ledger."
+MEND = "Fix these rows, or set `on_bad_row: drop` on the source to drop bad rows and record them in the ledger."
 GOOD = b'{"instruction": "a", "response": "b"}\n'
 UTF16 = "text".encode("utf-16")
 
@@ -96,7 +96,7 @@ BAD_FILES = {
     # --- CSV and TSV
     "cells missing": ("a.csv", "pairs", b"instruction,response\na,b\na\n", "3: 1 cell under 2 columns"),
     "cells too many": ("a.csv", "pairs", b'instruction,response\n"a\nb",b\na,b,c\n', "4: 3 cells under 2 columns"),
-    "a column twice": ("a.csv", "pairs", b"\nresponse,response\na,b\n", "2: the column 'response' is there twice"),
+    "a column twice": ("a.csv", "pairs", b"\nresponse,response\na,b\n", "2: the column 'response' occurs twice"),
     "quote not closed": ("a.csv", "pairs", b'instruction,response\na,b\na,"b\nc\n',
         "3: broken CSV: unexpected end of data"),
     "quote within a cell": ("a.csv", "pairs", b'instruction,response\n"a"b,c\n',
@@ -121,7 +121,7 @@ BAD_WHOLES = {
         "broken gzip: Error -3 while decompressing data: invalid block type"),
     "no Parquet": ("a.parquet", GOOD, "{dir}/a.parquet: not a readable Parquet file: Parquet magic bytes not found in "
         "footer. Either the file is corrupted or this is not a parquet file."),
-    "a column twice in Parquet": ("a.parquet", twin_parquet(), "{dir}/a.parquet: the column 'text' is there twice"),
+    "a column twice in Parquet": ("a.parquet", twin_parquet(), "{dir}/a.parquet: the column 'text' occurs twice"),
     "unknown type": ("a.xlsx", b"PK", "{dir}/a.xlsx: not a data file; known are .jsonl, .ndjson, .json, .csv, .tsv, "
         ".parquet, each also as .gz"),
     "no suffix": ("rows", GOOD, "{dir}/rows: not a data file; known are .jsonl, .ndjson, .json, .csv, .tsv, .parquet, "
@@ -159,8 +159,8 @@ def test_a_file_that_is_not_one(check, tmp_path, name, content, said):
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("none.jsonl", "{dir}/none.jsonl: no such file, and no file fits it as a glob"),
-        ("none/*.jsonl", "{dir}/none/*.jsonl: no such file, and no file fits it as a glob"),
+        ("none.jsonl", "{dir}/none.jsonl: no such file, and no file matches it as a glob"),
+        ("none/*.jsonl", "{dir}/none/*.jsonl: no such file, and no file matches it as a glob"),
         ("empty", "{dir}/empty: no .jsonl, .ndjson, .json, .csv, .tsv, .parquet file in this directory"),
         ("mixed/*", "{dir}/mixed/notes.txt: not a data file; known are .jsonl, .ndjson, .json, .csv, .tsv, .parquet, "
          "each also as .gz"),
@@ -254,7 +254,7 @@ def test_every_bad_row_of_every_source_is_told_at_once(tmp_path, monkeypatch):
     assert [problem.replace(f"{tmp_path}/", "") for problem in caught.value.problems] == [
         "a.jsonl:2: broken JSON: Expecting property name enclosed in double quotes at column 2",
         "b.json:1: a .json file holds one list of objects; one object a line is JSON Lines: call the file .jsonl",
-        "none.jsonl: no such file, and no file fits it as a glob",
+        "none.jsonl: no such file, and no file matches it as a glob",
         "held.jsonl:1: an object is needed, this is a list",
         MEND,
     ]

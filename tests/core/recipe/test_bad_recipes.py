@@ -50,7 +50,7 @@ BAD = {
         "name: bad",
         "a: &a [1,1,1,1,1,1,1,1,1,1]\n"
         + "".join(f"{c}: &{c} [{','.join([f'*{b}'] * 10)}]\n" for b, c in zip("abcdef", "bcdefg", strict=True)),
-        ["r.yaml:1:26: e.7.8.8.8.9: more than 100000 values; aliases stand for too much"],
+        ["r.yaml:1:26: e.7.8.8.8.9: more than 100000 values; aliases expand too far"],
     ),
     "nested deeply": ("name: bad", "name: " + "[" * 5000, ["r.yaml: nested too deeply"]),
     "python object": (
@@ -64,11 +64,11 @@ BAD = {
         "name: !!binary aGk=",
         ["r.yaml:1:7: not valid YAML: could not determine a constructor for the tag 'tag:yaml.org,2002:binary'"],
     ),
-    "tag that lies": ("name: bad", "name: bad\nseed: !!int x", ['r.yaml:2:7: not valid YAML: "x" is no int']),
+    "tag that lies": ("name: bad", "name: bad\nseed: !!int x", ['r.yaml:2:7: not valid YAML: "x" is not a valid int']),
     "huge number": (
         "name: bad",
         f"name: bad\nseed: {'9' * 5000}",
-        [f'r.yaml:2:7: not valid YAML: "{"9" * 56}… is no int'],
+        [f'r.yaml:2:7: not valid YAML: "{"9" * 56}… is not a valid int'],
     ),
     "half a character": (
         "id: some/model",
@@ -174,7 +174,7 @@ BAD = {
     "empty list": (
         "    - {path: train.jsonl, format: {use: pairs}}",
         "    []",
-        ["r.yaml:5:3: data.train: must be a list of at least one entry, not []"],
+        ["r.yaml:5:3: data.train: must be a list with at least one entry, not []"],
     ),
     "bad name": (
         "name: bad",
@@ -200,21 +200,21 @@ BAD = {
     "path and hub": (
         "{path: train.jsonl,",
         "{path: train.jsonl, hub: a/b,",
-        ["r.yaml:6:7: data.train.0: needs `path:` or `hub:`, one of them"],
+        ["r.yaml:6:7: data.train.0: needs either `path:` or `hub:`"],
     ),
     "neither path nor hub": (
         "{path: train.jsonl, ", "{",
-        ["r.yaml:6:7: data.train.0: needs `path:` or `hub:`, one of them"],
+        ["r.yaml:6:7: data.train.0: needs either `path:` or `hub:`"],
     ),
     "split without hub": (
         "{path: train.jsonl,",
         "{path: train.jsonl, split: train,",
-        ["r.yaml:6:27: data.train.0.split: is read for a `hub:` source only; take it out"],
+        ["r.yaml:6:27: data.train.0.split: applies only to a `hub:` source; remove it"],
     ),
     "role of an eval set": (
         "{path: held.jsonl,",
         "{path: held.jsonl, role: replay,",
-        ["r.yaml:9:30: data.evals.held.role: an eval set has no role; take it out"],
+        ["r.yaml:9:30: data.evals.held.role: an eval set has no role; remove it"],
     ),
     "trained and evaluated on": (
         "path: held.jsonl",
@@ -263,7 +263,7 @@ BAD = {
     "answers that nothing reads": (
         "  - {use: same}\n",
         "answers: {batch_size: 4}\n",
-        ["r.yaml:13:1: answers: no evaluator of this recipe reads answers; take it out"],
+        ["r.yaml:13:1: answers: no evaluator of this recipe reads answers; remove it"],
     ),
 }  # fmt: skip
 

@@ -357,7 +357,7 @@ def test_a_kind_of_which_nothing_is_installed(toys, problems, ftp_install):
     found = plugins.load(without=["acme-watchers:acme-watchers"])
     assert problems(f"{GOOD}watch:\n  - {{use: alarm}}\n", plugins=found) == [
         "recipe.yaml:21:5: watch.0: nothing of this kind is installed "
-        "(plugin acme-watchers:acme-watchers is not in use: kept out by --no-plugin or FTP_PLUGINS_DISABLED)"
+        "(plugin acme-watchers:acme-watchers is not in use: disabled by --no-plugin or FTP_PLUGINS_DISABLED)"
     ]
 
 
@@ -372,6 +372,6 @@ def test_a_clash_stops_every_recipe(read, ftp_install):
         read(plugins=plugins.load())
     assert str(caught.value) == (
         "evaluators 'house' is offered by both acme-one:acme-one and acme-two:acme-two; "
-        "keep one out: --no-plugin acme-two:acme-two"
+        "disable one: --no-plugin acme-two:acme-two"
     )
     assert read(plugins=plugins.load(without=["acme-two:acme-two"])).name == "good"

@@ -229,8 +229,8 @@ def test_an_old_run_that_is_damaged_is_passed_over_and_named(tmp_path, content):
     notes = []
     assert equal_run(tmp_path, "small", lock, notes.append).path == good.path
     [note] = notes
-    assert note.startswith(f"An old run is passed over: {bad.path}")
+    assert note.startswith(f"An old run is skipped: {bad.path}")
     assert unfinished_run(tmp_path, "small", notes.append).path == good.path and len(notes) == 1
     (good.path / "stages.json").write_bytes(b"{")
     assert unfinished_run(tmp_path, "small", notes.append) is None
-    assert notes[1].startswith(f"An old run is passed over: {good.path / 'stages.json'}:1: damaged")
+    assert notes[1].startswith(f"An old run is skipped: {good.path / 'stages.json'}:1: damaged")

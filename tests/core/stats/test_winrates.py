@@ -108,12 +108,12 @@ def test_it_is_the_intercept_of_statsmodels_formula():
 @pytest.mark.parametrize(
     ("outcomes", "lengths", "clusters", "reason"),
     [
-        ([1, 0] * 9, [3, -3] * 9, None, "18 examples are too few for it, 20 are needed"),
-        ([1, 0] * 20, [3, -3] * 20, list("abcdefg") * 5 + list("abcde"), "7 clusters are too few for it, 8 are needed"),
+        ([1, 0] * 9, [3, -3] * 9, None, "18 examples are too few, 20 are needed"),
+        ([1, 0] * 20, [3, -3] * 20, list("abcdefg") * 5 + list("abcde"), "7 clusters are too few, 8 are needed"),
         ([1, 0] * 20, [3] * 40, None, "every length difference is the same"),
-        ([1, 0] * 20, [3, -3] * 20, None, "the regression has no solution: wins and losses part too cleanly"),
-        ([1] * 40, [3, -3] * 20, None, "the regression has no solution: wins and losses part too cleanly"),
-        ([0] * 40, list(range(40)), None, "the regression has no solution: wins and losses part too cleanly"),
+        ([1, 0] * 20, [3, -3] * 20, None, "the regression has no solution: wins and losses are perfectly separated"),
+        ([1] * 40, [3, -3] * 20, None, "the regression has no solution: wins and losses are perfectly separated"),
+        ([0] * 40, list(range(40)), None, "the regression has no solution: wins and losses are perfectly separated"),
     ],
 )
 def test_why_there_is_none(outcomes, lengths, clusters, reason):

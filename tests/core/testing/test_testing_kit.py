@@ -248,7 +248,7 @@ class Bad(ftp.Evaluator):
     def score(self, example, answer):
         return float(len(answer) < self.words)
 ''',
-    "nothing reads the option 'words'; take it out, or use it (self.words).": '''
+    "nothing reads the option 'words'; remove it, or use it (self.words).": '''
 class Bad(ftp.Evaluator):
     """Bad."""
     words: int = 3
@@ -497,20 +497,20 @@ class Bad(ftp.Formatter):
 }
 
 CURATORS = {
-    "curate took train-domain.jsonl:1 out of train and didn't tell the ledger": '''
+    "curate removed train-domain.jsonl:1 from train without recording it": '''
 class Bad(ftp.Curator):
     """Bad."""
     def curate(self, corpus, ledger):
         return dataclasses.replace(corpus, train=corpus.train[1:])
 ''',
-    "curate told the ledger that train-domain.jsonl:1 is dropped and left it in train.": '''
+    "curate recorded in the ledger that train-domain.jsonl:1 is dropped and left it in train.": '''
 class Bad(ftp.Curator):
     """Bad."""
     def curate(self, corpus, ledger):
         ledger.drop(corpus.train[0].id, by=self.used_as, reason="bad")
         return corpus
 ''',
-    "curate told the ledger that train-domain.jsonl:1 is dropped, but not by whom and why.": '''
+    "curate recorded in the ledger that train-domain.jsonl:1 is dropped, but not by whom and why.": '''
 class Bad(ftp.Curator):
     """Bad."""
     def curate(self, corpus, ledger):
@@ -529,21 +529,21 @@ class Bad(ftp.Curator):
     def curate(self, corpus, ledger):
         return dataclasses.replace(corpus, train=corpus.evals["heldout"])
 ''',
-    "curate changed a row of train and didn't tell the ledger: ledger.mask(id, by=…, reason=…).": '''
+    "curate changed a row of train without recording it: ledger.mask(id, by=…, reason=…).": '''
 class Bad(ftp.Curator):
     """Bad."""
     def curate(self, corpus, ledger):
         rows = [dataclasses.replace(row, role="replay") for row in corpus.train]
         return dataclasses.replace(corpus, train=rows)
 ''',
-    "curate told the ledger that train-domain.jsonl:1 is moved to validation and left it in train.": '''
+    "curate recorded in the ledger that train-domain.jsonl:1 is moved to validation and left it in train.": '''
 class Bad(ftp.Curator):
     """Bad."""
     def curate(self, corpus, ledger):
         ledger.move(corpus.train[0].id, "validation")
         return corpus
 ''',
-    "curate took train-domain.jsonl:1 out of train and didn't tell the ledger: ledger.drop": '''
+    "curate removed train-domain.jsonl:1 from train without recording it: ledger.drop": '''
 class Bad(ftp.Curator):
     """Bad."""
     def curate(self, corpus, ledger):
@@ -563,7 +563,7 @@ class Bad(ftp.Curator):
     def curate(self, corpus, ledger):
         return dataclasses.replace(corpus, evals={"heldout": corpus.evals["heldout"][1:]})
 ''',
-    "curate chooses other rows the second time; draw with a seed that is an option.": '''
+    "curate returns different rows the second time; draw with a seed that is an option.": '''
 class Bad(ftp.Curator):
     """Bad."""
     def curate(self, corpus, ledger):
@@ -655,7 +655,7 @@ class Bad(ftp.Evaluator):
         "Bad: it defines neither score nor evaluate.",
         "Bad: the class has no docstring; it is the component's help.",
         "Bad: the option 'words' has no docstring under it; it is the option's help.",
-        "Bad: nothing reads the option 'words'; take it out, or use it (self.words).",
+        "Bad: nothing reads the option 'words'; remove it, or use it (self.words).",
         "Bad: acme_bad imports torch at module level; import it inside the function that needs it.",
     ]
 

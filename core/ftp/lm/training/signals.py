@@ -40,4 +40,4 @@ class Signals:
             raise KeyboardInterrupt(number)
         self.parts.signal = number
         with contextlib.suppress(RuntimeError):  # the signal may have come in the middle of another line
-            self.parts.job.emit("note", text="Interrupted: saving a checkpoint after this step. Again: end at once.")
+            self.parts.job.emit("note", text="Interrupted: saving a checkpoint after this step. Again: end now.")

@@ -78,7 +78,7 @@ class Checkpoints:
             for file in aside.iterdir():
                 _sync(file)
             _sync(aside)
-            if target.exists():  # from before a resume; no checkpoint speaks of it, so it may be gone for a moment
+            if target.exists():  # from before a resume; no checkpoint refers to it, so it may be missing for a moment
                 old = self.directory / f"{name}.old.part"
                 shutil.rmtree(old, ignore_errors=True)
                 target.rename(old)
@@ -86,13 +86,13 @@ class Checkpoints:
             aside.rename(target)
             _sync(self.directory)
         except (OSError, RuntimeError, SafetensorError) as error:
-            # torch.save and safetensors tell of a full disk in errors of their own kinds.
+            # torch.save and safetensors report a full disk in exceptions of their own.
             shutil.rmtree(aside, ignore_errors=True)
             before = self.last()
-            kept = f"the last one, {before}, is kept" if before else "there is none before it"
+            kept = f"the last one, {before}, is kept" if before else "there is no earlier one"
             raise ModelError(
-                f"{target}: the checkpoint can't be written: {_first_line(error)}; {kept}. Make room and go on with "
-                f"`ftp resume {self.directory.parent}`"
+                f"{target}: the checkpoint can't be written: {_first_line(error)}; {kept}. Free some space and "
+                f"continue with `ftp resume {self.directory.parent}`"
             ) from error
 
     def keep_only(self, step: int, best_step: int) -> None:

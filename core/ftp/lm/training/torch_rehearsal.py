@@ -87,5 +87,5 @@ def _save_and_reload(trainer: Any) -> None:
     load_weights(saved, model)
     for name, weight in model.named_parameters():
         if name in before and not torch.equal(weight, before[name]):
-            raise ModelError(f"{saved}: '{name}' is not what was saved")
+            raise ModelError(f"{saved}: '{name}' differs from what was saved")
     shutil.rmtree(saved)

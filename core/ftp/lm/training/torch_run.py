@@ -91,7 +91,7 @@ def _train_steps(trainer: TrainerWithParts, steps: int) -> None:
                 break
             last = parts.checkpoints.last()
             if last is None:
-                raise ModelError(f"{decision.reason}; there is no checkpoint to go back to")
+                raise ModelError(f"{decision.reason}; there is no checkpoint to return to")
             _prepare_restart(trainer, last, decision.factor)
             parts.job.emit("rollback", step=step_of(last), factor=decision.factor, reason=decision.reason)
 

@@ -26,4 +26,4 @@ def check_adapter(adapter: Adapter) -> None:
         if not isinstance(prepared, ModelRequest) or prepared.model != request.model:
             fail(type(adapter), "prepare has to return the request for the same model, changed or not.")
         if adapter.prepare(request) != prepared:
-            fail(type(adapter), "prepare asks for something else the second time.")
+            fail(type(adapter), "prepare returns a different request the second time.")

@@ -84,7 +84,7 @@ def _unread_options(cls: type[Component]) -> Iterator[str]:
     read = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
     for name in cls.model_fields:
         if name not in read:
-            yield f"nothing reads the option '{name}'; take it out, or use it (self.{name})."
+            yield f"nothing reads the option '{name}'; remove it, or use it (self.{name})."
 
 
 def _wrong_imports(cls: type[Component]) -> Iterator[str]:

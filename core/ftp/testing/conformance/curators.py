@@ -27,7 +27,7 @@ def check_curator(curator: Curator) -> None:
                 fail(cls, f"curate {fault}.")
             orders.append([example.id for example in after.train])
     if orders[0] != orders[1]:
-        fail(cls, "curate chooses other rows the second time; draw with a seed that is an option.")
+        fail(cls, "curate returns different rows the second time; draw with a seed that is an option.")
 
 
 def _corpus(directory: Path, roles: Sequence[str]) -> tuple[Corpus, Ledger]:
@@ -73,7 +73,7 @@ def _curated_wrongly(before: Corpus, after: Any, ledger: Ledger) -> str | None:
         if any(row.id not in known[name] for row in rows):
             return f"put a row into {name} that was not there"
         if any(row != known[name][row.id] and ledger.row(row.id)["fate"] != "masked" for row in rows):
-            return f"changed a row of {name} and didn't tell the ledger: ledger.mask(id, by=…, reason=…)"
+            return f"changed a row of {name} without recording it: ledger.mask(id, by=…, reason=…)"
     return None
 
 
@@ -88,11 +88,11 @@ def _ledger_fault(before: Corpus, after: Corpus, ledger: Ledger, directory: Path
             entry = entries[example.id]
             split, dropped = entry["split"], entry["fate"] == "dropped"
             if split != name and example.id in kept[name]:
-                return f"told the ledger that {example.id} is moved to {split} and left it in {name}"
+                return f"recorded in the ledger that {example.id} is moved to {split} and left it in {name}"
             if example.id not in kept.get(split, ()) and not dropped:
-                return f"took {example.id} out of {name} and didn't tell the ledger: ledger.drop(id, by=…, reason=…)"
+                return f"removed {example.id} from {name} without recording it: ledger.drop(id, by=…, reason=…)"
             if example.id in kept[name] and dropped:
-                return f"told the ledger that {example.id} is dropped and left it in {name}"
+                return f"recorded in the ledger that {example.id} is dropped and left it in {name}"
             if dropped and not (entry["by"] and entry["reason"]):
-                return f"told the ledger that {example.id} is dropped, but not by whom and why"
+                return f"recorded in the ledger that {example.id} is dropped, but not by whom and why"
     return None

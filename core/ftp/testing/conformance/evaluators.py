@@ -31,7 +31,7 @@ def check_evaluator(evaluator: Evaluator, views: Sequence[EvalView]) -> None:
             view = dataclasses.replace(view, base_answers=[], tuned_answers=[])
         found = _evaluated(evaluator, view)
         if _evaluated(evaluator, view) != found or _evaluated(pickled(evaluator), view) != found:
-            fail(cls, "evaluate finds something else the second time; the same answers have to get the same scores.")
+            fail(cls, "evaluate returns something else the second time; the same answers have to get the same scores.")
         _check_pairing(evaluator, view, found)
 
 
@@ -52,7 +52,7 @@ def _check_own_evals(evaluator: Evaluator) -> None:
     if {name: list(rows) for name, rows in evaluator.own_evals().items()} != {
         n: list(rows) for n, rows in sets.items()
     }:
-        fail(cls, "own_evals brings other examples the second time.")
+        fail(cls, "own_evals returns different examples the second time.")
 
 
 def _evaluated(evaluator: Evaluator, view: EvalView) -> Evaluation:

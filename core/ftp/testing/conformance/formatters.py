@@ -22,7 +22,7 @@ def check_formatter(formatter: Formatter, samples: Sequence[Mapping[str, Any]]) 
         if fault:
             fail(cls, f"format({short(row)}) {fault}.")
         if formatter.format(row) != example:
-            fail(cls, f"format({short(row)}) makes another example the second time.")
+            fail(cls, f"format({short(row)}) makes a different example the second time.")
     columns = sorted(_column_names(formatter) | {str(key) for row in samples for key in row})
     wrong: tuple[Any, ...] = (None, [], 3)
     for value in wrong:
@@ -41,7 +41,7 @@ def _check_bad_row(formatter: Formatter, row: Mapping[str, Any], may_work: bool)
         example = formatter.format(row)
     except RowError as error:
         if not str(error).strip():
-            fail(cls, f"{call} raised an ftp.RowError without a word.")
+            fail(cls, f"{call} raised an ftp.RowError without a message.")
         return
     except Exception as error:
         what = f"{call} raised {type(error).__name__} ({error}); a row that can't be used is an ftp.RowError."

@@ -34,7 +34,7 @@ def check_watcher(watcher: Watcher) -> None:
             attempt(type(watcher), resumed.replay, event)
         _seen(resumed, {"event": "resume", "step": 10})
         if [_seen(resumed, event) for event in after] != answers:
-            fail(type(watcher), "answers otherwise after replay than in a run that was not interrupted.")
+            fail(type(watcher), "answers differently after a replay than in an uninterrupted run.")
 
 
 def _metric(step: int, **values: float) -> dict[str, Any]:

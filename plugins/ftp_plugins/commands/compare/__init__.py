@@ -33,7 +33,7 @@ def command(runs: tuple[Path, ...], as_json: bool) -> None:
     from ftp_plugins.commands.compare.pairing import compare
 
     if len(runs) < 2:
-        raise RunError("one run is nothing to compare; name two or more")
+        raise RunError("comparing needs two or more runs")
     found, notes = compare(runs)
     if as_json:
         records = [_record(comparison) for comparison in found]

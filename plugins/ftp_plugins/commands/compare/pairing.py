@@ -76,12 +76,12 @@ def _pairs(first: FinishedRun, other: FinishedRun) -> list[tuple[Comparison | No
         if not one.tuned_scores or not two.tuned_scores:
             found.append((None, f"{label}: has no score for each example, so it can't be paired"))
         elif evals not in orders:
-            found.append((None, f"{label}: its examples are not on file, so it can't be paired"))
+            found.append((None, f"{label}: its examples are not stored, so it can't be paired"))
         else:
             order = orders[evals]
             weights = [two.weights[at] for at in order] if two.weights else []
             if weights != list(one.weights):
-                found.append((None, f"{label}: counts examples by other tokens in the two runs"))
+                found.append((None, f"{label}: weights examples by different tokens in the two runs"))
                 continue
             metric = paired_metric(
                 name,

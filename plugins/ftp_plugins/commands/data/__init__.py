@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ftp.recipe.model import Recipe
     from ftp_plugins.commands.data.preview import Preview
 
-HTML = click.option("--html", "html", type=click.Path(path_type=Path), help="Write a page to this file as well.")
+HTML = click.option("--html", "html", type=click.Path(path_type=Path), help="Also write a page to this file.")
 
 
 @click.group("data")

@@ -119,7 +119,7 @@ def show(found: dict[str, Any]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     _show_steps(console, found["steps"])
     _show_tokens(console, found["tokens"])
-    _show_groups(console, "Not kept as they were", found["not_kept"], "rows")
+    _show_groups(console, "Changed or dropped", found["not_kept"], "rows")
     _show_groups(console, "Found", found["found"], "findings")
     console.print(
         "\n`ftp data why RECIPE ID` tells the fate of a row, `ftp data show RECIPE ID` what the trainer sees of it."

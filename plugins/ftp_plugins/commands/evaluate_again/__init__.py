@@ -16,7 +16,7 @@ from ftp.cli.options import REPLAY, RUNS, SET, load_plugins, load_recipe, plugin
     "--evaluate",
     "file",
     type=click.Path(path_type=Path),
-    help="The recipe whose evaluators and eval sets are taken. Default: those of the run.",
+    help="Recipe whose evaluators and eval sets are used. Default: the run's own.",
 )
 @SET
 @plugin_options

@@ -23,10 +23,10 @@ SHOWN = 15
 @SET
 @plugin_options
 @JSON
-@click.option("--html", type=click.Path(path_type=Path), help="Write a page with the curve to this file as well.")
+@click.option("--html", type=click.Path(path_type=Path), help="Also write a page with the curve to this file.")
 @click.option("--steps", type=click.IntRange(min=10), default=60, show_default=True, help="Optimizer steps to take.")
-@click.option("--low", type=click.FloatRange(min=0, min_open=True), help="Where the rate begins.")
-@click.option("--high", type=click.FloatRange(min=0, min_open=True), help="Where it would end if the loss let it.")
+@click.option("--low", type=click.FloatRange(min=0, min_open=True), help="The first rate.")
+@click.option("--high", type=click.FloatRange(min=0, min_open=True), help="The last rate, unless the loss diverges.")
 def command(
     recipe: Path,
     settings: tuple[str, ...],
@@ -55,7 +55,7 @@ def command(
     usual = adapter.learning_rates or RANGE
     first, last = low or usual[0] / BELOW, high or usual[1] * ABOVE
     if first >= last:
-        raise click.UsageError(f"--low is {first:g} and --high {last:g}; the rate has to rise")
+        raise click.UsageError(f"--low is {first:g} and --high {last:g}; the rate must rise")
     quiet_libraries()
     with show() as progress, dry_run(checked, recipe, progress.stage, notes_only(progress.event)) as job:
         progress.stage("Training with a rising rate")
@@ -102,5 +102,5 @@ def lines(found: dict[str, Any]) -> list[str]:
     if found["against_usual"]:
         told.append(found["against_usual"])
     if found["recipe_rate"]:
-        told.append(f"the recipe says {rate_shown(found['recipe_rate'])}; the weights are as they were")
+        told.append(f"the recipe says {rate_shown(found['recipe_rate'])}; the weights are unchanged")
     return told
