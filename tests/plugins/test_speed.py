@@ -2,6 +2,7 @@
 
 import copy
 from itertools import chain
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -294,7 +295,7 @@ def test_the_copies_follow_the_optimizer():
 
     model = tiny()
     rows = rows_of(LENGTHS)
-    loaded = LoadedModel(model, None, "tiny", "", ModelRequest("tiny"))
+    loaded = LoadedModel(model, SimpleNamespace(pad_token_id=0), "tiny", "", ModelRequest("tiny"))
     path = FastPath(model, torch.bfloat16)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, fused=True)
     losses = []
@@ -334,6 +335,48 @@ def test_what_cannot_take_it_says_so():
     )
     assert "does not take its attention from transformers' interface" in (FastPath.why_not(state_space) or "")
     assert FastPath.why_not(gpt2) is None
+
+
+SCALED = {
+    "dynamic": {"max_position_embeddings": 32, "rope_parameters": {"rope_type": "dynamic", "factor": 4.0}},
+    "longrope": {
+        "max_position_embeddings": 128,
+        "rope_parameters": {
+            "rope_type": "longrope", "original_max_position_embeddings": 32, "factor": 4.0,
+            "short_factor": [1.0] * 4, "long_factor": [2.0, 3.0, 4.0, 5.0],
+        },
+    },
+    "yarn": {
+        "max_position_embeddings": 128,
+        "rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scaling", SCALED)
+def test_rotary_scaling_that_looks_at_the_longest_row_is_known_by_its_kind(scaling):
+    options = SCALED[scaling]
+    options["rope_parameters"]["rope_theta"] = 10_000.0
+    model = tiny(**options).eval()
+    why = FastPath.why_not(model, longest=33)
+    assert (why is None) == (scaling == "yarn")
+    assert why is None or "from 33 tokens on" in why
+    assert FastPath.why_not(model, longest=32) is None
+    # The loss of a row is its own, whatever is beside it in the batch.
+    rows = rows_of([20, 60, 12, 45])
+    together = token_losses(LoadedModel(model, SimpleNamespace(pad_token_id=0), "tiny", "", ModelRequest("tiny")), rows)
+    for row, found in zip(rows, together, strict=True):
+        alone = plain_loss(model, row)
+        assert found.nll == pytest.approx(alone, rel=1e-5)
+
+
+def plain_loss(model, row):
+    import torch
+
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([row.input_ids])).logits[0, :-1]
+    labels = torch.tensor(row.labels[1:])
+    return float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
 
 
 def test_every_row_comes_once_an_epoch_in_an_order_of_its_own():

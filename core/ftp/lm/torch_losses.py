@@ -12,7 +12,7 @@ import torch
 from ftp.lm.rendering import Tokens
 from ftp.lm.torch_attention import SIZES, rounded
 from ftp.lm.torch_models import causal_model, head_of
-from ftp.lm.torch_packing import documents, hidden_states, pack, padded, why_not
+from ftp.lm.torch_packing import documents, hidden_states, pack, padded, same_positions_up_to, why_not
 from ftp.types import LoadedModel, TokenLoss
 
 LOSS_TOKENS = 4096
@@ -44,7 +44,11 @@ def token_losses(
     model = loaded.model
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index].input_ids))
     losses: list[TokenLoss | None] = [None] * len(rows)
-    packs = why_not(model) is None
+    longest = max((len(row.input_ids) for row in rows), default=0)
+    packs = why_not(model, longest) is None
+    limit = same_positions_up_to(model)
+    if limit is not None and longest > limit:
+        batch_tokens = 1  # each row alone: padding to a longer row would change its positions too
     head = head_of(model)
     was_training = model.training
     model.eval()

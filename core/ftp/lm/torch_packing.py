@@ -45,8 +45,12 @@ def pack(rows: Sequence[Sequence[int]], device: Any = "cpu") -> Pack:
     return Pack(ids[None].to(device), positions[None].to(device), tuple(len(row) for row in rows))
 
 
-def why_not(model: Any) -> str | None:
-    """Return the reason why the rows of a batch can't be packed for this model; None when they can."""
+def why_not(model: Any, longest: int = 0) -> str | None:
+    """Return the reason why the rows of a batch can't be packed for this model; None when they can.
+
+    Args:
+        longest: tokens of the longest row.
+    """
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = causal.config.get_text_config()
     if not getattr(causal, "_supports_attention_backend", False):
@@ -55,7 +59,31 @@ def why_not(model: Any) -> str | None:
         return f"{type(causal).__name__} has an encoder"
     if any(kind not in ("full_attention", "sliding_attention") for kind in getattr(config, "layer_types", None) or ()):
         return f"{type(causal).__name__} has layers that are no plain attention"
+    limit = same_positions_up_to(model)
+    if limit is not None and longest > limit:
+        return (
+            f"the rotary embedding of {type(causal).__name__} is another one from {limit + 1} tokens on, for all rows "
+            f"of a batch, and the longest row has {longest}"
+        )
     return None
+
+
+def same_positions_up_to(model: Any) -> int | None:
+    """Return the tokens up to which a row's rotary embedding does not depend on the longest row beside it.
+
+    Two kinds of scaling choose the frequencies by the longest row of a batch: `dynamic` (NTK, as in
+    `transformers.modeling_rope_utils`) and `longrope` (Ding et al. 2024, arXiv:2402.13753). None for all others.
+    """
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = causal.config.get_text_config()
+    found = getattr(config, "rope_parameters", None) or {}
+    limits = []
+    for rope in (found, *(value for value in found.values() if isinstance(value, dict))):
+        if "dynamic" in rope.get("rope_type", ""):
+            limits.append(int(config.max_position_embeddings))
+        elif rope.get("rope_type") == "longrope":
+            limits.append(int(rope["original_max_position_embeddings"]))
+    return min(limits, default=None)
 
 
 @contextlib.contextmanager

@@ -41,11 +41,15 @@ class FastPath:
         self.mixes = self.plain_head and self.head.weight.dtype == torch.float32 and compute != torch.float32
 
     @staticmethod
-    def why_not(model: Any) -> str | None:
-        """Return why this model can't use the fast path, or None if it can."""
+    def why_not(model: Any, longest: int = 0) -> str | None:
+        """Return why this model can't use the fast path, or None if it can.
+
+        Args:
+            longest: tokens of the longest row.
+        """
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return "several processes train together"
-        return why_not(model)
+        return why_not(model, longest)
 
     @contextlib.contextmanager
     def layers(self) -> Iterator[list[str]]:
