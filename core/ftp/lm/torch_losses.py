@@ -47,12 +47,17 @@ def token_losses(
     longest = max((len(row.input_ids) for row in rows), default=0)
     packs = why_not(model, longest) is None
     limit = same_positions_up_to(model)
-    if limit is not None and longest > limit:
-        batch_tokens = 1  # each row alone: padding to a longer row would change its positions too
+    alone = limit is not None and longest > limit
+    if alone:
+        # Padding to a longer row would change a row's positions too, and so would a longer row that went before it.
+        batch_tokens = 1
+        order.reverse()
     head = head_of(model)
     was_training = model.training
     model.eval()
     with documents(model) if packs else contextlib.nullcontext(), torch.inference_mode():
+        if alone:
+            _states(loaded, [[0]], packs)  # resets what the rotary embedding remembers of an earlier call
         for batch in _batches([len(rows[index].input_ids) for index in order], batch_tokens):
             numbers = [order[at] for at in batch]
             labels = [torch.tensor(rows[number].labels[1:], dtype=torch.int64) for number in numbers]
