@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import dataclasses
 import importlib
 import importlib.metadata
 import inspect
@@ -23,6 +24,7 @@ from typing import Any, get_args
 import click
 from pydantic import BaseModel
 
+import ftp
 from ftp import cli, components, hookspecs, plugins, recipe
 from ftp.components import KINDS, Component
 
@@ -251,7 +253,9 @@ def members(node: ast.ClassDef) -> Iterator[str]:
     for item, after in zip(node.body, [*node.body[1:], None], strict=True):
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and not item.target.id.startswith("_"):
             default = f" = {ast.unparse(item.value)}" if item.value else ""
-            kind = ast.unparse(item.annotation).removeprefix("ClassVar[").removesuffix("]")
+            kind = ast.unparse(item.annotation)
+            if kind.startswith("ClassVar["):
+                kind = kind.removeprefix("ClassVar[").removesuffix("]")
             yield entry(f"{item.target.id}: {kind}{default}", "class attribute", doc_of(after))
         elif isinstance(item, ast.FunctionDef) and not item.name.startswith("_"):
             marks = [ast.unparse(mark) for mark in item.decorator_list]
@@ -271,6 +275,48 @@ def doc_of(node: ast.stmt | None) -> str:
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
         return text_of(node.value.value)
     return ""
+
+
+def reference_page() -> str:
+    """Return the page of the public names: values that flow between stages, toolkits' functions, errors."""
+    parts = [
+        HEAD,
+        "# Reference",
+        "Every public name of `ftp` that is not the base class of a kind; those are under [Hooks](hooks.md). Import "
+        "them as `import ftp` and `ftp.NAME`. The toolkits' modules have a page of [their own](toolkits.md).",
+    ]
+    bases = {Component, *KINDS.values()}
+    names = [name for name in ftp.__all__ if getattr(ftp, name) not in bases]
+    for title, wanted in (("Types", inspect.isclass), ("Functions", inspect.isfunction)):
+        parts.append(f"## {title}")
+        for name in sorted(filter(lambda name: wanted(getattr(ftp, name)), names), key=str.lower):
+            parts += [f"### {name}", *reference_of(getattr(ftp, name))]
+    parts += ["## Types of options", "For the fields of components and blocks of options."]
+    for name in sorted(name for name in names if not callable(getattr(ftp, name))):
+        parts += [f"### {name}", doc_of(after_assignment(sys.modules[ftp.home_of(name)], name))]
+    return "\n\n".join(parts) + "\n"
+
+
+def reference_of(found: Any) -> list[str]:
+    """Return the documentation of a class with its public members, or of a function with its signature."""
+    node: Any = ast.parse(textwrap.dedent(inspect.getsource(found))).body[0]
+    if isinstance(node, ast.ClassDef):
+        fields = "fields" if dataclasses.is_dataclass(found) else "class attributes"
+        return [
+            text_of(found.__doc__),
+            *(part.replace("(class attribute)", f"({fields[:-1]})") for part in members(node)),
+        ]
+    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    return [f"```text\n{node.name}({ast.unparse(node.args)}){returns}\n```", text_of(found.__doc__)]
+
+
+def after_assignment(module: Any, name: str) -> ast.stmt | None:
+    """Return the statement after the assignment of a name: its docstring."""
+    body = tree_of(module).body
+    for item, after in zip(body, [*body[1:], None], strict=True):
+        if isinstance(item, ast.Assign) and any(isinstance(to, ast.Name) and to.id == name for to in item.targets):
+            return after
+    return None
 
 
 def cli_page() -> str:
@@ -360,6 +406,7 @@ def pages() -> dict[str, str]:
         "hooks.md": hooks_page(),
         "components.md": components_page(found),
         "cli.md": cli_page(),
+        "reference.md": reference_page(),
         "recipe.md": f"{before}{BEGIN}\n\n{recipe_part(found)}\n\n{END}{after}",
     }
 

@@ -140,11 +140,15 @@ _HOME = {
 }
 
 
+def home_of(name: str) -> str:
+    """Return the module that a public name is defined in; empty for any other name."""
+    return next((module for module, names in _HOME.items() if name in names.split()), "")
+
+
 def __getattr__(name: str) -> Any:
     # A name is imported when it is first used: `ftp --help` needs none of them, and pydantic alone takes 0.1 s.
-    for module, names in _HOME.items():
-        if name in names.split():
-            value = getattr(importlib.import_module(module), name)
-            globals()[name] = value
-            return value
+    if module := home_of(name):
+        value = getattr(importlib.import_module(module), name)
+        globals()[name] = value
+        return value
     raise AttributeError(f"module 'ftp' has no attribute {name!r}")
