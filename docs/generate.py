@@ -282,8 +282,8 @@ def reference_page() -> str:
     parts = [
         HEAD,
         "# Reference",
-        "Every public name of `ftp` that is not the base class of a kind; those are under [Hooks](hooks.md). Import "
-        "them as `import ftp` and `ftp.NAME`. The toolkits' modules have a page of [their own](toolkits.md).",
+        "Every public name of `ftp` that is not the base class of a kind; those are under [Hooks](hooks.md). Write "
+XX have a page of [their own](toolkits.md).",
     ]
     bases = {Component, *KINDS.values()}
     names = [name for name in ftp.__all__ if getattr(ftp, name) not in bases]
