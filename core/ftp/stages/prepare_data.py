@@ -198,7 +198,7 @@ class _Reader:
         for source in sources:
             try:
                 yield from self._rows_of(source, split)
-            except DataError as error:  # a file that can't be read at all; go on, to tell of all of them at once
+            except DataError as error:  # a file that can't be read at all; continue, to report all of them together
                 self.problems.extend(error.problems)
 
     def _rows_of(self, source: Source, split: str) -> Iterator[Example]:

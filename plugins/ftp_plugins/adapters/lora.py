@@ -184,7 +184,7 @@ class LoRA(ftp.Adapter):
             where |= {"layers_to_transform": chosen, "layers_pattern": path.rsplit(".", 1)[-1]}
             experts = [name for name in experts if any(name.startswith(f"{path}.{number}.") for number in chosen)]
         if self.experts:
-            where["target_parameters"] = experts  # by their whole paths: for them peft heeds no layers
+            where["target_parameters"] = experts  # by their whole paths: peft ignores layers for them
         return where
 
     def _notes(self, loaded: ftp.LoadedModel) -> list[str]:
