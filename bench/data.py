@@ -1,4 +1,4 @@
-"""How fast the data desk is: format, dedupe, decontaminate and tokenise, beside TRL's preparation and datatrove.
+"""How fast the data stage is: format, dedupe, decontaminate and tokenise, beside TRL's preparation and datatrove.
 
     python bench/data.py [--medquad FILE] [--rows 1000000] [--runs 3] [--json]
 
@@ -257,7 +257,7 @@ def synthetic(directory: Path, count: int, seed: int = 0) -> None:
             stream.write(json.dumps(found) + "\n")
 
 
-def whole_desk(rows: int) -> dict[str, Any]:
+def whole_stage(rows: int) -> dict[str, Any]:
     """Run `ftp data check` on synthetic rows, as a user would."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -305,7 +305,7 @@ def main() -> None:
     for _ in range(options.runs):
         for name in JOBS:
             found[name].append(measure(name, options.medquad))
-    desk = whole_desk(options.rows)
+    stage = whole_stage(options.rows)
 
     def median(name: str, key: str = "seconds") -> float:
         return statistics.median(run[key] for run in found[name])
@@ -315,14 +315,14 @@ def main() -> None:
         "tokenise_vs_trl_messages": median("trl_messages") / median("tokenise"),
         "dedupe_medquad_seconds": median("dedupe"),
         "dedupe_vs_datatrove": peer[0]["seconds"] / median("dedupe") if peer[0] else None,
-        "million_rows_seconds": desk["seconds"],
-        "million_rows_peak_mb": desk["peak_mb"],
+        "million_rows_seconds": stage["seconds"],
+        "million_rows_peak_mb": stage["peak_mb"],
         "stages": {
             name: {"rows_per_second": runs[0]["rows"] / median(name), "peak_mb": median(name, "peak_mb")}
             for name, runs in found.items()
         },
         "datatrove": peer[0],
-        "desk": desk,
+        "stage": stage,
         "cores": len(os.sched_getaffinity(0)),
     }
     if options.json:
@@ -337,8 +337,8 @@ def main() -> None:
         f"{results['tokenise_vs_trl_messages']:.2f}x)"
     )
     print(f"dedupe of MedQuAD on one core: {results['dedupe_medquad_seconds']:.2f} s")
-    print(f"{desk['rows']:,} rows through the desk: {desk['seconds']:.0f} s, {desk['peak_mb']:,.0f} MB")
-    for step in desk["steps"]:
+    print(f"{stage['rows']:,} rows through the data stage: {stage['seconds']:.0f} s, {stage['peak_mb']:,.0f} MB")
+    for step in stage["steps"]:
         print("   ", json.dumps(step))
 
 

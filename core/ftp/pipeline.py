@@ -175,7 +175,7 @@ class _Work:
             loaded = load_base_model(self.recipe.model, self.recipe.adapter, self.note)
             if changed_model := note_model(self.directory, loaded, anyway=self.anyway):
                 self.emit("anyway", changes=changed_model)
-            # The base model speaks before anything is trained: the only base that full training leaves, and a
+            # The base model answers before anything is trained: full training leaves no other base, and this is a
             # rehearsal of the evaluation before the hours that training takes.
             self.evidence("base", loaded, corpus)
             loaded = self.train(loaded, corpus, ledger)

@@ -399,8 +399,8 @@ def test_every_hook_component_option_and_command_is_in_the_docs(generate: Module
                 if part and f"| `{option}` |" not in part.group(1)
             ]
     commands = {name: importlib.import_module(f"ftp.cli.{name}").command for name in cli.COMMANDS}
-    desk = importlib.import_module("ftp_plugins.commands.data").command
-    commands |= {f"data {name}": command for name, command in desk.commands.items()}
+    data = importlib.import_module("ftp_plugins.commands.data").command
+    commands |= {f"data {name}": command for name, command in data.commands.items()}
     commands |= {
         entry.name: entry.load() for entry in entry_points(group=cli.GROUP) if entry.dist.name == "ftp-finetune"
     }

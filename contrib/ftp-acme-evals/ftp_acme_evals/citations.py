@@ -33,7 +33,7 @@ class Citations(ftp.Evaluator):
     @cached_property
     def citation(self) -> re.Pattern[str]:
         words = "|".join(map(re.escape, self.words))
-        # Numbers go on after a plural only: in "clause 4.2, 30 days" the 30 is no clause.
+        # A list of numbers follows a plural only: in "clause 4.2, 30 days" the 30 is not a clause.
         plural = rf"(?:§§|\b(?:sub-?)?(?:{words})s\b)\s*(?P<several>{NUMBER}(?:{JOINT}{NUMBER})*)"
         singular = rf"(?:§|\b(?:sub-?)?(?:{words})\b)\s*(?P<one>{NUMBER})"
         return re.compile(rf"{plural}|{singular}", re.IGNORECASE)

@@ -58,7 +58,7 @@ def command(
     with at_work() as progress:
         runs = [pipeline.run(one, plugins, recipe, root, progress, new=new) for one in (checked, *others)]
     if seeds > 1:
-        _tell_seeds(runs)
+        _print_seeds(runs)
     else:
         tell(runs[-1])
 
@@ -92,7 +92,7 @@ def at_work() -> Iterator[Progress]:
         if not isinstance(error, FtpError) and is_lack_of_memory(error):
             first = str(error).strip().split("\n")[0][:200]
             raise FtpError(how_to_resume(f"too little memory ({first or type(error).__name__})")) from error
-        if isinstance(error, FtpError) or not _no_room(error):
+        if isinstance(error, FtpError) or not _is_out_of_space(error):
             raise
         raise FtpError(how_to_resume(f"{error}: free some space")) from error
     finally:
@@ -106,7 +106,7 @@ def _end(number: int, frame: object) -> None:
     raise KeyboardInterrupt(number)
 
 
-def _no_room(error: BaseException) -> bool:
+def _is_out_of_space(error: BaseException) -> bool:
     """Return whether a disk is full or a limit is reached; libraries report this in exceptions of their own."""
     reasons = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return getattr(error, "errno", None) in reasons or any(os.strerror(number) in str(error) for number in reasons)
@@ -121,7 +121,7 @@ def tell(finished: FinishedRun) -> None:
     click.echo(next((report for report in finished.reports if report.exists()), finished.directory))
 
 
-def _tell_seeds(runs: list[FinishedRun]) -> None:
+def _print_seeds(runs: list[FinishedRun]) -> None:
     """Print the results over several seeds, and write them as seeds.json into the last run."""
     from ftp.cli.seeds import in_words, over_seeds
     from ftp.runs.directory import RunDirectory

@@ -87,7 +87,7 @@ class Live(Progress):
             detail = ", ".join([f"{parts[0]}{self.validation}", *parts[1:]])
             self.bars.update(self.task, completed=values["step"], detail=detail)
         elif event in ("note", "watcher"):
-            self.note(told(event, values))
+            self.note(watcher_line(event, values))
 
     def note(self, text: str) -> None:
         self.bars.console.print(text, style="yellow", markup=False, highlight=False)
@@ -125,7 +125,7 @@ class Plain(Progress):
             parts = [*metric_parts(values), *time_left(values, self.total)]
             self._now_and_then(f"step {values['step']} of {self.total}: {', '.join(parts)}")
         elif event in ("note", "watcher"):
-            self.note(told(event, values))
+            self.note(watcher_line(event, values))
 
     def note(self, text: str) -> None:
         self._line(text)
@@ -164,7 +164,7 @@ def time_left(values: Mapping[str, Any], steps: int | None) -> list[str]:
     return [f"{timedelta(seconds=round(seconds))} left"]
 
 
-def told(event: str, values: Mapping[str, Any]) -> str:
+def watcher_line(event: str, values: Mapping[str, Any]) -> str:
     if event == "note":
         return str(values["text"])
     what = {"stop": "stops training", "roll back": "returns to the last checkpoint"}.get(values["asks"], "warns")

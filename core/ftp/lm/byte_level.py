@@ -102,7 +102,7 @@ def answer_tokens(
     else:
         places = [(len(text[:start].encode()), len(text[:end].encode())) for start, end in answers]
     return [
-        # The first token that ends behind the start, up to the one in which the end lies.
+        # From the first token that ends after the start to the one that contains the end.
         (int(np.searchsorted(ends, start, side="right")), int(np.searchsorted(ends, end, side="left")) + 1)
         for start, end in places
     ]

@@ -261,7 +261,7 @@ def _spans(
     spans: list[tuple[int, int]] = []
     ended = False
     for first, after in ranges:
-        # A turn ends with its last stop token; the line break that a template puts behind it is no part of the answer.
+        # A turn ends with its last stop token; a line break after it is not part of the answer.
         stop = next((at for at in range(after - 1, first - 1, -1) if ids[at] in stops), None) if row.is_chat else None
         spans.append((first, after if stop is None else stop + 1))
         ended = stop is not None

@@ -69,12 +69,12 @@ def attend(
     if dropout == 0 and softcap is None:
         half = q.dtype in (torch.bfloat16, torch.float16) and q.shape[-1] == v.shape[-1] <= 256
         if q.is_cuda and half:
-            return _on_cuda(q, k, v, lengths, scale, window)[None], None
+            return _flash_attend(q, k, v, lengths, scale, window)[None], None
         if window is None and max(lengths) <= OWN_KERNEL and not q.is_cuda:
             attended: torch.Tensor = DocumentAttention.apply(q, k, v, lengths, scale)
             return attended[None], None
     starts = _starts(lengths)
-    parts = [_one(q[a:b], k[a:b], v[a:b], scale, dropout, window, softcap) for a, b in pairwise(starts)]
+    parts = [_attend_one(q[a:b], k[a:b], v[a:b], scale, dropout, window, softcap) for a, b in pairwise(starts)]
     return torch.cat(parts)[None], None
 
 
@@ -85,13 +85,13 @@ def _starts(lengths: tuple[int, ...]) -> list[int]:
     return starts
 
 
-def _on_cuda(
+def _flash_attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: tuple[int, ...], scale: float, window: int | None
 ) -> torch.Tensor:
     """Run flash attention over sequences of any length (Dao 2023, arXiv:2307.08691), as shipped with torch."""
     from torch.nn.attention.varlen import varlen_attn
 
-    ends = _ends_on(lengths, q.device)
+    ends = _borders(lengths, q.device)
     longest = max(lengths)
     found: Any = varlen_attn(
         q.contiguous(), k.contiguous(), v.contiguous(), ends, ends, longest, longest,
@@ -102,12 +102,12 @@ def _on_cuda(
 
 
 @lru_cache(maxsize=1)
-def _ends_on(lengths: tuple[int, ...], device: torch.device) -> torch.Tensor:
+def _borders(lengths: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """Return the borders of the documents as int32 on the device; every layer of a step asks for the same."""
     return torch.tensor(_starts(lengths), dtype=torch.int32, device=device)
 
 
-def _one(
+def _attend_one(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -150,10 +150,10 @@ class DocumentAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Any, k: Any, v: Any, lengths: tuple[int, ...], scale: float) -> Any:
         heads, out, kept = k.shape[1], torch.empty(*q.shape[:2], v.shape[2], dtype=q.dtype), []
-        for width, places in _alike(lengths):
+        for width, places in _by_length(lengths):
             qs, ks, vs = (_blocks(states, heads, width, places) for states in (q, k, v))
             weights = _weights(qs, ks, width, scale)
-            _put(out, torch.bmm(weights, vs), heads, width, places)
+            _write_blocks(out, torch.bmm(weights, vs), heads, width, places)
             kept += [qs, ks, vs, weights if width <= KEEP_WEIGHTS and any(ctx.needs_input_grad) else None]
         ctx.save_for_backward(*kept)
         ctx.lengths, ctx.scale, ctx.shapes = lengths, scale, (q.shape, k.shape, v.shape)
@@ -163,7 +163,7 @@ class DocumentAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Any) -> Any:
         kept = ctx.saved_tensors
         heads, grads = ctx.shapes[1][1], [torch.empty(shape, dtype=grad.dtype) for shape in ctx.shapes]
-        for at, (width, places) in enumerate(_alike(ctx.lengths)):
+        for at, (width, places) in enumerate(_by_length(ctx.lengths)):
             qs, ks, vs, weights = kept[4 * at : 4 * at + 4]
             if weights is None:
                 weights = _weights(qs, ks, width, ctx.scale)
@@ -172,12 +172,12 @@ class DocumentAttention(torch.autograd.Function):
             dscores.mul_(ctx.scale)
             dqs, dks = torch.bmm(dscores, ks), torch.bmm(dscores.transpose(1, 2), qs)
             for place, found in zip(grads, (dqs, dks, torch.bmm(weights.transpose(1, 2), dout)), strict=True):
-                _put(place, found, heads, width, places)
+                _write_blocks(place, found, heads, width, places)
         return *grads, None, None
 
 
 @lru_cache(maxsize=4)
-def _alike(lengths: tuple[int, ...]) -> list[tuple[int, list[tuple[int, int]]]]:
+def _by_length(lengths: tuple[int, ...]) -> list[tuple[int, list[tuple[int, int]]]]:
     """Return where documents begin and end, grouped by rounded length."""
     found: dict[int, list[tuple[int, int]]] = {}
     for start, stop in pairwise(_starts(lengths)):
@@ -197,7 +197,9 @@ def _blocks(states: torch.Tensor, heads: int, width: int, places: list[tuple[int
     return found.view(len(places) * heads, -1, size)
 
 
-def _put(place: torch.Tensor, found: torch.Tensor, heads: int, width: int, places: list[tuple[int, int]]) -> None:
+def _write_blocks(
+    place: torch.Tensor, found: torch.Tensor, heads: int, width: int, places: list[tuple[int, int]]
+) -> None:
     """Write the inverse of `_blocks` into [T, its heads, size]."""
     _, of, size = place.shape
     blocks = found.view(len(places), heads, of // heads, width, size)

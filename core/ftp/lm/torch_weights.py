@@ -150,7 +150,7 @@ def _read(where: str, name: str, files: dict[str, Any], options: dict[str, Any])
         raise ModelError(f"{name}: can't be loaded: {first_line(error)}") from None
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
-        # transformers would go on with random numbers in their place
+        # transformers would continue with random numbers instead
         raise ModelError(f"{name}: {len(missing)} weights are not in its files, {missing[0]} among them")
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:

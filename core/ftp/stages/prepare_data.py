@@ -198,7 +198,7 @@ class _Reader:
         for source in sources:
             try:
                 yield from self._rows_of(source, split)
-            except DataError as error:  # a file that can't be read at all; go on, to tell of all of them at once
+            except DataError as error:  # a file that can't be read at all; continue, to report all of them together
                 self.problems.extend(error.problems)
 
     def _rows_of(self, source: Source, split: str) -> Iterator[Example]:
@@ -230,12 +230,12 @@ def _curated(corpus: Corpus, curators: Iterable[Curator], ledger: Ledger) -> Cor
     """Run the curators one after the other."""
     for curator in curators:
         corpus = curator.curate(corpus, ledger)
-        _check_told(curator, corpus, ledger)
+        _check_recorded(curator, corpus, ledger)
         ledger.step(curator.used_as)
     return corpus
 
 
-def _check_told(curator: Curator, corpus: Corpus, ledger: Ledger) -> None:
+def _check_recorded(curator: Curator, corpus: Corpus, ledger: Ledger) -> None:
     """Check that the ledger lists exactly the rows of the corpus as kept, after a curator."""
     for split, examples in (("train", corpus.train), ("validation", corpus.validation)):
         if len(examples) == ledger.count_kept(split):

@@ -152,17 +152,17 @@ class LoRA(ftp.Adapter):
         model = peft.get_peft_model(base, config)
         look_like_layers(model)
         if self.init in ("pissa", "olora"):
-            from ftp_plugins.adapters.torch_lora_init import take_over
+            from ftp_plugins.adapters.torch_lora_init import move_into_adapter
 
-            take_over(model, self.init, self.pissa_iterations)
+            move_into_adapter(model, self.init, self.pissa_iterations)
         elif self.init == "loftq":
             if loaded.unquantized is None:
                 raise ftp.ModelError(
                     f"{self.used_as}: {loaded.name} can't be loaded with plain weights, as loftq needs"
                 )
-            from ftp_plugins.adapters.torch_lora_init import make_up_for_quantization
+            from ftp_plugins.adapters.torch_lora_init import approximate_quantization_error
 
-            make_up_for_quantization(model, loaded.unquantized())
+            approximate_quantization_error(model, loaded.unquantized())
         return dataclasses.replace(loaded, model=model, notes=(*loaded.notes, *notes))
 
     def _where(self, loaded: ftp.LoadedModel) -> dict[str, Any]:
@@ -184,7 +184,7 @@ class LoRA(ftp.Adapter):
             where |= {"layers_to_transform": chosen, "layers_pattern": path.rsplit(".", 1)[-1]}
             experts = [name for name in experts if any(name.startswith(f"{path}.{number}.") for number in chosen)]
         if self.experts:
-            where["target_parameters"] = experts  # by their whole paths: for them peft heeds no layers
+            where["target_parameters"] = experts  # by their whole paths: peft ignores layers for them
         return where
 
     def _notes(self, loaded: ftp.LoadedModel) -> list[str]:

@@ -19,7 +19,7 @@ ADAPTER = "default"
 """The name that peft gives the only adapter of a model."""
 
 
-def take_over(model: Any, how: str, iterations: int | None) -> None:
+def move_into_adapter(model: Any, how: str, iterations: int | None) -> None:
     """Move a part of every adapted weight W into its adapter, so that the model as a whole stays the same.
 
     pissa: the r largest singular directions (Meng et al. 2024, arXiv:2404.02948). olora: the first r columns of Q and
@@ -41,7 +41,7 @@ def take_over(model: Any, how: str, iterations: int | None) -> None:
             model.first_adapter[f"{path}.lora_B.weight"] = _b(layer).clone()
 
 
-def make_up_for_quantization(model: Any, plain: Any) -> None:
+def approximate_quantization_error(model: Any, plain: Any) -> None:
     """Initialise adapters to the best approximation of rank r of the quantisation error.
 
     LoftQ with one iteration (Li et al. 2023, arXiv:2310.08659). The 4-bit weights stay unchanged.
@@ -65,7 +65,7 @@ def make_up_for_quantization(model: Any, plain: Any) -> None:
 
 
 def as_plain_adapter(model: Any, directory: Path) -> None:
-    """Convert the adapter in `directory`, trained after `take_over`, to one for the original base weights.
+    """Convert the adapter in `directory`, trained after `move_into_adapter`, to one for the original base weights.
 
     W - sB₀A₀ + sBA = W + s[B, -B₀][A; A₀]: an adapter of twice the rank and the same scale. In float32 the sum is the
     same to 1e-6; in bfloat16 to the rounding of the base weights.

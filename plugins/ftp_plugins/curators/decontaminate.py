@@ -146,8 +146,8 @@ class Decontaminate(ftp.Curator):
 
         The others are recorded in the ledger, and in `leaks` if the policy is to fail.
         """
-        usual = _usual(rows)
-        matchers = [Matcher(index, _with_usual(index, usual)) for index in indexes if len(index)]
+        usual = _common(rows)
+        matchers = [Matcher(index, _ignored(index, usual)) for index in indexes if len(index)]
         out: list[int] = []
         if not matchers:
             return rows
@@ -222,7 +222,7 @@ def _sample(rows: Examples) -> Examples:
     return rows[:: max(1, -(-len(rows) // BATCH))]
 
 
-def _usual(rows: Examples) -> Any:
+def _common(rows: Examples) -> Any:
     """Return the n-grams and prompts that many rows have in common, counted on up to a thousand of them."""
     import numpy as np
 
@@ -238,7 +238,7 @@ def _usual(rows: Examples) -> Any:
     )
 
 
-def _with_usual(index: Index, usual: Any) -> Any:
+def _ignored(index: Index, usual: Any) -> Any:
     """Return the n-grams to ignore: the common ones, and those that many rows of this index have.
 
     In a large set the limit is a number of rows and not a share: an n-gram in eleven rows distinguishes none of them,

@@ -23,7 +23,7 @@ OVER_THE_CAP = "over the cap"
 class Mix(ftp.Curator):
     """Samples rows so that the sources make up the given shares. No row is ever repeated.
 
-    A few percent of general data in the mix (`replay: 5%`) prevents catastrophic forgetting (Scialom et al. 2022,
+    A few percent of general data in the mix (`replay: 5%`) reduces catastrophic forgetting (Scialom et al. 2022,
     arXiv:2205.12393). Sources are identified by their `name:`, or by their path or hub id as given in the recipe.
     """
 

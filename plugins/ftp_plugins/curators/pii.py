@@ -137,7 +137,7 @@ class _Masker:
     def _iban(self, match: re.Match[str]) -> str:
         from stdnum import iban
 
-        # A word in capitals behind the number may have been taken for a part of it: try shorter ones too.
+        # A word in capitals after the number may have been matched as part of it: try shorter ones too.
         whole = match[0]
         ends = [len(whole), *(end for end in range(len(whole) - 1, 14, -1) if whole[end] == " ")]
         for end in ends:
@@ -151,7 +151,7 @@ class _Masker:
 
         parts, done = [], 0
         for match in phonenumbers.PhoneNumberMatcher(text, self.region):
-            # A bracket that opens before the number and closes behind it is none of it.
+            # A bracket that opens before the number and closes after it is not part of it.
             start = match.start + (match.raw_string.startswith("(") and ")" not in match.raw_string)
             parts += [text[done:start], "[PHONE]"]
             done = match.end

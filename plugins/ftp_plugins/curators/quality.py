@@ -273,7 +273,7 @@ class _Answers:
         import numpy as np
 
         answers, pairs = np.array(self.answers, np.uint64), np.array(self.pairs, np.uint64)
-        _, first = np.unique(pairs, return_index=True)  # a prompt that is there twice counts once
+        _, first = np.unique(pairs, return_index=True)  # a prompt that occurs twice counts once
         said, prompts = np.unique(answers[first], return_counts=True)
         often = {int(answer): int(n) for answer, n in zip(said, prompts, strict=True) if n > limit and answer}
         seen: dict[int, set[int]] = {answer: set() for answer in often}

@@ -58,7 +58,7 @@ def gopher(text: str) -> str:
         share = _said_again(tokens, n) / length
         if share > most:
             return f"duplicate {n}-grams: {share:.0%} of the characters"
-        if share == 0:  # then no longer run is there twice
+        if share == 0:  # then no longer run occurs twice
             break
     return ""
 
@@ -162,7 +162,7 @@ def broken_encoding(text: str) -> str:
     from ftfy.badness import BADNESS_RE
 
     for match in BADNESS_RE.finditer(text):
-        # Only what can be mended was broken; ftfy would mend German quotes before a capital umlaut, by Mac Roman.
+        # Only what can be repaired was broken; ftfy would repair German quotes before a capital umlaut, by Mac Roman.
         around = text[text.rfind(" ", 0, match.start()) + 1 :][: 40 + len(match[0])].split(" ")[0]
         steps = fix_encoding_and_explain(around).explanation
         if steps and steps[0].parameter != "macroman":

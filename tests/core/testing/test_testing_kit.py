@@ -381,7 +381,7 @@ class Bad(ftp.Evaluator):
     def score(self, example, answer):
         return 1 / len(answer)
 ''',
-    "evaluate finds something else the second time": '''
+    "evaluate returns something else the second time": '''
 class Bad(ftp.Evaluator):
     """Bad."""
     def score(self, example, answer):

@@ -34,7 +34,7 @@ def rehearse(trainer: Any) -> None:
                 weight.grad.zero_()
         _step_at_rate_zero(trainer.optimizer)
         _validate(trainer)
-        if parts.weights_are_finite():  # the first step tells of weights that are not
+        if parts.weights_are_finite():  # the first step reports weights that are not
             _save_and_reload(trainer)
     trainer.optimizer.state.clear()
     model.zero_grad()

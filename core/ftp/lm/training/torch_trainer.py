@@ -80,7 +80,7 @@ class TrainerWithParts(Trainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         parts, step = self.parts, self.state.global_step
         if not parts.weights_are_finite():
-            return  # nothing to go on from; the one before is kept
+            return  # useless for resuming; the previous one is kept
         parts.lap()
         with parts.checkpoints.new(step_name(step)) as directory:
             self.write_state(directory)

@@ -44,15 +44,15 @@ def evaluate_again(
         ModelError: the trained weights don't fit the base model.
     """
     if (target / "run.lock.json").is_file():
-        return _Run(target, asked, file, plugins, progress).do()
+        return _RunTarget(target, asked, file, plugins, progress).do()
     if not any(target.glob("*config.json")):
         raise RunError(f"{target}: neither a run nor a model directory")
     if asked is None or file is None:
         raise RunError(f"{target}: is a model directory; name a recipe with -e for its base model and its eval sets")
-    return _Directory(target, asked, file, root, plugins, progress).do()
+    return _DirectoryTarget(target, asked, file, root, plugins, progress).do()
 
 
-class _Again:
+class _Target:
     """The steps common to runs and model directories."""
 
     asked: Recipe
@@ -116,7 +116,7 @@ class _Again:
             return []
 
 
-class _Run(_Again):
+class _RunTarget(_Target):
     """The model of a run: base model, adapter and training data are the run's."""
 
     def __init__(
@@ -181,7 +181,7 @@ class _Run(_Again):
         yield "tuned", tuned, trained
 
 
-class _Directory(_Again):
+class _DirectoryTarget(_Target):
     """A model directory, compared with the base model of a recipe."""
 
     def __init__(
