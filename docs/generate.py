@@ -283,7 +283,7 @@ def reference_page() -> str:
         HEAD,
         "# Reference",
         "Every public name of `ftp` that is not the base class of a kind; those are under [Hooks](hooks.md). Write "
-XX have a page of [their own](toolkits.md).",
+        "`import ftp`, then `ftp.Example`. The toolkits' modules have a page of [their own](toolkits.md).",
     ]
     bases = {Component, *KINDS.values()}
     names = [name for name in ftp.__all__ if getattr(ftp, name) not in bases]
