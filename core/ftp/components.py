@@ -61,6 +61,21 @@ class Component(Options, ABC):
         """List what is wrong with these options on this machine, as far as can be told without heavy libraries."""
         return []
 
+    def cross_problems(self, recipe: Any) -> list[str]:
+        """Return what is wrong with these options in this recipe, for what depends on its other blocks.
+
+        Args:
+            recipe: an `ftp.recipe.Recipe`, whole and validated.
+
+        Returns:
+            A sentence for each problem, as `problems` does; one that begins with `OPTION: ` has that option's place.
+        """
+        return []
+
+    def warnings(self, recipe: Any) -> list[str]:
+        """Return what is allowed in this recipe and worth a second look, as `cross_problems` does what is wrong."""
+        return []
+
 
 class Formatter(Component):
     """Turns a row of a source into an example."""
@@ -161,7 +176,7 @@ class Adapter(Component):
 
     def can_restore(self, directory: Path) -> bool:
         """Return whether `directory` holds weights that `save` wrote and `restore` can read, not a whole model."""
-        return (directory / "adapter_config.json").is_file()
+        return type(self).restore is not Adapter.restore and not (directory / "config.json").is_file()
 
     def restore(self, loaded: LoadedModel, directory: Path) -> LoadedModel | None:
         """Return the model with the trained weights saved in `directory`, to resume after an interruption.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,13 +11,13 @@ from pydantic import AfterValidator, Field, ValidationInfo
 
 import ftp
 from ftp.files import digest
+from ftp.options import is_replay
 from ftp_plugins.judging import prompts
 from ftp_plugins.judging.budget import Prices
 from ftp_plugins.judging.calls import Calls
 from ftp_plugins.judging.client import Server
 from ftp_plugins.judging.local import WEAKNESS, LocalModel
 
-REPLAY = "FTP_REPLAY"
 SERVER_ONLY = (
     *("base_url", "temperature", "max_tokens", "max_completion_tokens", "max_cost"),
     *("price_per_million_input", "price_per_million_output"),
@@ -102,7 +101,7 @@ class JudgeOptions(ftp.Evaluator):
 
     @property
     def _replays(self) -> bool:
-        return self.replay or os.environ.get(REPLAY, "") not in ("", "0")
+        return self.replay or is_replay()
 
     @property
     def _caller(self) -> str:
