@@ -83,6 +83,8 @@ class Formatter(Component):
     makes: ClassVar[Kind] = "conversation"
     """The kind of example that it makes."""
 
+    _others: tuple[Formatter, ...] = PrivateAttr(default=())
+
     @abstractmethod
     def format(self, row: Mapping[str, Any]) -> Example:
         """Return the row as an `ftp.Example`. Raise `ftp.RowError(column, what)` for a row that can't be used."""
@@ -90,9 +92,29 @@ class Formatter(Component):
     def settle(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Formatter, str]:
         """Look at the first rows of a source; return the formatter to use instead of this one, and the reason in words.
 
-        For formatters that choose by the data. Raise `ftp.DataError` when the rows don't settle the choice.
+        For formatters that choose by the data, among `others` for example. Raise `ftp.DataError` when the rows don't
+        settle the choice.
         """
         return self, ""
+
+    @classmethod
+    def chooses_by_data(cls) -> bool:
+        """Return whether it is replaced by the formatter that its `settle` returns."""
+        return cls.settle is not Formatter.settle
+
+    @property
+    def others(self) -> tuple[Formatter, ...]:
+        """The installed formatters that need no options and choose nothing by the data, in the order of their names.
+
+        Known to a formatter that chooses by the data, when a recipe has made it.
+        """
+        return self._others
+
+    def among(self, others: Sequence[Formatter]) -> Self:
+        """Return the same formatter with these `others`."""
+        formatter = self.model_copy()
+        formatter._others = tuple(others)
+        return formatter
 
 
 class Curator(Component):

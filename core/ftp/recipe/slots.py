@@ -6,6 +6,7 @@ recipe, in the options of a component, in a block of options inside those. A rec
 
 from __future__ import annotations
 
+import contextlib
 import types
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -17,17 +18,19 @@ from pydantic import (
     Discriminator,
     Field,
     GetCoreSchemaHandler,
+    ValidationError,
     WithJsonSchema,
     create_model,
 )
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from ftp.components import KINDS, Component
+from ftp.components import KINDS, Component, Formatter
 from ftp.plugins import Offer, Plugins
 from ftp.recipe.model import Recipe, dump
 
 Block = TypeVar("Block", bound=BaseModel)
+Kind = TypeVar("Kind", bound=Component)
 
 
 class Slot:
@@ -79,10 +82,24 @@ class Slots:
         if isinstance(value, BaseModel) and has_slots(type(value)):
             values = {name: self.named(getattr(value, name)) for name in type(value).model_fields}
             made: Any = type(value).model_construct(_fields_set=value.model_fields_set, **values)
-            return made.named(self._name_of(value)) if isinstance(value, Component) else made
+            return self._introduced(made, self._name_of(value)) if isinstance(value, Component) else made
         if isinstance(value, Mapping):
             return {key: self.named(item) for key, item in value.items()}
         return type(value)(map(self.named, value)) if type(value) in (list, tuple) else value
+
+    def without_options(self, kind: type[Kind], wanted: Callable[[type[Kind]], bool] = lambda cls: True) -> list[Kind]:
+        """Return a component of each offered class of a kind that needs no options, by name.
+
+        Args:
+            wanted: whether a class is to be among them.
+        """
+        made = []
+        for offer in self._offered(kind):
+            cls = offer.component
+            if issubclass(cls, kind) and wanted(cls):
+                with contextlib.suppress(ValidationError):  # it needs options, or one of several
+                    made.append(self.named(cls().named(offer.name)))
+        return made
 
     def _name_of(self, component: Component) -> str:
         names = [offer.name for offer in self._offered(type(component)) if offer.component is type(component)]
@@ -141,7 +158,14 @@ class Slots:
             for name in cls.model_fields
         }
         made = cls.model_construct(_fields_set=given - {"use"}, **values, **(block.model_extra or {}))
-        return made.named(use) if isinstance(made, Component) else made
+        return self._introduced(made, use) if isinstance(made, Component) else made
+
+    def _introduced(self, component: Any, name: str) -> Any:
+        """Tell a component its name, and a formatter that chooses by the data what it can choose from."""
+        component = component.named(name)
+        if isinstance(component, Formatter) and component.chooses_by_data():
+            return component.among(self.without_options(Formatter, lambda other: not other.chooses_by_data()))
+        return component
 
 
 _MADE: dict[str, Any] = {"use_attribute_docstrings": False, "defer_build": True}
