@@ -76,9 +76,7 @@ class Slots:
         return [words for part in get_args(annotation) for words in self.uses(part)]
 
     def named(self, value: Any) -> Any:
-        """Return a default with every component in it as a recipe would have made it: new, and named as it is
-        offered.
-        """
+        """Return a default with new components in it, named as a recipe would name them."""
         if isinstance(value, BaseModel) and has_slots(type(value)):
             values = {name: self.named(getattr(value, name)) for name in type(value).model_fields}
             made: Any = type(value).model_construct(_fields_set=value.model_fields_set, **values)
@@ -106,13 +104,13 @@ class Slots:
         return component.used_as if component.used_as in names or not names else names[0]
 
     def _offered(self, cls: type[Component]) -> list[Offer]:
-        """Every offered component that is one of `cls`, a kind or a narrower class."""
+        """Return every offered component that is one of `cls`, a kind or a narrower class."""
         kinds = [kind for kind, base in KINDS.items() if issubclass(cls, base)] or KINDS
         offers = (offer for kind in kinds for offer in self._plugins.offers(kind).values())
         return [offer for offer in offers if issubclass(offer.component, cls)]
 
     def _filled(self, annotation: Any) -> Any:
-        """The annotation with a Slot for every block in it that depends on what is installed."""
+        """Return the annotation with a Slot for every block in it that depends on what is installed."""
         if not has_slots(annotation):
             return annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -125,11 +123,11 @@ class Slots:
         return Union[arguments] if origin is types.UnionType else origin[arguments]  # noqa: UP007
 
     def _block(self, cls: type[BaseModel]) -> Any:
-        """What stands for a class in an annotation: a union for a kind, a block with filled slots for others."""
+        """Return what replaces a class in an annotation: a union for a kind, a block with filled slots for others."""
         return self._union(cls) if issubclass(cls, Component) else self._member(cls)
 
     def _union(self, cls: type[Component]) -> Any:
-        """A union over the offered components that are one of `cls`, told apart by `use`."""
+        """Return the union of the offered components that are one of `cls`, told apart by `use`."""
         offers = self._offered(cls)
         if not offers:
             return Annotated[Any, AfterValidator(_nothing_installed), WithJsonSchema({"type": "object"})]
@@ -140,8 +138,9 @@ class Slots:
         return Annotated[Union[tuple(members)], Discriminator("use")]  # noqa: UP007
 
     def _member(self, cls: type[BaseModel], use: str = "") -> Any:
-        """A block that is read with filled slots and handed out as an instance of the class that was written:
-        instances of classes made at run time neither pickle nor compare equal.
+        """Return a block that is read with filled slots and becomes an instance of the class that was written.
+
+        Instances of classes made at run time neither pickle nor compare equal.
         """
         if (cls, use) not in self._members:
             first_line = (cls.__doc__ or "").strip().split("\n", 1)[0]
