@@ -344,7 +344,10 @@ def cli_page() -> str:
         "## Environment",
         table(
             ("Variable", "Meaning"),
-            [("`FTP_PLUGINS_DISABLED`", "Plugins to keep out, as `distribution:name`, separated by commas.")],
+            [
+                ("`FTP_PLUGINS_DISABLED`", "Plugins to keep out, as `distribution:name`, separated by commas."),
+                ("`FTP_REPLAY`", "Anything but 0: no component calls a service, as with `--replay`."),
+            ],
         ),
         "## Commands of other packages",
         "An entry point of the group `ftp.commands` adds a command; see [Write a plugin](write-a-plugin.md#commands).",

@@ -61,12 +61,29 @@ class Component(Options, ABC):
         """List what is wrong with these options on this machine, as far as can be told without heavy libraries."""
         return []
 
+    def cross_problems(self, recipe: Any) -> list[str]:
+        """Return what is wrong with these options in this recipe, for what depends on its other blocks.
+
+        Args:
+            recipe: an `ftp.recipe.Recipe`, whole and validated.
+
+        Returns:
+            A sentence for each problem, as `problems` does; one that begins with `OPTION: ` has that option's place.
+        """
+        return []
+
+    def warnings(self, recipe: Any) -> list[str]:
+        """Return what is allowed in this recipe and worth a second look, as `cross_problems` does what is wrong."""
+        return []
+
 
 class Formatter(Component):
     """Turns a row of a source into an example."""
 
     makes: ClassVar[Kind] = "conversation"
     """The kind of example that it makes."""
+
+    _others: tuple[Formatter, ...] = PrivateAttr(default=())
 
     @abstractmethod
     def format(self, row: Mapping[str, Any]) -> Example:
@@ -75,9 +92,29 @@ class Formatter(Component):
     def settle(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Formatter, str]:
         """Look at the first rows of a source; return the formatter to use instead of this one, and the reason in words.
 
-        For formatters that choose by the data. Raise `ftp.DataError` when the rows don't settle the choice.
+        For formatters that choose by the data, among `others` for example. Raise `ftp.DataError` when the rows don't
+        settle the choice.
         """
         return self, ""
+
+    @classmethod
+    def chooses_by_data(cls) -> bool:
+        """Return whether it is replaced by the formatter that its `settle` returns."""
+        return cls.settle is not Formatter.settle
+
+    @property
+    def others(self) -> tuple[Formatter, ...]:
+        """The installed formatters that need no options and choose nothing by the data, in the order of their names.
+
+        Known to a formatter that chooses by the data, when a recipe has made it.
+        """
+        return self._others
+
+    def among(self, others: Sequence[Formatter]) -> Self:
+        """Return the same formatter with these `others`."""
+        formatter = self.model_copy()
+        formatter._others = tuple(others)
+        return formatter
 
 
 class Curator(Component):
@@ -161,7 +198,7 @@ class Adapter(Component):
 
     def can_restore(self, directory: Path) -> bool:
         """Return whether `directory` holds weights that `save` wrote and `restore` can read, not a whole model."""
-        return (directory / "adapter_config.json").is_file()
+        return type(self).restore is not Adapter.restore and not (directory / "config.json").is_file()
 
     def restore(self, loaded: LoadedModel, directory: Path) -> LoadedModel | None:
         """Return the model with the trained weights saved in `directory`, to resume after an interruption.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -59,3 +60,14 @@ class AnswerOptions(Options):
     """The longest answer, in tokens. A longer one is cut off and marked as cut."""
     batch_size: int = Field(default=32, ge=1)
     """Prompts answered at once."""
+
+
+REPLAY = "FTP_REPLAY"
+
+
+def is_replay() -> bool:
+    """Return whether services are off: the user gave `--replay`, or set FTP_REPLAY to anything but 0.
+
+    A component that calls a service then takes every reply from the records of earlier calls, and fails without one.
+    """
+    return os.environ.get(REPLAY, "") not in ("", "0")

@@ -19,6 +19,7 @@ from ftp.plugins import Plugins
 from ftp.progress import Progress
 from ftp.recipe.checks import warnings
 from ftp.recipe.model import Recipe
+from ftp.recipe.slots import Slots
 from ftp.recipe.yaml_source import dotted
 from ftp.runs.directory import RunDirectory
 from ftp.runs.events import EventLog
@@ -267,11 +268,5 @@ def write_reports(directory: RunDirectory, plugins: Plugins, reporters: Sequence
 
 
 def default_reporters(plugins: Plugins) -> list[Reporter]:
-    """Return every installed reporter that needs no options."""
-    found = []
-    for offer in plugins.offers("reporters").values():
-        if not any(field.is_required() for field in offer.component.model_fields.values()):
-            reporter = offer.component()
-            assert isinstance(reporter, Reporter)
-            found.append(reporter)
-    return found
+    """Every installed reporter that needs no options."""
+    return Slots(plugins).without_options(Reporter)

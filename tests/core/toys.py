@@ -45,6 +45,10 @@ class Blend(ftp.Curator):
     replay: ftp.Share | None = None
     """Their share."""
 
+    def cross_problems(self, recipe):
+        asked = self.replay is not None and not any(source.role == "replay" for _, source in recipe.data.sources())
+        return ["mixes replay rows and no source has `role: replay`"] if asked else []
+
     def curate(self, corpus, ledger):
         return corpus
 

@@ -23,8 +23,8 @@ BAD = {
     "replay without mix": (
         "  validation:",
         "    - {path: general.jsonl, format: {use: alpaca}, role: replay}\n  validation:",
-        ["r.yaml:7:52: data.train.1.role: nothing says how much replay to mix in; "
-         "add `- {use: mix, replay: 5%}` to curate"],
+        ["r.yaml:7:52: data.train.1.role: no curator decides how many replay rows are trained on; "
+         "add `- {use: mix, …}` to data.curate"],
     ),
     "mix without replay": (
         "  validation:",

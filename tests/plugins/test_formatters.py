@@ -504,3 +504,43 @@ def test_auto_refuses_what_the_rows_do_not_decide(rows, why):
     with pytest.raises(DataError) as caught:
         Auto().settle(rows)
     assert caught.value.problems == [why]
+
+
+HOUSE = '''
+import ftp
+
+
+class Ticket(ftp.Formatter):
+    """A ticket of the house."""
+
+    def format(self, row):
+        return ftp.Example((ftp.Message("user", row["ask"]), ftp.Message("assistant", row["fix"])))
+
+
+class Choosy(ftp.Formatter):
+    """Needs an option, so that nobody can try it."""
+
+    column: str
+
+    def format(self, row):
+        return ftp.Example(text="anything")
+
+
+@ftp.hookimpl
+def ftp_formatters():
+    return {"ticket": Ticket, "choosy": Choosy}
+'''
+
+
+def test_auto_tries_the_formatters_of_others(ftp, ftp_install, ftp_recipe, tmp_path):
+    ftp_install("house", HOUSE)
+    source = {"path": "tickets.jsonl", "format": {"use": "auto"}}
+    file = ftp_recipe(data={"train": [source]})
+    (tmp_path / "tickets.jsonl").write_text('{"ask": "why", "fix": "so"}\n' * 3)
+    shown = ftp("check", str(file))
+    assert shown.code == 0, shown.err
+    assert "data.train.0: ticket: 3 of the first 3 rows fit" in shown.out
+    (tmp_path / "tickets.jsonl").write_text('{"ask": "why", "fix": "so", "text": "t"}\n' * 3)
+    assert "more than one format fits; write `{use: text}` or `{use: ticket}`" in ftp("check", str(file)).err
+    (tmp_path / "tickets.jsonl").write_text('{"ask": "why"}\n')
+    assert "no format fits any of 1 row" in ftp("check", str(file)).err

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_training import job_of, load, metrics
 
 from ftp.errors import DataError
-from ftp.recipe.checks import rate_in_words, rate_shown
+from ftp.lm.learning_rates import rate_in_words, rate_shown
 from ftp_plugins.adapters.full import Full
 from ftp_plugins.adapters.lora import LoRA
 from ftp_plugins.adapters.qlora import QLoRA

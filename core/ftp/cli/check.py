@@ -25,7 +25,7 @@ def command(
     """Check a recipe and its data; load no model. Warnings leave the exit code at 0."""
     from ftp.errors import DataError
     from ftp.files import shown
-    from ftp.recipe.model import Source
+    from ftp.recipe.yaml_source import dotted
     from ftp.stages.own_evals import bring_evals
     from ftp.stages.prepare_data import examples_of, summary
     from ftp.types import Example
@@ -38,12 +38,9 @@ def command(
         click.echo(warning)
     if no_data:
         return
-    sources = [("train", source) for source in checked.data.train]
-    if isinstance(checked.data.validation, Source):
-        sources.append(("validation", checked.data.validation))
-    sources += [(f"evals.{name}", source) for name, source in checked.data.evals.items()]
     problems: list[str] = []
-    for split, source in sources:
+    for path, source in checked.data.sources():
+        split = dotted(path[1:2] if path[1] == "train" else path[1:])
         if source.hub is not None:
             click.echo(f"{split}: {source.hub}: on the hub, read when the run begins")
             continue

@@ -33,7 +33,9 @@ RUNS = click.option(
 
 def _replay(context: click.Context, option: click.Parameter, on: bool) -> None:
     if on:
-        os.environ["FTP_REPLAY"] = "1"
+        from ftp.options import REPLAY
+
+        os.environ[REPLAY] = "1"
 
 
 REPLAY = click.option(

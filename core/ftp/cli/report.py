@@ -31,7 +31,7 @@ def command(run: Path, files: tuple[Path, ...], without: tuple[str, ...], show: 
         return
     pages = [path for path in written if path.suffix == ".html"]
     if not pages:
-        click.echo("none of this run's reporters writes a page; name `html` in its recipe", err=True)
+        click.echo("none of this run's reporters writes a page; name one that does under `report:`", err=True)
     for page in pages:
         if click.launch(str(page.absolute())) != 0:
             click.echo(f"no browser could be started; open {page.absolute()}", err=True)

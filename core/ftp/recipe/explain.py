@@ -91,9 +91,7 @@ def _must_be(detail: ErrorDetails) -> str | None:
 
 
 def _resolved(loc: Sequence[str | int], model: type[BaseModel], data: Any) -> tuple[Path_, set[type[BaseModel]]]:
-    """Return pydantic's `loc` without the names of unions' members that it puts in, and the models that the value at
-    its end could be of.
-    """
+    """Return pydantic's `loc` without the tags of unions, and the models that the value at its end could be of."""
     path: list[str | int] = []
     models: set[type[BaseModel]] = {model}
     for part in loc:

@@ -57,7 +57,17 @@ class Data(Options):
     evals: dict[Annotated[str, Field(pattern=PLAIN_NAME)], Source] = Field(default_factory=dict)
     """Named eval sets, never trained on."""
     curate: list[Curator] = Field(default_factory=list)
-    """Curators, in this order. With eval sets, `decontaminate` is put first if it is not among them."""
+    """Curators, in this order. With eval sets, an installed curator that guards them is put first if it is not among
+    these."""
+
+    def sources(self) -> Iterator[tuple[Path_, Source]]:
+        """Yield every source with its path in the recipe: training, validation and eval sets."""
+        for index, source in enumerate(self.train):
+            yield ("data", "train", index), source
+        if isinstance(self.validation, Source):
+            yield ("data", "validation"), self.validation
+        for name, source in self.evals.items():
+            yield ("data", "evals", name), source
 
 
 class Recipe(Options):

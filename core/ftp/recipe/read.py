@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from ftp.components import (
     BringsEvals,
     Curator,
-    Formatter,
     Watcher,
 )
 from ftp.data.files import files_of, rows_of
@@ -63,54 +62,48 @@ def read(file: Path, plugins: Plugins, settings: Sequence[str] = ()) -> Recipe:
         )
     except ValidationError as error:
         raise RecipeError(document.problems + list(explain(error, model, document, plugins))) from None
-    recipe, problems = _with_formats(slots.rebuilt(Recipe, checked), plugins)
+    recipe, problems = _with_formats(slots.rebuilt(Recipe, checked), slots)
     problems += cross_check(recipe, plugins)
-    recipe, more = _with_defaults(recipe, plugins)
+    recipe, more = _with_defaults(recipe, plugins, slots)
     found = [f"{document.place(path)}: {dotted(path)}: {what}" for path, what in problems + more]
     if document.problems or found:
         raise RecipeError(document.problems + found)
     return recipe
 
 
-def _with_formats(recipe: Recipe, plugins: Plugins) -> tuple[Recipe, list[tuple[Path_, str]]]:
+def _with_formats(recipe: Recipe, slots: Slots) -> tuple[Recipe, list[tuple[Path_, str]]]:
     """Let formatters that choose by the data look at the first rows, so that the recipe contains their choice."""
-    names = {offer.component: name for name, offer in plugins.offers("formatters").items()}
+    chosen: dict[Path_, Source] = {}
     problems: list[tuple[Path_, str]] = []
     findings: list[str] = []
-
-    def settled(path: Path_, source: Source) -> Source:
-        if type(source.format).settle is Formatter.settle:
-            return source
+    for path, source in recipe.data.sources():
+        if not source.format.chooses_by_data():
+            continue
         if source.path is None:
             problems.append(((*path, "format"), "can't look at a hub data set before the run; name its format"))
-            return source
+            continue
         try:
             rows = (row.values for file in files_of(source.path) for row in rows_of(file) if row.values is not None)
-            chosen, evidence = source.format.settle(list(islice(rows, LOOKED_AT)))
+            formatter, evidence = source.format.settle(list(islice(rows, LOOKED_AT)))
         except DataError as error:
             problems.append(((*path, "format"), str(error)))
-            return source
-        chosen._used_as = names[type(chosen)]
+            continue
+        chosen[path] = source.model_copy(update={"format": slots.named(formatter)})
         findings.append(f"{dotted(path)}: {evidence}")
-        return source.model_copy(update={"format": chosen})
-
-    data = recipe.data
-    validation = data.validation
-    if isinstance(validation, Source):
-        validation = settled(("data", "validation"), validation)
-    sources = {
-        "train": [settled(("data", "train", at), source) for at, source in enumerate(data.train)],
-        "validation": validation,
-        "evals": {name: settled(("data", "evals", name), source) for name, source in data.evals.items()},
-    }
-    if findings:
+    if chosen:
         # Only then: a copy counts what it is given as set by the recipe.
+        data = recipe.data
+        sources = {
+            "train": [chosen.get(("data", "train", at), source) for at, source in enumerate(data.train)],
+            "validation": chosen.get(("data", "validation"), data.validation),
+            "evals": {name: chosen.get(("data", "evals", name), source) for name, source in data.evals.items()},
+        }
         recipe = recipe.model_copy(update={"data": data.model_copy(update=sources)})
         recipe._findings = tuple(findings)
     return recipe, problems
 
 
-def _with_defaults(recipe: Recipe, plugins: Plugins) -> tuple[Recipe, list[tuple[Path_, str]]]:
+def _with_defaults(recipe: Recipe, plugins: Plugins, slots: Slots) -> tuple[Recipe, list[tuple[Path_, str]]]:
     """Fill in defaults that depend on several blocks and on what is installed.
 
     They are the validation share, the curators that guard eval sets, and the watchers.
@@ -121,33 +114,21 @@ def _with_defaults(recipe: Recipe, plugins: Plugins) -> tuple[Recipe, list[tuple
         update["validation"] = VALIDATION
     guards: list[Curator] = []
     problems: list[tuple[Path_, str]] = []
-    brought = any(e.on_its_own and isinstance(e, BringsEvals) for e in recipe.evaluate)
-    guarded = bool(data.evals) or brought
-    for name, offer in plugins.offers("curators").items():
-        guard = offer.component
-        assert issubclass(guard, Curator)
-        if guard.guards_evals and guarded and not any(isinstance(curator, guard) for curator in data.curate):
-            place = ("data", "evals") if data.evals else ("evaluate",)
-            problems += [(place, missing) for missing in missing_packages(offer)]
-            guards.append(guard())
-            guards[-1]._used_as = name
+    if data.evals or any(e.on_its_own and isinstance(e, BringsEvals) for e in recipe.evaluate):
+        named = [type(curator) for curator in data.curate]
+        guards = slots.without_options(
+            Curator, lambda cls: cls.guards_evals and not any(issubclass(curator, cls) for curator in named)
+        )
+    for guard in guards:
+        place = ("data", "evals") if data.evals else ("evaluate",)
+        offer = plugins.offer_of(guard)
+        problems += [(place, missing) for missing in (missing_packages(offer) if offer else ())]
     if guards:
         update["curate"] = [*guards, *data.curate]
     changed: dict[str, Any] = {"data": data.model_copy(update=update)} if update else {}
     if recipe.watch is None:
-        changed["watch"] = _default_watchers(plugins)
+        changed["watch"] = slots.without_options(Watcher, lambda cls: cls.by_default)
     return (recipe.model_copy(update=changed) if changed else recipe), problems
-
-
-def _default_watchers(plugins: Plugins) -> list[Watcher]:
-    watchers = []
-    for name, offer in plugins.offers("watchers").items():
-        watcher = offer.component
-        assert issubclass(watcher, Watcher)
-        if watcher.by_default:
-            watchers.append(watcher())
-            watchers[-1]._used_as = name
-    return watchers
 
 
 def plugins_of(recipe: Recipe, plugins: Plugins) -> list[Plugin]:

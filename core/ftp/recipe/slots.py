@@ -6,6 +6,7 @@ recipe, in the options of a component, in a block of options inside those. A rec
 
 from __future__ import annotations
 
+import contextlib
 import types
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -17,17 +18,19 @@ from pydantic import (
     Discriminator,
     Field,
     GetCoreSchemaHandler,
+    ValidationError,
     WithJsonSchema,
     create_model,
 )
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from ftp.components import KINDS, Component
+from ftp.components import KINDS, Component, Formatter
 from ftp.plugins import Offer, Plugins
 from ftp.recipe.model import Recipe, dump
 
 Block = TypeVar("Block", bound=BaseModel)
+Kind = TypeVar("Kind", bound=Component)
 
 
 class Slot:
@@ -73,29 +76,41 @@ class Slots:
         return [words for part in get_args(annotation) for words in self.uses(part)]
 
     def named(self, value: Any) -> Any:
-        """Return a default with every component in it as a recipe would have made it: new, and named as it is
-        offered.
-        """
+        """Return a default with new components in it, named as a recipe would name them."""
         if isinstance(value, BaseModel) and has_slots(type(value)):
             values = {name: self.named(getattr(value, name)) for name in type(value).model_fields}
             made: Any = type(value).model_construct(_fields_set=value.model_fields_set, **values)
-            return made.named(self._name_of(value)) if isinstance(value, Component) else made
+            return self._introduced(made, self._name_of(value)) if isinstance(value, Component) else made
         if isinstance(value, Mapping):
             return {key: self.named(item) for key, item in value.items()}
         return type(value)(map(self.named, value)) if type(value) in (list, tuple) else value
+
+    def without_options(self, kind: type[Kind], wanted: Callable[[type[Kind]], bool] = lambda cls: True) -> list[Kind]:
+        """Return a component of each offered class of a kind that needs no options, by name.
+
+        Args:
+            wanted: whether a class is to be among them.
+        """
+        made = []
+        for offer in self._offered(kind):
+            cls = offer.component
+            if issubclass(cls, kind) and wanted(cls):
+                with contextlib.suppress(ValidationError):  # it needs options, or one of several
+                    made.append(self.named(cls().named(offer.name)))
+        return made
 
     def _name_of(self, component: Component) -> str:
         names = [offer.name for offer in self._offered(type(component)) if offer.component is type(component)]
         return component.used_as if component.used_as in names or not names else names[0]
 
     def _offered(self, cls: type[Component]) -> list[Offer]:
-        """Every offered component that is one of `cls`, a kind or a narrower class."""
+        """Return every offered component that is one of `cls`, a kind or a narrower class."""
         kinds = [kind for kind, base in KINDS.items() if issubclass(cls, base)] or KINDS
         offers = (offer for kind in kinds for offer in self._plugins.offers(kind).values())
         return [offer for offer in offers if issubclass(offer.component, cls)]
 
     def _filled(self, annotation: Any) -> Any:
-        """The annotation with a Slot for every block in it that depends on what is installed."""
+        """Return the annotation with a Slot for every block in it that depends on what is installed."""
         if not has_slots(annotation):
             return annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -108,11 +123,11 @@ class Slots:
         return Union[arguments] if origin is types.UnionType else origin[arguments]  # noqa: UP007
 
     def _block(self, cls: type[BaseModel]) -> Any:
-        """What stands for a class in an annotation: a union for a kind, a block with filled slots for others."""
+        """Return what replaces a class in an annotation: a union for a kind, a block with filled slots for others."""
         return self._union(cls) if issubclass(cls, Component) else self._member(cls)
 
     def _union(self, cls: type[Component]) -> Any:
-        """A union over the offered components that are one of `cls`, told apart by `use`."""
+        """Return the union of the offered components that are one of `cls`, told apart by `use`."""
         offers = self._offered(cls)
         if not offers:
             return Annotated[Any, AfterValidator(_nothing_installed), WithJsonSchema({"type": "object"})]
@@ -123,8 +138,9 @@ class Slots:
         return Annotated[Union[tuple(members)], Discriminator("use")]  # noqa: UP007
 
     def _member(self, cls: type[BaseModel], use: str = "") -> Any:
-        """A block that is read with filled slots and handed out as an instance of the class that was written:
-        instances of classes made at run time neither pickle nor compare equal.
+        """Return a block that is read with filled slots and becomes an instance of the class that was written.
+
+        Instances of classes made at run time neither pickle nor compare equal.
         """
         if (cls, use) not in self._members:
             first_line = (cls.__doc__ or "").strip().split("\n", 1)[0]
@@ -141,7 +157,14 @@ class Slots:
             for name in cls.model_fields
         }
         made = cls.model_construct(_fields_set=given - {"use"}, **values, **(block.model_extra or {}))
-        return made.named(use) if isinstance(made, Component) else made
+        return self._introduced(made, use) if isinstance(made, Component) else made
+
+    def _introduced(self, component: Any, name: str) -> Any:
+        """Tell a component its name, and a formatter that chooses by the data what it can choose from."""
+        component = component.named(name)
+        if isinstance(component, Formatter) and component.chooses_by_data():
+            return component.among(self.without_options(Formatter, lambda other: not other.chooses_by_data()))
+        return component
 
 
 _MADE: dict[str, Any] = {"use_attribute_docstrings": False, "defer_build": True}

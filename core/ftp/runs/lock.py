@@ -16,7 +16,7 @@ from ftp.data.files import files_of
 from ftp.errors import RunError
 from ftp.files import digest, file_digest, finite
 from ftp.plugins import Plugins
-from ftp.recipe.model import Recipe, Source, components_of
+from ftp.recipe.model import Recipe, components_of
 from ftp.recipe.read import plugins_of
 from ftp.recipe.yaml_source import Path_, dotted, shown_value
 from ftp.runs.directory import RunDirectory, runs_below
@@ -28,10 +28,7 @@ INPUTS = ("recipe", "data", "packages", "plugins")
 
 def fingerprints(recipe: Recipe, plugins: Plugins) -> dict[str, Any]:
     """Return what the result depends on: the resolved recipe, the bytes of the data, packages, plugins, hardware."""
-    sources = [*recipe.data.train, *recipe.data.evals.values()]
-    if isinstance(recipe.data.validation, Source):
-        sources.append(recipe.data.validation)
-    files = {file for source in sources if source.path for file in files_of(source.path)}
+    files = {file for _, source in recipe.data.sources() if source.path for file in files_of(source.path)}
     evaluators = [component for _, component in components_of(recipe) if isinstance(component, Evaluator)]
     files |= {file for evaluator in evaluators for file in evaluator.files()}
     return {

@@ -58,6 +58,6 @@ class DevScore:
         )
         found = {m.name: m for m in evaluation.metrics}
         if wanted and wanted not in found:
-            raise ModelError(f"train.best_by: '{name}' gives no metric '{wanted}'; it gives {', '.join(found)}")
+            raise ModelError(f"the evaluator '{name}' gives no metric '{wanted}'; it gives {', '.join(found)}")
         chosen = found[wanted] if wanted else evaluation.metrics[0]
         return chosen.tuned if chosen.higher_is_better else -chosen.tuned

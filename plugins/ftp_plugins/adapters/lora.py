@@ -211,6 +211,9 @@ class LoRA(ftp.Adapter):
 
             as_plain_adapter(loaded.model, directory)
 
+    def can_restore(self, directory: Path) -> bool:
+        return (directory / "adapter_config.json").is_file()
+
     def restore(self, loaded: ftp.LoadedModel, directory: Path) -> ftp.LoadedModel:
         import peft
 

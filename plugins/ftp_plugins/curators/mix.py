@@ -8,12 +8,15 @@ import random
 from array import array
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
 import ftp
 from ftp.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from ftp.recipe import Recipe
 
 NOT_DRAWN = "not drawn"
 REPLAY_NOT_DRAWN = "replay row not drawn"
@@ -59,6 +62,11 @@ class Mix(ftp.Curator):
         if self.weights and not any(self.weights.values()):
             raise ValueError("every weight is 0; no row would be left")
         return self
+
+    def cross_problems(self, recipe: Recipe) -> list[str]:
+        if self.replay is None or any(source.role == "replay" for _, source in recipe.data.sources()):
+            return []
+        return ["mixes replay rows and no source has `role: replay`"]
 
     def curate(self, corpus: ftp.Corpus, ledger: ftp.Ledger) -> ftp.Corpus:
         import numpy as np

@@ -10,8 +10,9 @@ from pydantic import Field
 
 import ftp
 from ftp.types import Kind
-from ftp_plugins.evaluators.general_instructions import INSTRUCTIONS, read_instructions
+from ftp_plugins.evaluators.general_instructions import INSTRUCTIONS, format_problems, read_instructions
 from ftp_plugins.evaluators.loss import loss_metrics
+from ftp_plugins.formatters.auto import Auto
 
 TEXT = "general-text"
 
@@ -36,13 +37,16 @@ class Forgetting(ftp.Evaluator, ftp.BringsEvals):
     max_windows: Annotated[int, Field(ge=2)] = 500
     """Maximum number of windows; from a longer text this many are taken, evenly spread."""
     instructions: ftp.FilePath | None = None
-    """A data file of general instructions with answers. Its format is detected as by the formatter `auto`."""
+    """A data file of general instructions with answers."""
+    format: ftp.Formatter = Auto()
+    """How a row of `instructions` becomes an example."""
 
     def problems(self) -> list[str]:
         if self.text is None and self.instructions is None:
             return ["needs `text:` or `instructions:`, a file of general data"]
         given = {"text": self.text, "instructions": self.instructions}
-        return [f"{name}: {file}: no such file" for name, file in given.items() if file and not Path(file).is_file()]
+        missing = [f"{name}: {file}: no such file" for name, file in given.items() if file and not Path(file).is_file()]
+        return missing + format_problems(self.instructions, self.format)
 
     def files(self) -> Sequence[Path]:
         return [Path(file) for file in (self.text, self.instructions) if file is not None]
@@ -52,7 +56,7 @@ class Forgetting(ftp.Evaluator, ftp.BringsEvals):
         if self.text is not None:
             sets[TEXT] = self._windows(Path(self.text))
         if self.instructions is not None:
-            sets[INSTRUCTIONS] = list(read_instructions(self.instructions, self.takes))
+            sets[INSTRUCTIONS] = list(read_instructions(self.instructions, self.format, self.takes))
         return sets
 
     def _windows(self, file: Path) -> list[ftp.Example]:

@@ -18,10 +18,17 @@ LOOKED_AT = 200
 """Rows from which the format is detected."""
 
 
-def read_instructions(file: str, takes: Collection[Kind]) -> Iterator[ftp.Example]:
-    """Return the rows of a data file as examples; the format is detected as by `auto`.
+def format_problems(instructions: str | None, format: ftp.Formatter) -> list[str]:
+    """Return what is wrong with the option `format` beside `instructions`."""
+    unread = instructions is None and not isinstance(format, Auto)
+    return ["format: is for the rows of `instructions:`; remove it"] if unread else []
+
+
+def read_instructions(file: str, format: ftp.Formatter, takes: Collection[Kind]) -> Iterator[ftp.Example]:
+    """Return the rows of a data file as examples.
 
     Args:
+        format: the formatter, or one that chooses it by the data.
         takes: the acceptable kinds of example.
 
     Raises:
@@ -32,7 +39,7 @@ def read_instructions(file: str, takes: Collection[Kind]) -> Iterator[ftp.Exampl
     if first and all(row.values is None for row in first):
         raise ftp.DataError([f"{file}:{row.line}: {row.problem}" for row in first[:20]])
     try:
-        formatter, _ = Auto().settle([row.values for row in first if row.values is not None])
+        formatter, _ = format.settle([row.values for row in first if row.values is not None])
     except ftp.DataError as error:
         raise ftp.DataError([f"{file}: {problem}" for problem in error.problems]) from None
     problems = []

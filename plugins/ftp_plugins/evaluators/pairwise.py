@@ -12,8 +12,9 @@ from typing import Any
 
 import ftp
 from ftp.stats.win_rates import length_controlled_win_rate, order_consistency, win_rate
-from ftp_plugins.evaluators.general_instructions import INSTRUCTIONS, read_instructions
+from ftp_plugins.evaluators.general_instructions import INSTRUCTIONS, format_problems, read_instructions
 from ftp_plugins.evaluators.judge import cut_note
+from ftp_plugins.formatters.auto import Auto
 from ftp_plugins.judging import gold_set, prompts, reliability, verdicts
 from ftp_plugins.judging.calls import Asked, Calls
 from ftp_plugins.judging.local import likelier
@@ -49,7 +50,9 @@ class Pairwise(JudgeOptions, ftp.BringsEvals):
 
     instructions: ftp.FilePath | None = None
     """A data file of general instructions with answers, compared instead of the recipe's eval sets. Rows similar to
-    them are kept out of training. Its format is detected as by the formatter `auto`."""
+    them are kept out of training."""
+    format: ftp.Formatter = Auto()
+    """How a row of `instructions` becomes an example."""
 
     @property
     def on_its_own(self) -> bool:
@@ -57,7 +60,8 @@ class Pairwise(JudgeOptions, ftp.BringsEvals):
 
     def problems(self) -> list[str]:
         missing = self.instructions is not None and not Path(self.instructions).is_file()
-        return super().problems() + ([f"instructions: {self.instructions}: no such file"] if missing else [])
+        found = [f"instructions: {self.instructions}: no such file"] if missing else []
+        return super().problems() + found + format_problems(self.instructions, self.format)
 
     def files(self) -> Sequence[Path]:
         return [*super().files(), *([Path(self.instructions)] if self.instructions is not None else [])]
@@ -65,7 +69,7 @@ class Pairwise(JudgeOptions, ftp.BringsEvals):
     def own_evals(self) -> Mapping[str, Sequence[ftp.Example]]:
         if self.instructions is None:
             return {}
-        return {INSTRUCTIONS: list(read_instructions(self.instructions, self.takes))}
+        return {INSTRUCTIONS: list(read_instructions(self.instructions, self.format, self.takes))}
 
     def check(self, examples: Sequence[ftp.Example]) -> None:
         self._gold()

@@ -9,7 +9,7 @@ import ftp
 
 
 class Auto(ftp.Formatter):
-    """Tries every built-in format with its default columns on the first 200 rows, and uses the one that fits all.
+    """Tries every installed format with its default columns on the first 200 rows, and uses the one that fits all.
 
     It refuses when two formats fit, when none fits every row, and for data sets on the hub. `ftp check` prints its
     choice, and the run's recipe records it, so that a run never changes its format.
@@ -19,11 +19,9 @@ class Auto(ftp.Formatter):
         raise ftp.RowError("", "`auto` chooses a format when a recipe is read, and formats no row by itself")
 
     def settle(self, rows: Sequence[Mapping[str, Any]]) -> tuple[ftp.Formatter, str]:
-        from ftp_plugins.formatters import ftp_formatters
-
         if not rows:
             raise ftp.DataError(["there is no row to detect the format from; name the format"])
-        formats = {name: cls() for name, cls in ftp_formatters().items() if cls is not Auto}
+        formats = {formatter.used_as: formatter for formatter in self.others} or _built_in()
         faults = {name: _faults(formatter, rows) for name, formatter in formats.items()}
         fits = {name: len(rows) - len(found) for name, found in faults.items()}
         of = f"of the first {len(rows)} rows" if len(rows) > 1 else "of 1 row"
@@ -45,6 +43,13 @@ class Auto(ftp.Formatter):
         )
 
 
+def _built_in() -> dict[str, ftp.Formatter]:
+    """Make the built-in formats, for an Auto that no recipe has made."""
+    from ftp_plugins.formatters import ftp_formatters
+
+    return {name: cls() for name, cls in ftp_formatters().items() if cls is not Auto}
+
+
 def _faults(formatter: ftp.Formatter, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
     """Return the rows that a formatter can't use, by number from 1, and the reasons."""
     found = []
@@ -53,6 +58,8 @@ def _faults(formatter: ftp.Formatter, rows: Sequence[Mapping[str, Any]]) -> list
             formatter.format(row)
         except ftp.RowError as error:
             found.append((number, str(error)))
+        except Exception as error:  # a plugin's own code may raise anything for rows that aren't its own
+            found.append((number, f"{type(error).__name__}: {error}"))
     return found
 
 

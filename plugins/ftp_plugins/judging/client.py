@@ -14,9 +14,6 @@ from urllib.parse import urlsplit
 import ftp
 from ftp.errors import did_you_mean
 
-REFUSED = "x-ftp-refused"
-"""Header of the responses that replace rejected ones; see `transport`."""
-
 OPENAI = "https://api.openai.com/v1"
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 """Pattern for names of environment variables; a key pasted instead of a name has lower case letters or dashes."""
@@ -156,6 +153,8 @@ class Connection:
             CallFailed: this call got no reply.
         """
         import openai
+
+        from ftp_plugins.judging.transport import REFUSED
 
         asked = dict(parameters)
         if schema is not None and (insist or self._structured):

@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import ftp
+from ftp.files import file_digest
+from ftp.lm.hf_loader import HuggingFaceFiles
 from ftp.lm.rendering import render
+from ftp.stages.load_model import load_base_model
 from ftp_plugins.judging.client import CallFailed, JudgeError, Reply
+from ftp_plugins.loaders.huggingface import HuggingFace
 
 WEAKNESS = (
     "the judge is a local model read by its next-token probabilities: it gives no reasons, small models judge little "
@@ -25,28 +29,26 @@ class LocalModel:
     which samples them; here they are read from the distribution itself).
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, loader: ftp.Loader | None = None) -> None:
         """Name the model.
 
         Args:
-            model: a directory or a hub id. Nothing is loaded before the first call.
+            model: a directory or a hub id, or with a loader a name. Nothing is loaded before the first call.
+            loader: what loads it; None for Hugging Face's own.
         """
-        self._model = model
+        self._model, self._loader = model, loader or HuggingFace(id=model)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the files of a directory; empty for a hub id."""
-        from ftp.lm.hf_loader import directory_fingerprint
-
-        directory = Path(self._model)
-        return directory_fingerprint(directory) if directory.is_dir() else ""
+        """SHA-256 over the model's files; empty where the loader names no files."""
+        if isinstance(self._loader, HuggingFaceFiles):
+            return self._loader.fingerprint()
+        file = Path(self._loader.describe().model)
+        return file_digest(file) if file.is_file() else ""
 
     @cached_property
     def _loaded(self) -> ftp.LoadedModel:
-        from ftp_plugins.loaders.huggingface import HuggingFace
-
-        loader = HuggingFace(id=self._model)
-        return loader.load(loader.describe())
+        return load_base_model(self._loader, None, lambda note: None)
 
     async def ask(self, request: Mapping[str, Any]) -> Reply:
         """Return the probability of each of `request["choices"]` after prompt and `request["prefix"]`, as JSON text.

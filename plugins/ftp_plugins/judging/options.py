@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,13 +11,14 @@ from pydantic import AfterValidator, Field, ValidationInfo
 
 import ftp
 from ftp.files import digest
+from ftp.options import is_replay
+from ftp.recipe.model import dump
 from ftp_plugins.judging import prompts
 from ftp_plugins.judging.budget import Prices
 from ftp_plugins.judging.calls import Calls
 from ftp_plugins.judging.client import Server
 from ftp_plugins.judging.local import WEAKNESS, LocalModel
 
-REPLAY = "FTP_REPLAY"
 SERVER_ONLY = (
     *("base_url", "temperature", "max_tokens", "max_completion_tokens", "max_cost"),
     *("price_per_million_input", "price_per_million_output"),
@@ -42,7 +42,10 @@ class JudgeOptions(ftp.Evaluator):
     """openai: a server with OpenAI's protocol. local: a Hugging Face model in this process, which needs no key and no
     network but judges less well."""
     model: Annotated[str, Field(min_length=1), AfterValidator(_local_directory)]
-    """The judge: its name on the server, or a hub id or directory with `provider: local`."""
+    """The judge: its name on the server, or a hub id or directory with `provider: local`. With `loader:`, what to call
+    it in the report."""
+    loader: ftp.Loader | None = None
+    """How a local judge is loaded, as in the recipe's `model:`. Default: `model` by Hugging Face's own loader."""
     base_url: str | None = None
     """Address of the server, such as http://localhost:8000/v1. Default: OpenAI's own."""
     api_key_env: str = Field(default="OPENAI_API_KEY", min_length=1)
@@ -86,6 +89,8 @@ class JudgeOptions(ftp.Evaluator):
         if self.provider == "local":
             given = [name for name in SERVER_ONLY if getattr(self, name) is not None]
             return found + [f"{name}: is for a server; remove it with `provider: local`" for name in given]
+        if self.loader is not None:
+            found.append("loader: is for a judge in this process; it needs `provider: local`")
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             found.append("max_tokens, max_completion_tokens: are the same option under two names; give one of them")
         if (self.price_per_million_input is None) != (self.price_per_million_output is None):
@@ -102,7 +107,7 @@ class JudgeOptions(ftp.Evaluator):
 
     @property
     def _replays(self) -> bool:
-        return self.replay or os.environ.get(REPLAY, "") not in ("", "0")
+        return self.replay or is_replay()
 
     @property
     def _caller(self) -> str:
@@ -126,7 +131,7 @@ class JudgeOptions(ftp.Evaluator):
     async def _open(self, view: ftp.EvalView, prompt_hash: str) -> AsyncIterator[tuple[Calls, Requests]]:
         """Open the calls of an evaluation, and the maker of their requests."""
         async with contextlib.AsyncExitStack() as stack:
-            local = LocalModel(self.model) if self.provider == "local" else None
+            local = LocalModel(self.model, self.loader) if self.provider == "local" else None
             if local is not None:
                 ask = local.ask
             elif self._replays:
@@ -222,6 +227,7 @@ class Requests:
             "provider": "local",
             "model": self._options.model,
             "fingerprint": self._local.fingerprint,
+            **({"loader": dump(self._options.loader)} if self._options.loader else {}),
             "messages": [{"role": "user", "content": text}],
             "parameters": {},
             "schema": None,

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import httpx2
 
-from ftp_plugins.judging.client import REFUSED
-
+REFUSED = "x-ftp-refused"
+"""Header of the responses that replace rejected ones."""
 MOST_BYTES = 4 * 2**20
 """The largest answer, packed or unpacked; a verdict takes a few kilobytes."""
 

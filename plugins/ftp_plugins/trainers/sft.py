@@ -11,11 +11,14 @@ from pydantic import Field
 
 import ftp
 from ftp.data.examples import Examples
+from ftp.lm.learning_rates import rate_problem
 from ftp.lm.rendering import stop_ids
 from ftp.lm.tokens import TokenRows, tokenise
+from ftp.lm.training.best_by import best_by_problem
 from ftp.types import Kind
 
 if TYPE_CHECKING:
+    from ftp.recipe import Recipe
     from ftp_plugins.speed.torch_path import FastPath
     from ftp_plugins.trainers.torch_sft import SFTTrainer
 
@@ -87,6 +90,14 @@ class SFT(ftp.Trainer):
 
     def peak_rate(self) -> tuple[float, int]:
         return self.learning_rate, self.batch_size * self.gradient_accumulation
+
+    def cross_problems(self, recipe: Recipe) -> list[str]:
+        problem = best_by_problem(self.best_by, recipe.evaluate)
+        return [f"best_by: {problem}"] if problem else []
+
+    def warnings(self, recipe: Recipe) -> list[str]:
+        problem = rate_problem(recipe.adapter, *self.peak_rate())
+        return [f"learning_rate: {problem}"] if problem else []
 
     def token_loss(self) -> Callable[[Any, Any], Any] | None:
         """Return the function that gives the loss of each token, or None for cross-entropy.

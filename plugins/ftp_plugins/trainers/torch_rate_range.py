@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from ftp.lm.learning_rates import rate_shown
 from ftp.lm.torch_losses import token_losses
-from ftp.recipe.checks import rate_shown
 from ftp_plugins.trainers.torch_sft import SFTTrainer
 
 SMOOTHING = 0.9

@@ -15,5 +15,6 @@ what is trained on, or with which loss; a plugin's trainer needs to import no ot
 - `torch_trainer`: `TrainerWithParts`, the methods that `transformers.Trainer` has no callback for, and its callback.
 - `torch_parts`: `TrainingParts`, the state of one training, its events, and the decisions on it.
 - `torch_validation`: the validation loss of rows, token by token.
+- `best_by`: the check of a trainer's option `best_by` against the evaluators of the recipe.
 - `torch_rehearsal`, `torch_checkpoints`, `torch_memory`, `torch_deterministic`, `signals`: one part each.
 """

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
+from ftp import plugins
 from ftp.components import Component
+from ftp.recipe.model import dump
+from ftp.recipe.slots import Slots, has_slots
 from ftp.testing.conformance.common import attempt, fail, pickled
 
 
@@ -24,11 +28,14 @@ def made(cls: type[Component], options: Mapping[str, Any]) -> Component:
         pass
     else:
         fail(cls, "takes an option that it doesn't have.")
-    dumped = component.model_dump()
-    if attempt(cls, cls.model_validate, dumped).model_dump() != dumped:
-        fail(cls, "has other options after model_dump and model_validate.")
-    if attempt(cls, cls.model_validate_json, component.model_dump_json(), strict=True).model_dump() != dumped:
-        fail(cls, "has other options after model_dump_json and model_validate_json, as a recipe's blocks go.")
+    if any(has_slots(field.annotation) for field in cls.model_fields.values()):
+        _check_slots(component)
+    else:
+        dumped = component.model_dump()
+        if attempt(cls, cls.model_validate, dumped).model_dump() != dumped:
+            fail(cls, "has other options after model_dump and model_validate.")
+        if attempt(cls, cls.model_validate_json, component.model_dump_json(), strict=True).model_dump() != dumped:
+            fail(cls, "has other options after model_dump_json and model_validate_json, as a recipe's blocks go.")
     try:
         copy = pickled(component)
     except Exception as error:
@@ -36,9 +43,19 @@ def made(cls: type[Component], options: Mapping[str, Any]) -> Component:
             cls,
             f"can't be pickled ({error}); define the class at the top level of a module, and keep its state simple.",
         )
-    if copy.model_dump() != dumped:
+    if dump(copy) != dump(component):
         fail(cls, "has other options after pickling.")
     problems = attempt(cls, component.problems)
     if not isinstance(problems, list) or not all(isinstance(problem, str) for problem in problems):
         fail(cls, f"problems has to return a list of sentences; it returned {problems!r}.")
     return component
+
+
+def _check_slots(component: Component) -> None:
+    """Check that a component with slots comes back from a recipe; what is in its slots has to be installed."""
+    cls, slots = type(component), Slots(plugins.load())
+    named = slots.named(component)
+    block = {name: value for name, value in dump(named).items() if name != "use"}
+    read = attempt(cls, slots.model(cls).model_validate_json, json.dumps(block), strict=True)
+    if dump(slots.rebuilt(cls, read, named.used_as)) != dump(named):
+        fail(cls, "has other options after a recipe has written and read them.")

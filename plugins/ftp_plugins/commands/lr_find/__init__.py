@@ -47,7 +47,7 @@ def command(
     from ftp.cli.show import show
     from ftp.errors import ModelError
     from ftp.files import finite
-    from ftp.recipe.checks import rate_in_words
+    from ftp.lm.learning_rates import rate_in_words
     from ftp.stages.dry_run import dry_run, notes_only
 
     checked = load_recipe(recipe, load_plugins(files, without), settings)
@@ -82,7 +82,7 @@ def command(
 
 def headline(found: dict[str, Any]) -> str:
     """Return the suggestion, or that there is none, with the reason."""
-    from ftp.recipe.checks import rate_shown
+    from ftp.lm.learning_rates import rate_shown
 
     rate = found["suggestion"]
     return f"suggestion {rate_shown(rate)}: {found['reason']}" if rate else f"no suggestion: {found['reason']}"
@@ -90,7 +90,7 @@ def headline(found: dict[str, Any]) -> str:
 
 def lines(found: dict[str, Any]) -> list[str]:
     """Return the curve in a few lines, the suggestion, and how it compares with the usual rates."""
-    from ftp.recipe.checks import rate_shown
+    from ftp.lm.learning_rates import rate_shown
 
     rates, smoothed = found["rates"], found["smoothed"]
     told = [f"untouched model: loss {found['start']:.3f}"]

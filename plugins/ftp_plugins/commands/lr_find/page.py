@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ftp.recipe.checks import rate_shown
+from ftp.lm.learning_rates import rate_shown
 from ftp_plugins.reporters.charts import INK, TRAIN, VALIDATION, drawn
 
 

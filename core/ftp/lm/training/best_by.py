@@ -1,0 +1,25 @@
+"""The option `best_by` of a trainer, by which the best state of a training is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ftp.components import Evaluator
+from ftp.errors import did_you_mean
+
+
+def best_by_problem(best_by: str, evaluators: Sequence[Evaluator]) -> str | None:
+    """Return what is wrong with the value of `best_by` in a recipe, or None.
+
+    Args:
+        best_by: `loss`, or `EVALUATOR` or `EVALUATOR.METRIC`, as `TrainingJob.score` takes it.
+        evaluators: those of the recipe.
+    """
+    name = best_by.partition(".")[0]
+    able = [evaluator.used_as for evaluator in evaluators if not evaluator.on_its_own]
+    if name == "loss" or name in able:
+        return None
+    what = f"no evaluator '{name}' under `evaluate:`"
+    if name in [evaluator.used_as for evaluator in evaluators]:
+        what = f"'{name}' is evaluated on data of its own and can't score validation rows"
+    return what + did_you_mean(name, {"loss", *able})
