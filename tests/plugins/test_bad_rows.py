@@ -157,7 +157,7 @@ BAD_ROWS = {
         "1: 'messages' turn 2 call 1: 'name' of the function is missing or not text"),
     "a call of the old form": ("a.jsonl", "messages", line(messages=[ASK, {"role": "assistant", "content": None,
         "function_call": {"name": "f", "arguments": "{}"}}]), "1: 'messages' turn 2: 'function_call' is OpenAI's old "
-        "form and not read; write it as 'tool_calls'"),
+        "form and not supported; write it as 'tool_calls'"),
     "a call by the user": ("a.jsonl", "messages", line(messages=[{**ASK, "tool_calls": [{}]}, SAY]), "1: 'messages' "
         "turn 1: 'tool_calls' belongs to the assistant's turn"),
     "ends with the tool": ("a.jsonl", "messages", calling(tool()), "1: ends with the tool's turn; an answer by the "

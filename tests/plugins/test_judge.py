@@ -200,7 +200,7 @@ def test_a_reply_cut_at_its_limit_has_lost_its_verdict(view):
     quote = f"The answer says {scores(accuracy=5, helpfulness=5, tone=5)}, but"
     with serving(lambda request: Say(quote, finish="length")) as server:
         found = judge(server).evaluate(view(ROWS[:2]))
-    assert found.panel["unscored"] == 1 and "cut at the most tokens" in found.notes[1]
+    assert found.panel["unscored"] == 1 and "cut at the token limit" in found.notes[1]
     assert all(math.isnan(metric.base) for metric in found.metrics)
 
 
@@ -449,7 +449,7 @@ def test_the_budget_is_never_passed(view):
             spent = len(server.asked) * 1.52
             assert spent <= limit and found.panel["cost"] == pytest.approx(spent)
             assert any(
-                note.startswith(f"stopped at max_cost: {limit:g} would have been passed") for note in found.notes
+                note.startswith(f"stopped at max_cost: {limit:g} would have been exceeded") for note in found.notes
             )
             assert "not asked: max_cost is reached" in found.notes[2]
             assert metrics(found)["tone"].tuned_reasons[5] == "unscored: not asked: max_cost is reached"
@@ -479,7 +479,7 @@ def test_a_judge_that_goes_by_length_is_flagged(view):
     with serving(grade_by_words) as server:
         found = judge(server).evaluate(view(rows))
     assert found.panel["length correlation"] > 0.9 and found.panel["length flag"] == "may prefer longer answers"
-    assert any("the judge may go by length" in note for note in found.notes)
+    assert any("the judge may favour length" in note for note in found.notes)
     assert "scores flag" not in found.panel
     with serving(lambda request: Say(scores(accuracy=3, helpfulness=3, tone=3))) as server:
         found = judge(server).evaluate(view(rows))

@@ -65,10 +65,10 @@ def test_a_rate_that_is_the_trainers_default_has_the_place_of_its_block(ftp, ftp
     ("adapter", "batch", "says"),
     [
         (LoRA(r=16, alpha=32), 16, []),
-        (LoRA(r=16, alpha=64), 16, ["multiplied by alpha/r = 4, where 2 is usual", "as with a rate of 2e-3"]),
-        (LoRA(r=64, alpha=16), 16, ["multiplied by alpha/r = 0.25, where 2 is usual", "as with a rate of 1.3e-4"]),
-        (LoRA(r=16, alpha=32, rslora=True), 16, ["multiplied by alpha/sqrt(r) (rslora) = 8", "a rate of 4e-3"]),
-        (Full(), 144, ["a step has 144 rows", "square root of the batch", "1.5e-5 to 6e-5"]),
+        (LoRA(r=16, alpha=64), 16, ["multiplied by alpha/r = 4, where 2 is usual", "as if the rate were 2e-3"]),
+        (LoRA(r=64, alpha=16), 16, ["multiplied by alpha/r = 0.25, where 2 is usual", "as if the rate were 1.3e-4"]),
+        (LoRA(r=16, alpha=32, rslora=True), 16, ["multiplied by alpha/sqrt(r) (rslora) = 8", "the rate were 4e-3"]),
+        (Full(), 144, ["a step has 144 rows", "square root of it", "1.5e-5 to 6e-5"]),
         (Full(), 1, ["a step has 1 row:", "1.3e-6 to 5e-6"]),
     ],
 )

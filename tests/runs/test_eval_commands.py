@@ -1,4 +1,4 @@
-"""`ftp eval` and `ftp compare`, leaks and Holm in the pipeline, answers that are known from before; on a tiny model."""
+"""`ftp eval` and `ftp compare`, leaks and Holm in the pipeline, cached answers; on a tiny model."""
 
 import dataclasses
 import json
@@ -197,7 +197,7 @@ def ftp_evaluators() -> dict[str, type[ftp.Evaluator]]:
     assert evaluations(only(place)) == [found]
 
 
-# --- answers that are known from before ------------------------------------------------------------------------------
+# --- cached answers -------------------------------------------------------------------------------------------------
 
 
 def test_the_same_model_is_never_asked_twice(recipe, tmp_path, generated):
