@@ -97,11 +97,23 @@ def append_line(file: Path, line: str) -> None:
 
 
 def forget_unused(cache: Path, pattern: str = "*") -> None:
-    """Delete the files and directories of a cache that have not been used for UNUSED_DAYS."""
+    """Delete the files and directories of a cache that have not been used for UNUSED_DAYS, and half-written files of a
+    day ago.
+    """
     for entry in cache.glob(pattern):
         with contextlib.suppress(FileNotFoundError):  # another run may be at it
-            if time.time() - entry.stat().st_mtime > UNUSED_DAYS * 86400:
+            days = 1 if entry.suffix == ".part" else UNUSED_DAYS
+            if time.time() - entry.stat().st_mtime > days * 86400:
                 shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
+
+
+def clear_parts(directory: Path) -> None:
+    """Delete what a killed process has left half written below a directory that nobody else writes to."""
+    for entry in list(directory.rglob("*.part")):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
 
 
 def first_few(lines: Sequence[str], most: int, more: str = "more") -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 
@@ -36,7 +37,10 @@ Share = Annotated[
 
 def _beside_the_recipe(value: str, info: ValidationInfo) -> str:
     base = (info.context or {}).get("directory")
-    return str(Path(base, Path(value).expanduser())) if base else value
+    try:
+        return str(Path(base, Path(value).expanduser())) if base else value
+    except RuntimeError:
+        raise ValueError("the home directory of this user is not known; write the whole path") from None
 
 
 FilePath = Annotated[str, Field(min_length=1), AfterValidator(_beside_the_recipe)]
@@ -48,6 +52,10 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
+    also_known_as: ClassVar[Mapping[str, str]] = {}
+    """What other tools call these options, and what they are called here: `{"lr": "learning_rate"}`. An empty name
+    stands for the block itself. For the hint that an unknown key gets; they are not accepted."""
+
 
 PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Pattern for names that become file names."""
@@ -55,6 +63,8 @@ PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 class AnswerOptions(Options):
     """How the base and the tuned model answer the eval sets. Decoding is greedy."""
+
+    also_known_as: ClassVar[Mapping[str, str]] = {"max_tokens": "max_new_tokens", "eval_batch_size": "batch_size"}
 
     max_new_tokens: int = Field(default=256, ge=1)
     """The longest answer, in tokens. A longer one is cut off and marked as cut."""

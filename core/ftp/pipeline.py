@@ -13,7 +13,7 @@ import yaml
 
 from ftp.components import Reporter, TrainingJob
 from ftp.data.examples import Corpus
-from ftp.data.ledger import Ledger
+from ftp.data.ledger import Ledger, fates_in_words
 from ftp.files import shown
 from ftp.plugins import Plugins
 from ftp.progress import Progress
@@ -159,6 +159,8 @@ class _Work:
         self.emit("start", **place, recipe=str(self.file), inputs=self.inputs)
         if self.changed:
             self.emit("anyway", changes=self.changed)
+        for finding in self.recipe.findings:
+            self.note(finding)
         for path, what in warnings(self.recipe):
             self.note(f"{dotted(path)}: {what}")
         try:
@@ -216,7 +218,10 @@ class _Work:
                 self.note(spelled)
             advance = self.progress.stage("Tokenising", len(corpus.train) + len(corpus.validation))
             # The trainer writes its own entries when it trains.
-            self.recipe.train.tokenise(corpus, tokenizer, copy.deepcopy(ledger), advance)
+            ledger = copy.deepcopy(ledger)
+            self.recipe.train.tokenise(corpus, tokenizer, ledger, advance)
+        for line in fates_in_words(ledger):
+            self.note(line)
 
     def evidence(self, who: str, loaded: LoadedModel, corpus: Corpus) -> None:
         """Write a model's answers to every eval set and its losses on the references to disk, unless they are there."""

@@ -64,7 +64,7 @@ class Offer:
     plugin: Plugin
 
 
-@dataclass
+@dataclass(eq=False)
 class Plugins:
     """What is installed."""
 

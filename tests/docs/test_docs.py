@@ -138,14 +138,16 @@ def good_row(formatter: Formatter) -> dict[str, Any]:
     if formatter.used_as == "sharegpt":
         turns = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]
         return {formatter.model_dump()["conversations"]: turns}
-    named = formatter.model_dump(exclude={"system"}).values()
-    return {column: "Some words." for column in named if isinstance(column, str)}
+    options = formatter.model_dump(exclude={"system", "template"})
+    in_template = re.findall(r"{(.+?)}", getattr(formatter, "template", None) or "")
+    return {column: "Some words." for column in (*options.values(), *in_template) if isinstance(column, str)}
 
 
-def write_rows(place: str, row: dict[str, Any], number: int) -> None:
+def write_rows(place: str, row: dict[str, Any], number: int, delimiter: str | None = None) -> None:
     """Put a data file of the right type where a source's path points: a file, a glob, or a directory."""
     import gzip
 
+    import openpyxl
     import pyarrow
     import pyarrow.parquet
 
@@ -158,8 +160,14 @@ def write_rows(place: str, row: dict[str, Any], number: int) -> None:
         pyarrow.parquet.write_table(pyarrow.table({name: [value] for name, value in row.items()}), file)
         return
     if kind in (".csv", ".tsv"):
-        comma = "," if kind == ".csv" else "\t"
+        comma = delimiter or ("," if kind == ".csv" else "\t")
         text = f"{comma.join(row)}\n{comma.join(map(str, row.values()))}\n"
+    elif kind == ".xlsx":
+        book = openpyxl.Workbook()
+        book.active.append(list(row))
+        book.active.append(list(row.values()))
+        book.save(file)
+        return
     else:
         text = json.dumps([row] if kind == ".json" else row) + "\n"
     file.write_bytes(gzip.compress(text.encode()) if file.suffix == ".gz" else text.encode())
@@ -190,14 +198,14 @@ def assert_recipe_holds(text: str, directory: Path, installed: plugins.Plugins) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_API_KEY", "a key that no call is made with")
         checked = recipe.read(file, installed)
-    sources = [*checked.data.train, *checked.data.evals.values()]
+    sources = [*checked.data.train, *checked.data.eval_sources.values()]
     if isinstance(checked.data.validation, Source):
         sources.append(checked.data.validation)
     for number, source in enumerate(sources):
         if source.path is not None:
             row = good_row(source.format) | ({source.group: "one"} if source.group else {})
             assert Path(source.path).is_relative_to(directory)
-            write_rows(source.path, row, number)
+            write_rows(source.path, row, number, source.delimiter)
             assert [found for _, _, found in examples_of(source) if isinstance(found, str)] == []
 
 

@@ -3,10 +3,12 @@
 import datetime
 import itertools
 import json
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from ftp.data.examples import write_examples
 from ftp.errors import DataError, RowError
@@ -381,6 +383,49 @@ def test_bad_rows(formatter, row, said):
     with pytest.raises(RowError) as caught:
         formatter.format(row)
     assert str(caught.value) == said
+
+
+TEMPLATE = Instruct(template="{question}\n\nNotes ({Case no.}): {notes}", response="answer")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"question": "Why?", "Case no.": 7, "notes": "n", "answer": "a"}, "Why?\n\nNotes (7): n"),
+        ({"question": "{why}", "Case no.": "", "notes": None, "answer": "a"}, "{why}\n\nNotes ():"),
+    ],
+)
+def test_a_template_writes_several_columns_into_one_prompt(row, said):
+    assert TEMPLATE.format(row) == talk(said, "a")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"question": "Why?", "Case no": 7, "notes": "n"}, "'Case no.': missing column; did you mean 'Case no'?"),
+        ({"question": "", "Case no.": " ", "notes": None}, "'question', 'Case no.', 'notes': empty"),
+        ({"question": ["Why?"], "Case no.": 1, "notes": ""}, "'question': text or a number is needed, this is a list"),
+    ],
+)
+def test_rows_that_do_not_fill_a_template(row, said):
+    with pytest.raises(RowError) as caught:
+        TEMPLATE.format({**row, "answer": "a"})
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"template": "{question"}, "not a template: expected '}' before end of string; write a brace itself twice"),
+        ({"template": "none"}, "names no column"),
+        ({"template": "{}"}, "names no column"),
+        ({"template": "{a!r}"}, "braces hold the name of a column"),
+        ({"template": "{a}", "context": None}, "'template' takes the place of context"),
+    ],
+)
+def test_templates_that_are_none(options, said):
+    with pytest.raises(ValidationError, match=re.escape(said)):
+        Instruct(**options)
 
 
 def test_each_says_what_it_makes():

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from ftp.data.examples import Corpus, write_examples
 from ftp.data.ledger import Ledger
-from ftp.data.split import carve, groups_of
+from ftp.data.split import carve, groups_of, together
 from ftp.testing import assert_component_ok
 from ftp.types import Example
-from ftp_plugins.curators.split import Split, together
+from ftp_plugins.curators.split import Split
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,17 @@
 import dataclasses
 import json
 
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ftp.components import TrainingJob
 from ftp.data.examples import Corpus
+from ftp.data.ledger import fates_in_words
 from ftp.errors import DataError, ModelError
 from ftp.lm.rendering import encode, stop_ids
+from ftp.lm.tokens import TokenRows, parts_of
 from ftp.lm.torch_generate import generate
 from ftp.lm.torch_losses import token_losses
 from ftp.options import AnswerOptions
@@ -18,6 +23,7 @@ from ftp_plugins.adapters.full import Full
 from ftp_plugins.adapters.lora import LoRA
 from ftp_plugins.adapters.qlora import QLoRA
 from ftp_plugins.formatters.pairs import Instruct
+from ftp_plugins.formatters.text import Text
 from ftp_plugins.loaders.huggingface import HuggingFace
 from ftp_plugins.trainers.sft import SFT
 
@@ -33,6 +39,9 @@ ROWS = [
 ]
 
 
+COLUMNS = ("instruction", "response")
+
+
 def load(directory, adapter, **options):
     import transformers
 
@@ -43,14 +52,15 @@ def load(directory, adapter, **options):
 
 
 def job_of(loaded, tmp_path, rows=ROWS, validation=ROWS[:2]):
-    """A job on these rows, with the events in a list."""
+    """A job on these rows, running text where they are text, with the events in a list."""
     tmp_path.mkdir(exist_ok=True)
     source = tmp_path / "rows.jsonl"
     watched = tmp_path / "watched.jsonl"
     for file, pairs in ((source, rows), (watched, validation)):
-        file.write_text("".join(json.dumps({"instruction": q, "response": a}) + "\n" for q, a in pairs))
+        values = [{"text": row} if isinstance(row, str) else dict(zip(COLUMNS, row, strict=True)) for row in pairs]
+        file.write_text("".join(json.dumps(row) + "\n" for row in values))
     recipe = Data(
-        train=[Source(path=str(source), format=Instruct())],
+        train=[Source(path=str(source), format=Text() if isinstance(rows[0], str) else Instruct())],
         validation=Source(path=str(watched), format=Instruct()) if validation else 0.0,
     )
     corpus, ledger = build_corpus(recipe, tmp_path / "data", tmp_path, seed=1)
@@ -190,6 +200,40 @@ def test_a_row_whose_answer_is_cut_off_whole_never_reaches_the_trainer(ftp_tiny_
     SFT(max_length=128, overlong="truncate", epochs=1).train(job)
     assert [t["rows"] for t in job.ledger.totals() if t["reason"] == "no trained token"] == [1]
     assert metrics(events, "plan", "rows") == [8]
+
+
+def test_running_text_is_split_and_every_token_is_predicted_once(ftp_tiny_model, tmp_path):
+    texts = ["one two three " * 100, "short"]
+    job, events = job_of(load(ftp_tiny_model, LoRA(r=4)), tmp_path, rows=texts)
+    SFT(max_length=128, overlong="split", epochs=1, batch_size=2).train(job)
+    whole = job.ledger.row("rows.jsonl:1")
+    parts = parts_of(whole["tokens"], 128)
+    assert (whole["fate"], whole["by"], whole["lost_tokens"]) == ("split", "SFT", 0)
+    assert whole["reason"] == "split into rows of at most 128 tokens"
+    assert parts > 1
+    assert metrics(events, "plan", "rows") == [parts + 1]
+    assert fates_in_words(job.ledger) == ["SFT: 1 row of train split (split into rows of at most 128 tokens)"]
+
+
+@given(st.integers(2, 300), st.integers(8, 40))
+def test_the_parts_of_a_row(tokens, length):
+    table = pa.table(
+        {"input_ids": [list(range(tokens))], "trained": [[True] * tokens]},
+        schema=pa.schema([("input_ids", pa.list_(pa.int32())), ("trained", pa.list_(pa.bool_()))]),
+    )
+    count = parts_of(tokens, length)
+    parts = list(TokenRows(table).split(length, [count]))
+    assert len(parts) == count
+    assert max(len(part.input_ids) for part in parts) <= length
+    predicted = [id for part in parts for id, on in list(zip(part.input_ids, part.trained, strict=True))[1:] if on]
+    assert predicted == list(range(1, tokens))
+    assert sum(sum(part.trained) for part in parts) == tokens
+
+
+def test_a_long_conversation_is_not_split(ftp_tiny_model, tmp_path):
+    job, _ = job_of(load(ftp_tiny_model, LoRA(r=4)), tmp_path, rows=[*ROWS, ("Tell a story.", "and then " * 200)])
+    with pytest.raises(DataError, match="Only running text is split"):
+        SFT(max_length=128, overlong="split").train(job)
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(ftp_tiny_model, tmp_path):

@@ -70,13 +70,20 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line. Errors that the user can fix end with exit code 2 and no traceback."""
-    from ftp.errors import FtpError
+    from ftp.errors import FtpError, printable
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
-        cli(prog_name="ftp")
+        sys.exit(cli.main(prog_name="ftp", standalone_mode=False))
     except FtpError as error:
-        click.echo(str(error), err=True)
+        click.echo(printable(str(error)), err=True)
         sys.exit(2)
+    except click.ClickException as error:
+        error.message = printable(error.message)
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("Aborted!", err=True)
+        sys.exit(1)

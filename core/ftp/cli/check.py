@@ -46,18 +46,23 @@ def command(
             continue
         good = dropped = 0
         try:
-            for place, line, found in examples_of(source):
+            for place, row, found in examples_of(source):
                 if isinstance(found, Example):
                     good += 1
                 elif source.on_bad_row == "drop":
                     dropped += 1
                 else:
-                    problems.append(f"{shown(place, Path.cwd())}:{line}: {found}")
+                    problems.append(f"{shown(place, Path.cwd())}:{row.line}: {row.told(found)}")
         except DataError as error:
             problems += error.problems
             continue
         bad = f", {dropped} bad rows will be dropped" if dropped else ""
         click.echo(f"{split}: {shown(Path(str(source.path)), Path.cwd())}: {good} rows{bad}")
+    for name, size in checked.data.held_out.items():
+        of = f"{size:.4g} of the rows" if isinstance(size, float) else f"{size} rows"
+        click.echo(
+            f"evals.{name}: {of} to train on, held out before validation and curators; `ftp data check` draws them"
+        )
     brought: list[str] = []
     try:
         for name, examples in bring_evals(checked.evaluate).items():

@@ -13,12 +13,24 @@ from ftp.files import new_file
 
 
 class Ledger:
-    """The fate of every input row (kept, masked, truncated or dropped, by which component and why) and its tokens.
+    """The fate of every input row (kept, held out, masked, split, truncated or dropped, by which component and why).
 
     About 30 bytes a row: words that many rows share are kept once, and a row's id is its source and line.
     """
 
-    COLUMNS = ("id", "source", "line", "split", "role", "fate", "by", "reason", "tokens", "trained_tokens")
+    COLUMNS = (
+        "id",
+        "source",
+        "line",
+        "split",
+        "role",
+        "fate",
+        "by",
+        "reason",
+        "tokens",
+        "trained_tokens",
+        "lost_tokens",
+    )
     FINDINGS = ("id", "by", "what", "other", "score", "detail")
 
     def __init__(self) -> None:
@@ -29,7 +41,7 @@ class Ledger:
         """For each source the row of its first line, then its lines in ascending order."""
         self._source, self._line = array("H"), array("q")
         self._split, self._role, self._fate = array("H"), array("H"), array("I")
-        self._tokens, self._trained = array("i"), array("i")
+        self._tokens, self._trained, self._lost = array("i"), array("i"), array("i")
         self._findings: list[tuple[str, str, str, str, float | None, str]] = []
         self.steps: list[dict[str, Any]] = []
         """The rows after each step of the data stage; see `step`."""
@@ -57,6 +69,7 @@ class Ledger:
         self._fate.append(0)
         self._tokens.append(-1)
         self._trained.append(-1)
+        self._lost.append(-1)
         return f"{source}:{line}"
 
     def _code(self, word: str) -> int:
@@ -86,6 +99,15 @@ class Ledger:
         """Record that only a part of a row is used."""
         self._set(id, "truncated", by, reason)
 
+    def split_up(self, id: str, by: str, reason: str) -> None:
+        """Note that a row is used in several parts."""
+        self._set(id, "split", by, reason)
+
+    def hold_out(self, id: str, split: str, by: str) -> None:
+        """Move a row from training into the eval set `split` (`eval:NAME`)."""
+        self._set(id, "held out", by, "held out of the training rows")
+        self.move(id, split)
+
     def mask(self, id: str, by: str, reason: str) -> None:
         """Record that a row is used with a part of its text replaced."""
         self._set(id, "masked", by, reason)
@@ -113,10 +135,10 @@ class Ledger:
         """Move a row to another split."""
         self._split[self._row(id)] = self._code(split)
 
-    def count_tokens(self, id: str, tokens: int, trained: int) -> None:
-        """Record how many tokens a row has and how many of them are trained on."""
+    def count_tokens(self, id: str, tokens: int, trained: int, lost: int = 0) -> None:
+        """Record how many tokens of a row are used, how many of them are trained on, and how many were cut off."""
         row = self._row(id)
-        self._tokens[row], self._trained[row] = tokens, trained
+        self._tokens[row], self._trained[row], self._lost[row] = tokens, trained, lost
 
     def kept(self, split: str) -> set[str]:
         """Return the ids of the rows of a split that were not dropped."""
@@ -160,7 +182,7 @@ class Ledger:
         """
         at = self._row(id)
         source, split, role = (self._spelt[codes[at]] for codes in (self._source, self._split, self._role))
-        counts = [count if count >= 0 else None for count in (self._tokens[at], self._trained[at])]
+        counts = [count if count >= 0 else None for count in (self._tokens[at], self._trained[at], self._lost[at])]
         values = (id, source, self._line[at], split, role, *list(self._fates)[self._fate[at]], *counts)
         return dict(zip(self.COLUMNS, values, strict=True))
 
@@ -175,13 +197,14 @@ class Ledger:
     def totals(self) -> list[dict[str, Any]]:
         """Count rows and tokens by split, role, fate, component and reason. The rows add up to the rows read."""
         groups: dict[tuple[int, int, int], list[int]] = {}
-        columns = (self._split, self._role, self._fate, self._tokens, self._trained)
-        for split, role, fate, tokens, trained in zip(*columns, strict=True):
-            group = groups.setdefault((split, role, fate), [0, 0, 0])
+        columns = (self._split, self._role, self._fate, self._tokens, self._trained, self._lost)
+        for split, role, fate, tokens, trained, lost in zip(*columns, strict=True):
+            group = groups.setdefault((split, role, fate), [0, 0, 0, 0])
             group[0] += 1
             if tokens >= 0:
                 group[1] += tokens
                 group[2] += trained
+                group[3] += lost
         fates = list(self._fates)
         names = ("split", "role", "fate", "by", "reason")
         rows = [
@@ -189,8 +212,8 @@ class Ledger:
             for (split, role, fate), counts in groups.items()
         ]
         return [
-            {**dict(zip(names, key, strict=True)), "rows": n, "tokens": tokens, "trained_tokens": trained}
-            for key, (n, tokens, trained) in sorted(rows)
+            dict(zip((*names, "rows", "tokens", "trained_tokens", "lost_tokens"), (*key, *counts), strict=True))
+            for key, counts in sorted(rows)
         ]
 
     def table(self) -> Any:
@@ -211,7 +234,7 @@ class Ledger:
         ids = pc.binary_join_element_wise(source, lines.cast(pa.string()), ":")
         columns = [
             *(ids, source, lines, spelt(self._split, self._spelt), spelt(self._role, self._spelt)),
-            *(*by_fate, counts(self._tokens), counts(self._trained)),
+            *(*by_fate, counts(self._tokens), counts(self._trained), counts(self._lost)),
         ]
         return pa.table(columns, names=list(self.COLUMNS)).replace_schema_metadata({"steps": json.dumps(self.steps)})
 
@@ -236,16 +259,34 @@ class Ledger:
 
         ledger = cls()
         for batch in pq.ParquetFile(file).iter_batches(100_000):
-            rows = zip(*(batch.column(name).to_pylist() for name in cls.COLUMNS[1:]), strict=True)
-            for at, (source, line, split, role, fate, by, reason, tokens, trained) in enumerate(rows, len(ledger)):
+            known = set(batch.schema.names)  # ledgers of 0.1 have no lost tokens
+            columns = [batch[name].to_pylist() if name in known else [0] * len(batch) for name in cls.COLUMNS[1:]]
+            rows = zip(*columns, strict=True)
+            for at, (source, line, split, role, fate, by, reason, *counts) in enumerate(rows, len(ledger)):
                 ledger.add(source, line, split, role)
                 ledger._fate[at] = ledger._fate_code((fate, by, reason))
-                if tokens is not None:
-                    ledger._tokens[at], ledger._trained[at] = tokens, trained
+                if counts[0] is not None:
+                    ledger._tokens[at], ledger._trained[at], ledger._lost[at] = counts
         ledger.steps = json.loads((pq.read_schema(file).metadata or {}).get(b"steps", b"[]"))
         found = pq.read_table(_findings_file(file))
         ledger._findings = list(zip(*(found.column(name).to_pylist() for name in cls.FINDINGS), strict=True))
         return ledger
+
+
+def fates_in_words(ledger: Ledger) -> list[str]:
+    """Say what became of the rows that are not used as they were read, a line for each component and kind of fate."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for total in ledger.totals():
+        if total["fate"] != "kept":
+            groups.setdefault((total["by"], total["fate"], total["split"]), []).append(total)
+    lines = []
+    for (by, fate, split), totals in groups.items():
+        rows, lost = (sum(total[key] for total in totals) for key in ("rows", "lost_tokens"))
+        first = max(totals, key=lambda total: total["rows"])
+        more = f" and {len(totals) - 1} more reasons" if len(totals) > 1 else ""
+        tokens = f", {lost:,} tokens lost" if lost else ""
+        lines.append(f"{by}: {rows:,} row{'s' if rows > 1 else ''} of {split} {fate}{tokens} ({first['reason']}{more})")
+    return lines
 
 
 def _findings_file(file: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Validation rows split off from the training rows."""
+"""Which rows belong together, and validation rows carved out of the training rows without tearing them apart."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import random
 from array import array
 from typing import Any
 
-from ftp.data.examples import Examples
+from ftp.data import near_duplicates
+from ftp.data.examples import Examples, decode
 from ftp.data.ledger import Ledger
 
 
@@ -17,6 +18,38 @@ def groups_of(rows: Examples) -> array[int]:
     for name in (name for table in rows.batches(["group"]) for name in table.column(0).to_pylist()):
         groups.append(first.setdefault(name, len(groups)) if name else len(groups))
     return groups
+
+
+def alike(rows: Examples, threshold: float) -> Any:
+    """Return for each row the number of the near duplicates it hangs together with, int64 [rows].
+
+    Args:
+        threshold: the Jaccard similarity of the sets of word 3-grams from which two rows are near duplicates.
+    """
+    texts = (
+        [near_duplicates.text_of(example, "whole") for example in decode(table)]
+        for table in rows.batches(["text", "messages"])
+    )
+    text, sets = near_duplicates.distinct_sets(texts, near_duplicates.NGRAM)
+    return near_duplicates.components(sets, threshold)[text]
+
+
+def together(*groupings: Any) -> Any:
+    """Return groups of rows that hang together through any of several groupings, int [rows]."""
+    import numpy as np
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(groupings[0])
+    row, first = [], []
+    for groups in groupings:
+        _, of_group, number = np.unique(groups, return_index=True, return_inverse=True)
+        row.append(np.arange(count))
+        first.append(of_group[number])
+    links = coo_array(
+        (np.ones(count * len(row), np.int8), (np.concatenate(row), np.concatenate(first))), (count, count)
+    )
+    return connected_components(links, directed=False)[1]
 
 
 def carve(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -33,6 +34,14 @@ class HuggingFaceFiles(Loader, LoadsTokenizer):
     """A loader that only has to locate the files; the options for loading them are included."""
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "accelerate")
+    also_known_as: ClassVar[Mapping[str, str]] = {
+        "torch_dtype": "dtype",
+        "device_map": "device",
+        "attn_implementation": "attention",
+        "flash_attention": "attention",
+        "flash_attn": "attention",
+        "added_tokens": "new_tokens",
+    }
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Data type of the weights. auto: the adapter's choice, else bfloat16 where the hardware supports it."""

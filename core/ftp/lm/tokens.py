@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import math
 import multiprocessing
 import os
 from collections import deque
@@ -70,6 +71,32 @@ class TokenRows(Sequence[Tokens]):
         columns = [pc.list_slice(self.table.column(name), 0, length) for name in self.table.column_names]
         return TokenRows(pa.table(columns, names=self.table.column_names))
 
+    def split(self, length: int, parts: Sequence[int]) -> TokenRows:
+        """Return the rows with some of them in several parts of at most `length` tokens.
+
+        Each part after the first begins with the last token of the one before, as context that carries no loss, so
+        that every token is predicted once.
+
+        Args:
+            parts: for each row the number of its parts: `parts_of(its length, length)`, or 1 to leave it whole.
+        """
+        import pyarrow as pa
+
+        tables = []
+        for index, count in enumerate(parts):
+            row = self.table.slice(index, 1)
+            if count == 1:
+                tables.append(row)
+                continue
+            ids, trained = row["input_ids"][0].as_py(), row["trained"][0].as_py()
+            starts = range(0, len(ids) - 1, length - 1)
+            columns = {
+                "input_ids": [ids[start : start + length] for start in starts],
+                "trained": [[trained[start] and not start, *trained[start + 1 : start + length]] for start in starts],
+            }
+            tables.append(pa.table(columns, schema=self.table.schema))
+        return TokenRows(pa.concat_tables(tables).combine_chunks()) if tables else self
+
     def lengths(self) -> Any:
         """Count the tokens of each row; return a numpy array, int64 [rows]."""
         return self._per_row(lambda lists: lists.value_lengths().to_numpy(zero_copy_only=False))
@@ -90,6 +117,11 @@ class TokenRows(Sequence[Tokens]):
 
         found = [count(lists) for lists in self.table.column(column).chunks]
         return np.concatenate([np.zeros(0, np.int64), *found]).astype(np.int64)
+
+
+def parts_of(tokens: int, length: int) -> int:
+    """Count the parts of at most `length` tokens that a text is split into, each overlapping the one before by one."""
+    return max(1, math.ceil((tokens - 1) / (length - 1)))
 
 
 def tokenise(

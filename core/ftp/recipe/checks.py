@@ -5,12 +5,13 @@ Checks of one component against the rest of the recipe are methods of its class:
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
 from ftp.components import Component, Curator
-from ftp.data.files import files_of
+from ftp.data.files import files_of, type_of
 from ftp.errors import DataError
 from ftp.files import shown
 from ftp.plugins import Plugins, missing_packages
@@ -25,6 +26,7 @@ def cross_check(recipe: Recipe, plugins: Plugins) -> Problems:
     return chain(
         _sources(recipe),
         _kinds_of_example(recipe),
+        _held_out(recipe),
         _read_twice(recipe),
         _evaluators(recipe),
         _roles(recipe, plugins),
@@ -60,6 +62,7 @@ def _placed(path: Path_, component: Component, problems: Iterable[str]) -> Probl
 
 def _sources(recipe: Recipe) -> Problems:
     for path, source in recipe.data.sources():
+        yield from _unread_keys(path, source)
         if (source.path is None) == (source.hub is None):
             yield path, "needs either `path:` or `hub:`"
         for key in ("split", "revision"):
@@ -67,6 +70,43 @@ def _sources(recipe: Recipe) -> Problems:
                 yield (*path, key), "applies only to a `hub:` source; remove it"
         if path[1] == "evals" and source.role != "domain":
             yield (*path, "role"), "an eval set has no role; remove it"
+
+
+READ_OF = {
+    "delimiter": (".csv", ".tsv"),
+    "encoding": (".csv", ".tsv", ".txt", ".md"),
+    "sheet": (".xlsx",),
+    "sample_by": (".txt", ".md"),
+}
+"""The options of a source that say how files are read, each with the types of file that it is for."""
+
+
+def _unread_keys(path: Path_, source: Source) -> Problems:
+    """Yield options of reading that no file of the source has a use for."""
+    given = [key for key in READ_OF if getattr(source, key) is not None]
+    if not given:
+        return
+    try:
+        types = {type_of(file) for file in files_of(source.path)} if source.path else set()
+    except DataError:  # reading the rows reports it
+        return
+    for key in given:
+        if not types.intersection(READ_OF[key]):
+            yield (*path, key), f"applies only to {', '.join(READ_OF[key])} files; remove it"
+
+
+def _held_out(recipe: Recipe) -> Problems:
+    """Yield what keeps eval sets from being drawn from the training rows, and evaluators that can't score them."""
+    makes = dict.fromkeys(source.format.makes for source in recipe.data.train if source.role == "domain")
+    for name in recipe.data.held_out:
+        missing = [package for package in ("numpy", "scipy", "rensa") if importlib.util.find_spec(package) is None]
+        if missing:
+            yield ("data", "evals", name), f"needs {', '.join(missing)}: pip install 'ftp-finetune[train]'"
+        for index, evaluator in enumerate(recipe.evaluate):
+            for kind in makes:
+                if not evaluator.on_its_own and kind not in evaluator.takes:
+                    takes = f"'{evaluator.used_as}' takes {', '.join(evaluator.takes)} examples"
+                    yield ("evaluate", index), f"{takes} and data.evals.{name} holds {kind}"
 
 
 def _kinds_of_example(recipe: Recipe) -> Problems:

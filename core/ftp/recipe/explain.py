@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from ftp.errors import did_you_mean
 from ftp.options import PLAIN_NAME
 from ftp.plugins import Plugins
-from ftp.recipe.slots import Slot
+from ftp.recipe.hints import blocks_in, tags_of, where_it_belongs
 from ftp.recipe.yaml_source import Document, Path_, dotted, shown_value
 
 _MUST_BE = {
@@ -44,21 +44,23 @@ def explain(error: ValidationError, model: type[BaseModel], document: Document, 
     for path, details in found.items():
         if any(len(other) > len(path) and other[: len(path)] == path for other in found):
             continue  # where several types are allowed, the one that was meant tells more
-        yield f"{document.place(path)}: {dotted(path)}: {_what(path, details, model, plugins)}"
+        yield f"{document.place(path)}: {dotted(path)}: {_what(path, details, model, document, plugins)}"
 
 
-def _what(path: Path_, details: Sequence[ErrorDetails], model: type[BaseModel], plugins: Plugins) -> str:
+def _what(
+    path: Path_, details: Sequence[ErrorDetails], model: type[BaseModel], document: Document, plugins: Plugins
+) -> str:
     """Describe what is wrong with one value; there are several details when it may be of several types."""
     detail = details[0]
     kind, given = detail["type"], detail["input"]
     _, models = _resolved(detail["loc"][:-1], model, None)
     broken = "".join(f" (plugin {p.name} is not in use: {p.error})" for p in plugins.plugins if p.error)
     if kind == "extra_forbidden":
-        return f"unknown key{did_you_mean(str(path[-1]), {name for of in models for name in of.model_fields})}"
+        return f"unknown key{where_it_belongs(str(path[-1]), models, model, document.data)}"
     if path[-1:] == ("use",):
         if kind.startswith("union_tag"):
             (_, models), given = _resolved(detail["loc"], model, None), given.get("use")
-        tags = sorted({tag for of in models for tag in _tags(of)})
+        tags = sorted({tag for of in models for tag in tags_of(of)})
         if kind in ("missing", "union_tag_not_found"):
             return f"is missing; one of {', '.join(tags)}" if tags else "is missing"
         return f"nothing called {shown_value(given)} is installed{did_you_mean(str(given), tags)}{broken}"
@@ -95,28 +97,14 @@ def _resolved(loc: Sequence[str | int], model: type[BaseModel], data: Any) -> tu
     path: list[str | int] = []
     models: set[type[BaseModel]] = {model}
     for part in loc:
-        tagged = {of for of in models if part in _tags(of)} if len(models) > 1 else set()
+        tagged = {of for of in models if part in tags_of(of)} if len(models) > 1 else set()
         fields = {of for of in models if isinstance(part, str) and part in of.model_fields}
         if tagged:
             models = tagged
             continue
         if fields:
-            models = {inner for of in fields for inner in _models_in(of.model_fields[str(part)].annotation)}
+            models = {inner for of in fields for inner in blocks_in(of.model_fields[str(part)].annotation)}
         if part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int):
             data = data[part]
             path.append(part)
     return tuple(path), models
-
-
-def _models_in(annotation: Any) -> set[type[BaseModel]]:
-    """Every model that a value with this annotation could be of, or hold."""
-    if isinstance(annotation, type) and issubclass(annotation, Slot):
-        return _models_in(annotation.block())
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return {annotation}
-    return {model for argument in get_args(annotation) for model in _models_in(argument)}
-
-
-def _tags(model: type[BaseModel]) -> tuple[str, ...]:
-    use = model.model_fields.get("use")
-    return get_args(use.annotation) if use else ()

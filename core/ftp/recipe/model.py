@@ -5,20 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Discriminator, Field, PrivateAttr, Tag
+from pydantic import AfterValidator, BaseModel, Discriminator, Field, PrivateAttr, Tag
 from pydantic_core import to_jsonable_python
 
 from ftp.components import Adapter, Component, Curator, Evaluator, Formatter, Loader, Reporter, Trainer, Watcher
+from ftp.data.readers.encodings import known_encoding
+from ftp.data.readers.rows import ReadOptions, SampleBy
 from ftp.options import PLAIN_NAME, AnswerOptions, FilePath, Options, Share
 from ftp.recipe.yaml_source import Path_
 from ftp.types import ControlTokenRule
+
+
+def _known_encoding(name: str) -> str:
+    try:
+        return known_encoding(name)
+    except (LookupError, ValueError):
+        raise ValueError("no encoding of this name is known; common ones are utf-8, utf-16, cp1252 and cp932") from None
 
 
 class Source(Options):
     """A source of rows: files, or a data set on the hub."""
 
     path: FilePath | None = None
-    """A file, a directory or a glob of .jsonl, .json, .csv, .tsv or .parquet files (also .gz)."""
+    """A file, a directory or a glob of .jsonl, .json, .csv, .tsv, .xlsx, .parquet, .arrow, .feather, .txt or .md files
+    (each also .gz or .zst), or a directory that `save_to_disk` wrote."""
     hub: str | None = None
     """The id of a data set on the Hugging Face hub."""
     split: str | None = None
@@ -38,6 +48,26 @@ class Source(Options):
     and the ledger names the row. refuse: stop, and name the row. allow: they count as those tokens."""
     on_bad_row: Literal["stop", "drop"] = "stop"
     """What to do with a row that can't be used: stop and report it, or drop it and record it in the ledger."""
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    """What separates the cells of a CSV file. Default: detected, of comma, semicolon, tab and pipe."""
+    encoding: Annotated[str, AfterValidator(_known_encoding)] | None = None
+    """Encoding of a CSV, .txt or .md file, such as `cp1252`. Default: detected, and reported where it is not UTF-8."""
+    sheet: str | None = None
+    """Which sheet of an .xlsx file. Default: the first."""
+    sample_by: SampleBy | None = None
+    """What becomes a row of a .txt or .md file: `document` (the whole file), `paragraph` or `line`.
+    Default: `document`."""
+
+    @property
+    def reading(self) -> ReadOptions:
+        """How the files of this source are read."""
+        return ReadOptions(self.delimiter, self.encoding, self.sheet, self.sample_by)
+
+
+def _kind_of_eval_set(value: object) -> str:
+    if isinstance(value, dict | Source):
+        return "source"
+    return "rows" if isinstance(value, int) and not isinstance(value, bool) else "share"
 
 
 class Data(Options):
@@ -54,8 +84,18 @@ class Data(Options):
     ) = None
     """Rows for the validation loss: a share split off from the domain rows before the curators run, or a source of its
     own. Default: 10%, unless a curator such as `split` makes the validation split."""
-    evals: dict[Annotated[str, Field(pattern=PLAIN_NAME)], Source] = Field(default_factory=dict)
-    """Named eval sets, never trained on."""
+    evals: dict[
+        Annotated[str, Field(pattern=PLAIN_NAME)],
+        Annotated[
+            Annotated[Annotated[Share, Field(gt=0)], Tag("share")]
+            | Annotated[int, Field(ge=1), Tag("rows")]
+            | Annotated[Source, Tag("source")],
+            Discriminator(_kind_of_eval_set),
+        ],
+    ] = Field(default_factory=dict)
+    """Named eval sets, never trained on: a source of its own, or a share (`10%`) or number (`50`) of the domain rows,
+    held out before anything else. Rows of one group and near duplicates stay together. A share holds out the same rows
+    again when others are added."""
     curate: list[Curator] = Field(default_factory=list)
     """Curators, in this order. With eval sets, an installed curator that guards them is put first if it is not among
     these."""
@@ -66,8 +106,18 @@ class Data(Options):
             yield ("data", "train", index), source
         if isinstance(self.validation, Source):
             yield ("data", "validation"), self.validation
-        for name, source in self.evals.items():
+        for name, source in self.eval_sources.items():
             yield ("data", "evals", name), source
+
+    @property
+    def eval_sources(self) -> dict[str, Source]:
+        """The eval sets that have a source of their own."""
+        return {name: source for name, source in self.evals.items() if isinstance(source, Source)}
+
+    @property
+    def held_out(self) -> dict[str, float | int]:
+        """The eval sets that are drawn from the training rows: a share (float) or a number of rows (int) each."""
+        return {name: size for name, size in self.evals.items() if not isinstance(size, Source)}
 
 
 class Recipe(Options):

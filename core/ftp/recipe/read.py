@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from ftp.components import (
     Curator,
     Watcher,
 )
-from ftp.data.files import files_of, rows_of
+from ftp.data.files import files_of, notes_on, rows_of
 from ftp.errors import DataError, RecipeError
+from ftp.files import shown
 from ftp.plugins import Plugin, Plugins, missing_packages
 from ftp.recipe.checks import cross_check
 from ftp.recipe.explain import explain
@@ -43,8 +44,8 @@ def read(file: Path, plugins: Plugins, settings: Sequence[str] = ()) -> Recipe:
         where = f"{file}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
         what = f"not UTF-8: byte 0x{error.object[error.start]:02x}; save it as UTF-8"
         raise RecipeError([f"{where}: {what}"]) from None
-    except OSError as error:
-        raise RecipeError([f"{file}: {error.strerror or error}"]) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise RecipeError([f"{file}: {getattr(error, 'strerror', None) or error}"]) from None
     document = parse(text, str(file))
     if not document.places:
         raise RecipeError([f"{file}:1:1: the recipe is empty; `ftp init` writes one to start from"])
@@ -77,13 +78,15 @@ def _with_formats(recipe: Recipe, slots: Slots) -> tuple[Recipe, list[tuple[Path
     problems: list[tuple[Path_, str]] = []
     findings: list[str] = []
     for path, source in recipe.data.sources():
+        findings += _notes_on(path, source)
         if not source.format.chooses_by_data():
             continue
         if source.path is None:
             problems.append(((*path, "format"), "can't look at a hub data set before the run; name its format"))
             continue
         try:
-            rows = (row.values for file in files_of(source.path) for row in rows_of(file) if row.values is not None)
+            files = files_of(source.path)
+            rows = (row.values for file in files for row in rows_of(file, source.reading) if row.values is not None)
             formatter, evidence = source.format.settle(list(islice(rows, LOOKED_AT)))
         except DataError as error:
             problems.append(((*path, "format"), str(error)))
@@ -99,8 +102,23 @@ def _with_formats(recipe: Recipe, slots: Slots) -> tuple[Recipe, list[tuple[Path
             "evals": {name: chosen.get(("data", "evals", name), source) for name, source in data.evals.items()},
         }
         recipe = recipe.model_copy(update={"data": data.model_copy(update=sources)})
-        recipe._findings = tuple(findings)
+    recipe._findings = tuple(findings)
     return recipe, problems
+
+
+def _notes_on(path: Path_, source: Source) -> Iterator[str]:
+    """Yield what had to be detected to read the files of a source, each with the first file that it holds for."""
+    try:
+        files = files_of(source.path) if source.path else []
+    except DataError:  # reading the rows reports it
+        return
+    by_note: dict[str, list[Path]] = {}
+    for file in files:
+        if note := notes_on(file, source.reading):
+            by_note.setdefault(note, []).append(file)
+    for note, of in by_note.items():
+        more = f" and {len(of) - 1} more" if len(of) > 1 else ""
+        yield f"{dotted(path)}: {shown(of[0], Path.cwd())}{more}: detected {note}"
 
 
 def _with_defaults(recipe: Recipe, plugins: Plugins, slots: Slots) -> tuple[Recipe, list[tuple[Path_, str]]]:

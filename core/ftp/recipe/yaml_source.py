@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from ftp.errors import RecipeError
+from ftp.files import first_line
 
 Path_ = tuple[str | int, ...]
 
@@ -63,6 +64,9 @@ _COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 MOST_VALUES = 100_000
 """More values than any recipe has; aliases of aliases can expand to billions."""
 
+DEEPEST = 50
+"""Blocks within blocks; deeper ones would exhaust the stack of what reads them later."""
+
 
 @dataclass
 class Document:
@@ -105,11 +109,15 @@ def parse(text: str, origin: str, root: Path_ = (), *, is_file: bool = True) -> 
         raise RecipeError([f"{document.at(mark)}: {what}"]) from None
     except RecursionError:
         raise RecipeError([f"{origin}: nested too deeply"]) from None
+    except (ValueError, OverflowError) as error:  # the scanner takes "\\U00110000" for a character
+        raise RecipeError([f"{origin}: not valid YAML: {first_line(error)}"]) from None
     return document
 
 
 def _construct(loader: _Loader, node: yaml.Node, path: Path_, document: Document, above: tuple[int, ...]) -> Any:
     here = document.at(node.start_mark)
+    if len(path) > DEEPEST:
+        raise RecipeError([f"{document.origin}: nested too deeply"])
     document.places[path] = here
     if id(node) in above:
         raise RecipeError([f"{here}: {dotted(path)}: an alias that refers to itself"])
@@ -155,6 +163,8 @@ def override(document: Document, setting: str) -> None:
     path: Path_ = ()
     target = document.data
     parts = path_text.split(".")
+    if len(parts) > DEEPEST:
+        raise RecipeError([f"{flag}: nested too deeply"])
     for part in parts:
         last = len(path) + 1 == len(parts)
         key: str | int

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ftp.errors import RunError
-from ftp.files import append_line, finite, new_directory, write_text
+from ftp.files import append_line, clear_parts, finite, new_directory, write_text
 
 
 class RunDirectory:
@@ -136,6 +136,7 @@ class RunDirectory:
                     "since": datetime.now().isoformat(timespec="seconds"),
                 }
                 holder.write_text(json.dumps(me), encoding="utf-8")
+                clear_parts(self.path)
                 try:
                     yield
                 finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ftp.components import Curator
 from ftp.data.examples import BATCH, Corpus, Examples, read_examples, write_examples
 from ftp.data.files import Row, files_of, rows_of
+from ftp.data.held_out import hold_out
 from ftp.data.ledger import Ledger
 from ftp.data.split import carve
 from ftp.errors import DataError, RowError, did_you_mean
@@ -24,8 +25,8 @@ SHOWN_PROBLEMS = 20
 # --- examples -------------------------------------------------------------------------------------------------------
 
 
-def examples_of(source: Source) -> Iterator[tuple[Path | str, int, Example | str]]:
-    """Read a source; yield for each row its file or hub name, its line, and the example or the problem with it."""
+def examples_of(source: Source) -> Iterator[tuple[Path | str, Row, Example | str]]:
+    """Read a source; yield for each row its file or hub name, the row, and the example or the problem with it."""
     name = source.path or f"{source.hub}/{source.split or 'train'}"
     good, bad = 0, ""
     for place, row in _rows_of_source(source):
@@ -33,8 +34,8 @@ def examples_of(source: Source) -> Iterator[tuple[Path | str, int, Example | str
         if isinstance(found, Example):
             good += 1
         else:
-            bad = bad or f"; the first bad one is {place}:{row.line}: {found}"
-        yield place, row.line, found
+            bad = bad or f"; the first bad one is {place}:{row.line}: {row.told(found)}"
+        yield place, row, found
     if not good and (source.on_bad_row == "drop" or not bad):
         raise DataError([f"{name}: no usable row{bad}"])
 
@@ -45,7 +46,7 @@ def _rows_of_source(source: Source) -> Iterator[tuple[Path | str, Row]]:
             yield f"{source.hub}/{source.split or 'train'}", row
     else:
         for file in files_of(source.path):
-            for row in rows_of(file):
+            for row in rows_of(file, source.reading):
                 yield file, row
 
 
@@ -96,7 +97,7 @@ def prepare_data(
     progress: Callable[[int], None] = lambda rows: None,
     own_evals: Mapping[str, Sequence[Example]] | None = None,
 ) -> tuple[Corpus, Ledger]:
-    """Run the data stage of a recipe: read every source, split off validation, run the curators, write the rows.
+    """Run the data stage of a recipe: read the sources, hold out eval rows, split off validation, run the curators.
 
     Args:
         place: the directory for `read_prepared` to read: `train.arrow`, `validation.arrow`, `eval-NAME.arrow`.
@@ -132,7 +133,9 @@ def build_corpus(
     count_tokens: Callable[[Sequence[str]], list[int]] | None = None,
     own_evals: Mapping[str, Sequence[Example]] | None = None,
 ) -> tuple[Corpus, Ledger]:
-    """Read every source, split off validation, run the curators. Without training sources, read the eval sets alone.
+    """Read every source, hold out eval rows, split off validation, run the curators.
+
+    Without training sources, read the eval sets with sources of their own alone.
 
     Args:
         directory: where the examples are written.
@@ -148,7 +151,7 @@ def build_corpus(
     rows = reader.read(data.train, "train", "rows.arrow")
     validation = data.validation
     watched = reader.read([validation], "validation", "watched.arrow") if isinstance(validation, Source) else None
-    evals = {name: reader.read([source], f"eval:{name}", _eval_file(name)) for name, source in data.evals.items()}
+    evals = {name: reader.read([of], f"eval:{name}", _eval_file(name)) for name, of in data.eval_sources.items()}
     if reader.problems:
         raise DataError(summary(reader.problems))
     for name, examples in evals.items():
@@ -158,6 +161,9 @@ def build_corpus(
         if name in data.evals:
             raise DataError([f"data.evals.{name}: an evaluator brings a set of this name; give yours another name"])
         evals[name] = reader.take_in(own, f"eval:{name}", _eval_file(name))
+    for name, size in data.held_out.items() if data.train else ():
+        rows, evals[name] = hold_out(rows, name, size, reader.ledger)
+    evals = {name: evals[name] for name in (*data.evals, *evals) if name in evals}  # in the order of the recipe
     if watched is None:
         assert not isinstance(validation, Source)
         rows, watched = carve(rows, validation or 0, seed, reader.ledger)
@@ -205,19 +211,19 @@ class _Reader:
         number = 0
         names: dict[Path | str, str] = {}
         origin = source.name or shown(Path(source.path) if source.path else str(source.hub), self.home)
-        for number, (place, line, found) in enumerate(examples_of(source), 1):
+        for number, (place, row, found) in enumerate(examples_of(source), 1):
             if number % BATCH == 0:
                 self.progress(BATCH)
             name = names.get(place) or names.setdefault(place, shown(place, self.home))
             if isinstance(found, Example):
-                id = self.ledger.add(name, line, split, source.role)
+                id = self.ledger.add(name, row.line, split, source.role)
                 place = {"id": id, "source": name, "role": source.role, "origin": origin}
                 yield replace(found, **place, control_tokens=source.control_tokens)
             elif source.on_bad_row == "drop":
-                id = self.ledger.add(name, line, split, source.role)
+                id = self.ledger.add(name, row.line, split, source.role)
                 self.ledger.drop(id, by=source.format.used_as, reason=found)
             else:
-                self.problems.append(f"{shown(place, Path.cwd())}:{line}: {found}")
+                self.problems.append(f"{shown(place, Path.cwd())}:{row.line}: {row.told(found)}")
         self.progress(number % BATCH)
 
     def _with_ids(self, examples: Iterable[Example], split: str) -> Iterator[Example]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -22,6 +23,17 @@ class LoRA(ftp.Adapter):
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "peft", "safetensors")
     learning_rates: ClassVar[tuple[float, float] | None] = (5e-5, 2e-4)
+    also_known_as: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("lora_r", "lora_rank", "rank"), "r"),
+        **dict.fromkeys(("target_modules", "lora_target_modules", "lora_target", "lora_target_linear"), "targets"),
+        "lora_alpha": "alpha",
+        "lora_dropout": "dropout",
+        "use_rslora": "rslora",
+        "use_dora": "dora",
+        "init_lora_weights": "init",
+        "layers_to_transform": "layers",
+        "lora_modules_to_save": "modules_to_save",
+    }
 
     r: int = Field(default=16, ge=1)
     """Rank."""

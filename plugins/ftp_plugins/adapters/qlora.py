@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import ftp
@@ -16,6 +17,13 @@ class QLoRA(LoRA):
     """
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "peft", "bitsandbytes")
+    also_known_as: ClassVar[Mapping[str, str]] = {
+        **LoRA.also_known_as,
+        **dict.fromkeys(("load_in_4bit", "quantization_bit", "use_qlora"), ""),
+        "bnb_4bit_quant_type": "scheme",
+        "bnb_4bit_compute_dtype": "compute_dtype",
+        "bnb_4bit_use_double_quant": "double_quantization",
+    }
 
     scheme: Literal["nf4", "fp4"] = "nf4"
     """4-bit data type."""

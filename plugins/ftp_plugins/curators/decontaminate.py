@@ -13,12 +13,12 @@ from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 import ftp
 from ftp.data.examples import BATCH, Examples, decode
 from ftp.data.files import files_of
+from ftp.data.shingles import words
 from ftp.files import first_few
 from ftp_plugins.curators import ngram_index
 from ftp_plugins.curators.matching import Batch, Match, Matcher, common
 from ftp_plugins.curators.ngram_index import Index
 from ftp_plugins.curators.paraphrases import Judge, Retriever
-from ftp_plugins.curators.shingles import words
 
 SHOWN = 20
 USUAL_IN_TRAIN = 0.01

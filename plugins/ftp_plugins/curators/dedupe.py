@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 import ftp
+from ftp.data import near_duplicates
 from ftp.data.examples import decode
-from ftp_plugins.curators import near_duplicates
 
 
 class Dedupe(ftp.Curator):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from ftp.data.shingles import hash_words, ngrams, words
 from ftp_plugins.curators.ngram_index import (
     KINDS,
     MIN_WORDS,
@@ -15,7 +16,6 @@ from ftp_plugins.curators.ngram_index import (
     whole_keys,
     within,
 )
-from ftp_plugins.curators.shingles import hash_words, ngrams, words
 
 QUOTED = 20
 """Words of a match that are quoted."""

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import ftp
 from ftp.data.files import files_of, rows_of
+from ftp.data.shingles import hash_words, ngrams
 from ftp.files import first_line, new_file
-from ftp_plugins.curators.shingles import hash_words, ngrams
 
 FORMAT = 1
 """Version of index files; increased when an older reader would misread them."""

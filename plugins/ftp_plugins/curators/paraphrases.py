@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 import ftp
+from ftp.data.shingles import words
 from ftp.options import Options
-from ftp_plugins.curators.shingles import words
 from ftp_plugins.judging.client import CallFailed, JudgeError, Reply, Server
 
 COLUMNS = 2**20

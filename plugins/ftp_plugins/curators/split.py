@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
 import ftp
-from ftp.data.examples import Examples, decode
-from ftp.data.split import carve, groups_of
-from ftp_plugins.curators import near_duplicates
+from ftp.data.examples import Examples
+from ftp.data.split import alike, carve, groups_of, together
 
 
 class Split(ftp.Curator):
@@ -41,31 +40,3 @@ class Split(ftp.Curator):
 
             validation = Examples(pa.concat_tables([*corpus.validation.batches(), *validation.batches()]))
         return dataclasses.replace(corpus, train=train, validation=validation)
-
-
-def alike(rows: Examples, threshold: float) -> Any:
-    """Return for each row the number of its component of near duplicates, int64 [rows]."""
-    texts = (
-        [near_duplicates.text_of(example, "whole") for example in decode(table)]
-        for table in rows.batches(["text", "messages"])
-    )
-    text, sets = near_duplicates.distinct_sets(texts, near_duplicates.NGRAM)
-    return near_duplicates.components(sets, threshold)[text]
-
-
-def together(*groupings: Any) -> Any:
-    """Return the groups of rows that are connected through any of several groupings, int [rows]."""
-    import numpy as np
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    count = len(groupings[0])
-    row, first = [], []
-    for groups in groupings:
-        _, of_group, number = np.unique(groups, return_index=True, return_inverse=True)
-        row.append(np.arange(count))
-        first.append(of_group[number])
-    links = coo_array(
-        (np.ones(count * len(row), np.int8), (np.concatenate(row), np.concatenate(first))), (count, count)
-    )
-    return connected_components(links, directed=False)[1]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
+
+from pydantic import field_validator, model_validator
 
 import ftp
-from ftp_plugins.formatters.columns import optional, required
+from ftp_plugins.formatters.columns import filled, optional, required
 
 
 def conversation(user: str, assistant: str, system: str = "") -> ftp.Example:
@@ -23,12 +27,43 @@ class Instruct(ftp.Formatter):
     """Column of the material; it follows the task after an empty line. A row may lack it unless it is renamed."""
     response: str = "response"
     """Column of the answer."""
+    template: str | None = None
+    """The user's turn written from any columns, in place of instruction and context: `"{question}\\n\\n{notes}"`.
+    Every column named must be there; null and empty ones leave nothing. A brace itself is written twice."""
     system: str = ""
     """A system turn added before every row. Empty: none, and the template's own default applies."""
 
+    @field_validator("template")
+    @classmethod
+    def _parses(cls, template: str | None) -> str | None:
+        try:
+            parts = list(string.Formatter().parse(template or "{}"))
+        except ValueError as error:
+            raise ValueError(f"not a template: {error}; write a brace itself twice, as {{{{ or }}}}") from None
+        if template is not None and not any(column for _, column, _, _ in parts):
+            raise ValueError("names no column; write one in braces, such as {question}")
+        if template is not None and any(column == "" or form or how for _, column, form, how in parts):
+            raise ValueError("braces hold the name of a column and nothing else, such as {question}")
+        return template
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> Self:
+        twice = self.model_fields_set & {"instruction", "context"}
+        if self.template is not None and twice:
+            raise ValueError(f"'template' takes the place of {' and '.join(sorted(twice))}; take one of the two out")
+        return self
+
     def format(self, row: Mapping[str, Any]) -> ftp.Example:
-        user = "\n\n".join(filter(None, (required(row, self.instruction), optional(row, self.context, "context"))))
+        if self.template is not None:
+            user = filled(row, self._template_parts)
+        else:
+            user = "\n\n".join(filter(None, (required(row, self.instruction), optional(row, self.context, "context"))))
         return conversation(user, required(row, self.response), self.system)
+
+    @cached_property
+    def _template_parts(self) -> list[tuple[str, str | None]]:
+        """The template as texts, each with the column that follows it."""
+        return [(text, column) for text, column, _, _ in string.Formatter().parse(self.template or "")]
 
 
 class Alpaca(ftp.Formatter):

@@ -72,6 +72,12 @@ class ModelCard(ftp.Reporter):
             file.write_text(text, encoding="utf-8")
 
 
+def _eval_source(run: ftp.FinishedRun, name: str) -> dict[str, Any]:
+    """Return the source of an eval set; nothing for one that an evaluator brought or that was held out of the rows."""
+    source = run.recipe["data"].get("evals", {}).get(name, {})
+    return source if isinstance(source, dict) else {}
+
+
 def metadata(run: ftp.FinishedRun) -> str:
     """Return the YAML header: what the hub can link and list. What isn't known, or isn't on the hub, is left out."""
     import huggingface_hub
@@ -81,7 +87,7 @@ def metadata(run: ftp.FinishedRun) -> str:
     for line in rows_of(run.evaluations):
         if not math.isfinite(line["tuned"]):
             continue
-        source = sources.get("evals", {}).get(line["evals"], {})
+        source = _eval_source(run, line["evals"])
         results.append(
             huggingface_hub.EvalResult(
                 task_type="text-generation",
@@ -120,7 +126,7 @@ def unscored(run: ftp.FinishedRun) -> list[str]:
 
 def _on_hub_sets(run: ftp.FinishedRun) -> Iterator[tuple[Mapping[str, Any], dict[str, Any]]]:
     for line in rows_of(run.evaluations):
-        source = run.recipe["data"].get("evals", {}).get(line["evals"], {})
+        source = _eval_source(run, line["evals"])
         if source.get("hub") and line["difference"] and math.isfinite(line["tuned"]):
             yield source, line
 

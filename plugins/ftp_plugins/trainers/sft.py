@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
@@ -13,7 +13,7 @@ import ftp
 from ftp.data.examples import Examples
 from ftp.lm.learning_rates import rate_problem
 from ftp.lm.rendering import stop_ids
-from ftp.lm.tokens import TokenRows, tokenise
+from ftp.lm.tokens import TokenRows, parts_of, tokenise
 from ftp.lm.training.best_by import best_by_problem
 from ftp.types import Kind
 
@@ -30,6 +30,19 @@ class SFT(ftp.Trainer):
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "trl", "datasets", "accelerate", "peft")
     takes: ClassVar[tuple[Kind, ...]] = ("conversation", "text")
+    also_known_as: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("num_train_epochs", "num_epochs", "n_epochs"), "epochs"),
+        **dict.fromkeys(("lr", "peak_learning_rate"), "learning_rate"),
+        **dict.fromkeys(("per_device_train_batch_size", "micro_batch_size", "train_batch_size"), "batch_size"),
+        **dict.fromkeys(("gradient_accumulation_steps", "grad_accum"), "gradient_accumulation"),
+        **dict.fromkeys(("lr_scheduler", "lr_scheduler_type"), "schedule"),
+        **dict.fromkeys(("warmup_ratio", "warmup_steps"), "warmup"),
+        **dict.fromkeys(("sequence_len", "cutoff_len", "max_seq_length", "max_seq_len", "block_size"), "max_length"),
+        **dict.fromkeys(("train_on_inputs", "train_on_prompt", "assistant_only_loss"), "loss_on"),
+        **dict.fromkeys(("max_norm", "gradient_clipping", "clip_grad_norm"), "max_grad_norm"),
+        **dict.fromkeys(("activation_checkpointing", "use_gradient_checkpointing"), "gradient_checkpointing"),
+        "metric_for_best_model": "best_by",
+    }
 
     epochs: float = Field(default=3, gt=0)
     """Passes over the training rows."""
@@ -49,8 +62,9 @@ class SFT(ftp.Trainer):
     """Gradients are scaled down to this norm."""
     max_length: int = Field(default=1024, ge=8)
     """Longest row in tokens."""
-    overlong: Literal["error", "drop", "truncate"] = "error"
-    """What to do with a longer row; dropped and truncated rows are recorded in the ledger."""
+    overlong: Literal["error", "drop", "truncate", "split"] = "error"
+    """What to do with a longer row; `split` cuts running text into several rows and stops at other long rows. All but
+    error are noted in the ledger and told by `ftp run`."""
     loss_on: Literal["answers", "all"] = "answers"
     """Which tokens of a conversation are trained: the assistant's with the token that ends them, or all."""
     evals_per_epoch: float = Field(default=2, gt=0)
@@ -234,39 +248,67 @@ class SFT(ftp.Trainer):
 
         The rows that remain have a column `origin`, the source of each.
         """
-        name = self.used_as
         tokens = tokenise(tokenizer, examples, self.loss_on, progress)
-        lengths = tokens.lengths()
+        lengths = tokens.lengths().tolist()
+        running = [not messages for table in examples.batches(["messages"]) for messages in table.column(0).to_pylist()]
+        parts = [
+            parts_of(length, self.max_length) if self.overlong == "split" and text else 1
+            for length, text in zip(lengths, running, strict=True)
+        ]
+        self._refuse_overlong(examples, lengths, parts)
         cut = tokens.cut(self.max_length) if self.overlong == "truncate" else tokens
+        kept = self._tell(examples, lengths, cut, parts, ledger)
+        rows = cut if len(kept) == len(cut) else cut.take(kept)
+        origins = examples.column("origin")
+        named = [origins[index] for index in kept for _ in range(parts[index])]
+        if len(named) > len(kept):
+            rows = rows.split(self.max_length, [parts[index] for index in kept])
+        return TokenRows(rows.table.append_column("origin", [named]))
+
+    def _refuse_overlong(self, examples: Examples, lengths: Sequence[int], parts: Sequence[int]) -> None:
+        """Raise DataError where there are rows that are too long and that nothing is to be done with."""
+        if self.overlong not in ("error", "split"):
+            return
+        ids = examples.column("id")
+        long = [at for at, (n, of) in enumerate(zip(lengths, parts, strict=True)) if n > self.max_length and of == 1]
+        if long:
+            few = [f"{ids[at]}: {lengths[at]} tokens, max_length is {self.max_length}" for at in long[:10]]
+            more = len(long) - 10
+            longest = max(lengths[at] for at in long)
+            raise ftp.DataError(
+                [
+                    *few,
+                    *([f"… and {more} more rows; the longest has {longest} tokens"] if more > 0 else []),
+                    "Raise train.max_length, or say train.overlong: drop or truncate, or split for running text."
+                    if self.overlong == "error"
+                    else "Only running text is split. Raise train.max_length, or say train.overlong: drop or truncate.",
+                ]
+            )
+
+    def _tell(
+        self, examples: Examples, lengths: Sequence[int], cut: TokenRows, parts: Sequence[int], ledger: ftp.Ledger
+    ) -> list[int]:
+        """Tell the ledger what becomes of every row, and return the positions of those that are trained on."""
+        name = self.used_as
         # A loss is taken on predicting a token from those before it, so the first one never counts.
         learns = cut.trained_counts(skip=1) > 0
+        counts = zip(examples.column("id"), lengths, cut.lengths(), cut.trained_counts(), learns, parts, strict=True)
         kept: list[int] = []
-        overlong: list[str] = []
-        counts = zip(examples.column("id"), lengths, cut.lengths(), cut.trained_counts(), learns, strict=True)
-        for index, (id, whole, length, trained, learnt) in enumerate(counts):
-            if length > self.max_length and self.overlong == "error":
-                overlong.append(f"{id}: {length} tokens, max_length is {self.max_length}")
-            elif length > self.max_length:
+        for index, (id, whole, length, trained, learnt, into) in enumerate(counts):
+            if length > self.max_length and into == 1:
                 ledger.drop(id, by=name, reason=f"longer than {self.max_length} tokens")
+                ledger.count_tokens(id, 0, 0, lost=whole)
             elif not learnt:
                 ledger.drop(id, by=name, reason="no trained token")
+                ledger.count_tokens(id, 0, 0, lost=whole)
             else:
                 if length < whole:
                     ledger.truncate(id, by=name, reason=f"cut to {self.max_length} tokens")
-                ledger.count_tokens(id, int(length), int(trained))
+                elif into > 1:
+                    ledger.split_up(id, by=name, reason=f"split into rows of at most {self.max_length} tokens")
+                ledger.count_tokens(id, int(length), int(trained), lost=int(whole - length))
                 kept.append(index)
-        if overlong:
-            more = len(overlong) - 10
-            raise ftp.DataError(
-                [
-                    *overlong[:10],
-                    *([f"… and {more} more rows; the longest has {lengths.max()} tokens"] if more > 0 else []),
-                    "Raise train.max_length, or set train.overlong: drop or truncate.",
-                ]
-            )
-        origins = examples.column("origin")
-        rows = cut if len(kept) == len(cut) else cut.take(kept)
-        return TokenRows(rows.table.append_column("origin", [[origins[index] for index in kept]]))
+        return kept
 
 
 def _multiplies_bfloat16(device: str) -> bool:

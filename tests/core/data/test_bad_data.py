@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from toys import Pairs
 
-from ftp.data.files import files_of, rows_of
+from ftp.data.files import SUFFIXES, files_of, rows_of
 from ftp.errors import DataError
 from ftp.recipe.model import Data, Source
 from ftp.stages.prepare_data import build_corpus
@@ -25,6 +25,7 @@ data:
 train: {{use: steps}}
 """
 MEND = "Fix these rows, or set `on_bad_row: drop` on the source to drop bad rows and record them in the ledger."
+KNOWN = f"{', '.join(SUFFIXES)}, each also as .gz or .zst"
 GOOD = b'{"instruction": "a", "response": "b"}\n'
 UTF16 = "text".encode("utf-16")
 
@@ -89,7 +90,7 @@ BAD_FILES = {
     "no end after a comma": ("a.json", "pairs", b"[" + GOOD + b",", "2: broken JSON: Expecting value at column 2"),
     "more after the list": ("a.json", "pairs", b"[" + GOOD + b"]\n[]", "3: broken JSON: something after the list"),
     "an element that is no object": ("a.json", "pairs", b"[\n" + GOOD + b",\n7]",
-        "4: an object is needed, this is a number"),
+        "2: an object is needed, this is a number (line 4 of the file)"),
     "a key twice in a list": ("a.json", "pairs", b"[\n" + GOOD + b',\n{"a": 1,\n"a": 2}]', "4: broken JSON: "
         "the key 'a' is given twice"),
     "Latin-1 in a list": ("a.json", "pairs", b'[\n{"a": "\xfc"}]', "2: not UTF-8: byte 0xfc"),
@@ -101,7 +102,8 @@ BAD_FILES = {
         "3: broken CSV: unexpected end of data"),
     "quote within a cell": ("a.csv", "pairs", b'instruction,response\n"a"b,c\n',
         "2: broken CSV: ',' expected after '\"'"),
-    "Latin-1 in a cell": ("a.csv", "pairs", b"instruction,response\na,\xfc\n", "2: not UTF-8: column 'response'"),
+    "Latin-1 in a cell": ("a.csv", "pairs", "instruction,response\nü,ö\na,".encode() + b"\xfc\n",
+        "3: not UTF-8: column 'response'"),
     "U+2028 in a cell": ("a.tsv", "pairs", "instruction\tresponse\na\tb\u2028c\n".encode(), "2: a raw U+2028 at "
         r"column 2: many tools end the line there; write it as \u2028 or as \n"),
 }  # fmt: skip
@@ -122,10 +124,12 @@ BAD_WHOLES = {
     "no Parquet": ("a.parquet", GOOD, "{dir}/a.parquet: not a readable Parquet file: Parquet magic bytes not found in "
         "footer. Either the file is corrupted or this is not a parquet file."),
     "a column twice in Parquet": ("a.parquet", twin_parquet(), "{dir}/a.parquet: the column 'text' occurs twice"),
-    "unknown type": ("a.xlsx", b"PK", "{dir}/a.xlsx: not a data file; known are .jsonl, .ndjson, .json, .csv, .tsv, "
-        ".parquet, each also as .gz"),
-    "no suffix": ("rows", GOOD, "{dir}/rows: not a data file; known are .jsonl, .ndjson, .json, .csv, .tsv, .parquet, "
-        "each also as .gz"),
+    "unknown type": ("a.docx", b"PK", "{dir}/a.docx: not a data file; known are " + KNOWN),
+    "no suffix": ("rows", GOOD, "{dir}/rows: not a data file; known are " + KNOWN),
+    "no workbook": ("a.xlsx", b"PK", "{dir}/a.xlsx: not a readable Excel file: File is not a zip file"),
+    "no Arrow": ("a.arrow", b"ARROW1 and no more", "{dir}/a.arrow: not a readable Arrow file: Not an Arrow file"),
+    "no zstd": ("a.jsonl.zst", GOOD, "{dir}/a.jsonl.zst: can't be read: ZSTD decompress failed: Unknown frame "
+        "descriptor"),
 }  # fmt: skip
 
 
@@ -161,15 +165,14 @@ def test_a_file_that_is_not_one(check, tmp_path, name, content, said):
     [
         ("none.jsonl", "{dir}/none.jsonl: no such file, and no file matches it as a glob"),
         ("none/*.jsonl", "{dir}/none/*.jsonl: no such file, and no file matches it as a glob"),
-        ("empty", "{dir}/empty: no .jsonl, .ndjson, .json, .csv, .tsv, .parquet file in this directory"),
-        ("mixed/*", "{dir}/mixed/notes.txt: not a data file; known are .jsonl, .ndjson, .json, .csv, .tsv, .parquet, "
-         "each also as .gz"),
+        ("empty", "{dir}/empty: no " + ", ".join(SUFFIXES) + " file in this directory"),
+        ("mixed/*", "{dir}/mixed/notes.rst: not a data file; known are " + KNOWN),
     ],
 )  # fmt: skip
 def test_a_path_without_data(check, tmp_path, path, said):
     (tmp_path / "empty").mkdir()
     (tmp_path / "mixed").mkdir()
-    (tmp_path / "mixed" / "notes.txt").write_text("x")
+    (tmp_path / "mixed" / "notes.rst").write_text("x")
     (tmp_path / "mixed" / "a.jsonl").write_bytes(GOOD)
     outcome = check(path)
     assert outcome.err.splitlines()[0] == said.format(dir=tmp_path)

@@ -47,7 +47,7 @@ def parquet():
 
 
 BOM = "\ufeff"
-# file name, bytes, the lines on which the three rows start
+# file name, bytes, the lines on which the three rows start, or the numbers of the rows
 FILES = {
     "JSON Lines": ("a.jsonl", jsonl(), [1, 2, 3]),
     "JSON Lines by another name": ("a.ndjson", jsonl(), [1, 2, 3]),
@@ -56,10 +56,10 @@ FILES = {
     "JSON Lines with empty lines": ("a.jsonl", jsonl("\n\n \t\r\n", start="\n"), [2, 5, 8]),
     "JSON Lines without a last line end": ("a.jsonl", jsonl().rstrip(b"\n"), [1, 2, 3]),
     "JSON Lines in upper case": ("A.JSONL", jsonl(), [1, 2, 3]),
-    "JSON in one line": ("a.json", json.dumps(ROWS).encode(), [1, 1, 1]),
-    "JSON over many lines": ("a.json", json.dumps(ROWS, indent=1).encode(), [2, 6, 10]),
-    "JSON with Windows line ends": ("a.json", json.dumps(ROWS, indent=1).replace("\n", "\r\n").encode(), [2, 6, 10]),
-    "JSON with a byte order mark": ("a.json", (BOM + json.dumps(ROWS)).encode(), [1, 1, 1]),
+    "JSON in one line": ("a.json", json.dumps(ROWS).encode(), [1, 2, 3]),
+    "JSON over many lines": ("a.json", json.dumps(ROWS, indent=1).encode(), [1, 2, 3]),
+    "JSON with Windows line ends": ("a.json", json.dumps(ROWS, indent=1).replace("\n", "\r\n").encode(), [1, 2, 3]),
+    "JSON with a byte order mark": ("a.json", (BOM + json.dumps(ROWS)).encode(), [1, 2, 3]),
     "CSV": ("a.csv", table(","), [2, 3, 5]),
     "CSV with a byte order mark": ("a.csv", table(",", start=BOM), [2, 3, 5]),
     "CSV with Windows line ends": ("a.csv", table(",", "\r\n"), [2, 3, 5]),
@@ -214,16 +214,16 @@ def test_the_ledger_adds_up_and_reads_back(tmp_path):
     ledger.truncate("a:3", by="sft", reason="cut to 8 tokens")
     ledger.move("a:4", "validation")
     for line in (3, 4, 5, 6):
-        ledger.count_tokens(f"a:{line}", 10, line)
+        ledger.count_tokens(f"a:{line}", 10, line, lost=5 if line == 3 else 0)
 
-    def total(split, fate, by, reason, rows, tokens, trained):
-        return {"split": split, "role": "domain", "fate": fate, "by": by, "reason": reason,
-                "rows": rows, "tokens": tokens, "trained_tokens": trained}  # fmt: skip
+    def total(split, fate, by, reason, rows, tokens, trained, lost=0):
+        return {"split": split, "role": "domain", "fate": fate, "by": by, "reason": reason, "rows": rows,
+                "tokens": tokens, "trained_tokens": trained, "lost_tokens": lost}  # fmt: skip
 
     wanted = [
         total("train", "dropped", "dedupe", "same as another row", 2, 0, 0),
         total("train", "kept", "", "", 2, 20, 11),
-        total("train", "truncated", "sft", "cut to 8 tokens", 1, 10, 3),
+        total("train", "truncated", "sft", "cut to 8 tokens", 1, 10, 3, 5),
         total("validation", "kept", "", "", 1, 10, 4),
     ]
     assert ledger.totals() == wanted

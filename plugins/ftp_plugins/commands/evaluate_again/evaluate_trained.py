@@ -220,5 +220,6 @@ class _DirectoryTarget(_Target):
 
 
 def _evals_alone(whole: Recipe) -> Data:
-    """Return the data block of a recipe with only its eval sets."""
-    return whole.data.model_copy(update={"train": [], "validation": None, "curate": []})
+    """Return the data block of a recipe with only its eval sets, and the rows that they are held out of."""
+    train = whole.data.train if whole.data.held_out else []
+    return whole.data.model_copy(update={"train": train, "validation": None, "curate": []})

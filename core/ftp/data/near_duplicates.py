@@ -13,8 +13,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
-import ftp
-from ftp_plugins.curators import shingles
+from ftp.data import shingles
+from ftp.types import Example
 
 NGRAM = 3
 """Words in an n-gram. Training rows are often a sentence or two, and one changed word changes n n-grams; the 5 that is
@@ -34,7 +34,7 @@ _BUCKET_PAIRS = 2_000_000  # compared in one bucket: all pairs of 2,000 sets
 _ELEMENTS = 250_000  # n-grams of pairs compared together: they fit into a core's cache
 
 
-def text_of(example: ftp.Example, part: Part) -> str:
+def text_of(example: Example, part: Part) -> str:
     """Return the part of a row that is compared: all turns, those before the answer, or the answer.
 
     Running text is compared whole. System turns are left out if there are other turns: many rows share one, and a long
