@@ -115,7 +115,7 @@ def test_a_recipe_is_checked(ftp_recipe, text):
         # deviation 0.08165, error 0.02887; t(7) 2.3646
         ([0.5, 0.6, 0.4, 0.5] * 2, "forgot: the loss went up by +0.500 nats per token [+0.437, +0.563]"),
         ([-0.5, -0.6, -0.4, -0.5] * 2, "no evidence of forgetting: the loss went down, -0.500 nats per token"),
-        ([0.5, -0.5, 0.4, 0.1] * 2, "no evidence of forgetting (n=8 is too small to see less than 0.4"),
+        ([0.5, -0.5, 0.4, 0.1] * 2, "no evidence of forgetting (n=8 is too small to detect less than 0.4"),
         ([0.5, 0.6, 0.4, 0.5], "no evidence of forgetting (4 examples can't tell)"),
         ([0.5], "no evidence of forgetting (too little for an interval)"),
     ],

@@ -126,9 +126,9 @@ class Evaluating:
             leaked: the ids of the eval rows that leaked, see `leaked_rows`.
             emit: called with an event `score` for every metric.
 
-        Where an eval set has leaked rows, each metric is also given on the clean and on the leaked rows alone. The
-        p-values are adjusted for being several (Holm): those of all metrics of all evaluators together, and those on
-        all clean and leaked rows together, so that leaks don't weaken the verdicts on the whole.
+        If an eval set has leaked rows, each metric is also given on the clean and on the leaked rows alone. The
+        p-values are adjusted for multiple comparisons (Holm): those of all metrics of all evaluators together, and
+        those on all clean and leaked rows together, so that leaks don't weaken the verdicts on the whole.
         """
         evaluated: list[tuple[Evaluator, Evaluation]] = []
         for number, evaluator in enumerate(self.evaluators):
@@ -157,7 +157,7 @@ class Evaluating:
 
 
 def _adjusted(evaluated: Sequence[tuple[Evaluator, Evaluation]]) -> list[tuple[Evaluator, Evaluation]]:
-    """Adjust the p-values of all metrics for being several, and those on subsets of the rows likewise."""
+    """Adjust the p-values of all metrics for multiple comparisons, and those on subsets of the rows likewise."""
     whole = iter(adjusted([metric for _, evaluation in evaluated for metric in evaluation.metrics]))
     parts = iter(adjusted([m for _, evaluation in evaluated for part in evaluation.subsets.values() for m in part]))
     return [

@@ -48,7 +48,7 @@ def paired_difference(
 
     Args:
         base, tuned: scores of the same examples in the same order.
-        clusters: for each example the name of what it shares with others, its document say (`clusters_of`).
+        clusters: the cluster of each example, such as its source document (`ftp.clusters_of`).
 
     Scores of 0 and 1 get the adjusted Wald interval (`ftp.stats.intervals.proportion_estimate`), also with ties at 1/2
     where every difference is 1, 0 or -1; others Student's t (`ftp.stats.intervals.mean_estimate`). With up to ten
@@ -66,7 +66,7 @@ def paired_ratio_difference(
     *,
     clusters: Sequence[str] | None = None,
 ) -> Interval | None:
-    """Return the difference of two ratio means with one denominator, such as nats per token.
+    """Return the difference of two ratio means with one denominator, such as nats per token, with a 95% interval.
 
     Args:
         base, tuned: sums for each example, for example summed negative log-likelihood.
@@ -128,7 +128,7 @@ class Spread:
 
 
 def across_seeds(values: Sequence[Sequence[float]]) -> Spread | None:
-    """Return the mean over seeds, between-run deviation and Student's t interval; None for fewer than two runs.
+    """Return mean over seeds, between-run standard deviation and Student's t interval; None for fewer than two runs.
 
     Args:
         values: for each seed its scores (or paired differences), example by example; the same examples in each.
@@ -160,7 +160,7 @@ def verdict(difference: Interval | None, higher_is_better: bool) -> str:
 
 
 def verdict_in_words(metric: Metric) -> str:
-    """Return the verdict, and why there is no evidence.
+    """Explain the verdict, and why there is no evidence.
 
     There are too few examples, too many metrics for one to stand out, or examples without a score that could have
     turned the verdict. The smallest visible difference is the one that 80 of 100 such evaluations would find.
@@ -190,7 +190,7 @@ def _too_few(metric: Metric, difference: Interval) -> str:
         return f" ({len(names)} clusters of examples can't tell)"
     if difference.n < FEWEST_THAT_TELL:
         return f" ({difference.n} examples can't tell)"
-    return f" (n={difference.n} is too small to see less than {metric.detectable:.2g})" if metric.detectable else ""
+    return f" (n={difference.n} is too small to detect less than {metric.detectable:.2g})" if metric.detectable else ""
 
 
 def paired_metric(
@@ -281,7 +281,7 @@ def adjusted(metrics: Sequence[Metric]) -> list[Metric]:
 
 
 def _detectable(metric: Metric, tests: int) -> float | None:
-    """What `paired_metric` found, for one of several tests; of a metric without scores it stays as it is."""
+    """Return what `paired_metric` finds detectable, for one of several tests; a metric without scores keeps its own."""
     pairs = zip(metric.base_scores, metric.tuned_scores, strict=True)
     rows = [i for i, pair in enumerate(pairs) if not any(map(math.isnan, pair))]
     if not rows:

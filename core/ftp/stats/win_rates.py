@@ -21,8 +21,8 @@ def win_rate(outcomes: Sequence[float], clusters: Sequence[str] | None = None) -
     """Return the share of wins, ties as half, with a 95% interval; None for fewer than two examples or clusters.
 
     Args:
-        outcomes: one for each example: 1 a win, 0.5 a tie, 0 a loss. Both orders are already one outcome.
-        clusters: for each example the name of what it shares with others, its document say (`ftp.clusters_of`).
+        outcomes: one for each example: 1 a win, 0.5 a tie, 0 a loss. Both orders are already combined into one outcome.
+        clusters: the cluster of each example, such as its source document (`ftp.clusters_of`).
 
     Without ties Wilson's score interval (Wilson 1927, JASA 22:209). With ties the rate is (1 + wins - losses) / 2,
     wins and losses as shares, and their difference gets the adjusted Wald interval (Agresti & Min 2005). With clusters
@@ -147,7 +147,7 @@ def length_controlled_win_rate(
         return None, f"{len(outcomes)} examples are too few, {FEWEST_FITTED} are needed"
     groups = np.unique(np.asarray(clusters or range(len(outcomes)), dtype=str), return_inverse=True)[1]
     if len(np.bincount(groups)) < FEWEST_CLUSTERS:
-        return None, f"{len(np.bincount(groups))} clusters are too few for it, {FEWEST_CLUSTERS} are needed"
+        return None, f"{len(np.bincount(groups))} clusters are too few, {FEWEST_CLUSTERS} are needed"
     if set(outcomes) == {0.5}:
         return None, "every pair is a tie"
     deviation = float(np.std(lengths, ddof=1))

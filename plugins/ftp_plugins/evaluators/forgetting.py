@@ -80,7 +80,7 @@ class Forgetting(ftp.Evaluator, ftp.BringsEvals):
 
 
 def in_words(nll: ftp.Metric) -> str:
-    """Say what a rise of the loss on general data shows, or what it can't."""
+    """Explain what a rise of the loss on general data shows, or what it can't show."""
     verdict, _, why = ftp.verdict_in_words(nll).partition(" (")
     if verdict.startswith("no evidence"):
         return "no evidence of forgetting" + (f" ({why}" if why else "")

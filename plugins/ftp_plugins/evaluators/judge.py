@@ -242,7 +242,7 @@ def cut_note(view: ftp.EvalView, limit: int) -> list[str]:
 def _metric(
     name: str, base: Sequence[Grade], tuned: Sequence[Grade], clusters: Sequence[str] | None, levels: float
 ) -> ftp.Metric:
-    """Figures over the examples with both answers scored; scores and reasons of all, NaN where there is none."""
+    """Compute a metric over the examples with both answers scored; unscored ones are NaN."""
     return ftp.paired_metric(
         name,
         [grade.score(name) for grade in base],

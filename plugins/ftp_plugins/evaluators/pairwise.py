@@ -147,7 +147,7 @@ class Pairwise(JudgeOptions, ftp.BringsEvals):
 
 
 def _metric(pairs: Sequence[Pair], clusters: Sequence[str] | None) -> ftp.Metric:
-    """The win rate of each model. Their difference is that of the shares of wins."""
+    """Return the win rate of each model; their difference is that of the shares of wins."""
     reasons = tuple(pair.reason if pair.first else f"unscored: {pair.reason}" for pair in pairs)
     return ftp.paired_metric(
         "win_rate",
@@ -189,7 +189,7 @@ def _orders(pairs: Sequence[Pair], clusters: Sequence[str] | None, panel: dict[s
     panel |= flags
     same = sum(pair.same for pair in pairs)
     notes = [note, *(f"the judge {flag}" for flag in flags.values())]
-    return notes + ([f"{same} pairs have the same answer twice: ties, nobody was asked"] if same else [])
+    return notes + ([f"{same} pairs have identical answers: ties, without a call"] if same else [])
 
 
 def _lengths(

@@ -16,8 +16,6 @@ lies on one side of 50%."""
 LENGTH_CORRELATION = 0.5
 """Correlation of length and score, up or down, from which a judge is flagged, if the interval lies on one side of 0."""
 
-CONSISTENT = 0.5
-"""Order consistency below which, with its whole interval, a judge is flagged."""
 FEW = 8
 """Answers or pairs below which a judge is not flagged for giving all the same verdict, or for its orders."""
 TIES = 0.9
@@ -148,7 +146,10 @@ def length_flag(found: Interval | None, even: float, from_even: float) -> str:
 
 
 def pair_correlation(differences: Sequence[float], scores: Sequence[float]) -> float | None:
-    """Return Spearman's correlation of length and win, each pair seen from both sides: which is tuned is moot."""
+    """Return Spearman's correlation of length and win.
+
+    Each pair is counted from both sides, since it is arbitrary which model is called tuned.
+    """
     both = [*differences, *(-more for more in differences)]
     found = correlation(both, [*scores, *(1 - score for score in scores)])
     return found.mean if found else None

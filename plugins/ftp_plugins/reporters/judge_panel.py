@@ -21,7 +21,7 @@ MEANS = {
     "unscored flag": "examples without a score could turn it",
     "tuned model at the least": "its figure if everything unscored had gone against it",
     "tuned model at the most": "its figure if everything unscored had gone its way",
-    "scores flag": "no answer is told from another",
+    "scores flag": "all answers get the same scores",
     "unscored": "answers or pairs without a readable verdict; left out of the figures, never counted as wrong",
     "gold agreement": "with people's verdicts on the gold set",
     "gold kappa": "agreement beyond chance, Cohen's kappa",

@@ -84,7 +84,7 @@ def one_of_each_family(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, A
 
 
 def headline(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """What all metrics say together: a word (better, worse, mixed, no evidence, not measured) and one sentence."""
+    """Summarise all metrics: a word (better, worse, mixed, no evidence, not measured) and one sentence."""
     judged = one_of_each_family([r for r in rows if r["verdict"]])
     if not judged:
         return (
@@ -143,7 +143,7 @@ def adjustment(rows: Sequence[Mapping[str, Any]]) -> str:
         return ""
     if adjusted:
         return (
-            "The p-values are adjusted for looking at several metrics (Holm): what could be chance among them counts "
+            "The p-values are adjusted for testing several metrics (Holm): what could be chance among them counts "
             "as no evidence. The intervals are those of each metric by itself. Figures of one evaluator that measure "
             "one thing count as one metric."
         )

@@ -315,7 +315,7 @@ def test_what_n_can_show_is_found_80_times_in_100():
 def test_no_evidence_says_why():
     metric = paired_metric("score", [0.5, 0.3, 0.7, 0.4] * 2, [0.6, 0.2, 0.8, 0.3] * 2)
     # deviation 0.1069, error 0.0378; t(7): 2.365 + 0.896
-    assert verdict_in_words(metric) == "no evidence (n=8 is too small to see less than 0.12)"
+    assert verdict_in_words(metric) == "no evidence (n=8 is too small to detect less than 0.12)"
     assert verdict_in_words(paired_metric("score", [0.5], [0.7])) == "no evidence (too little for an interval)"
     nothing = paired_metric("score", [math.inf, 1], [0.5, 1])
     assert verdict_in_words(nothing) == "no evidence (a score is not a finite number)"

@@ -108,8 +108,8 @@ def test_it_is_the_intercept_of_statsmodels_formula():
 @pytest.mark.parametrize(
     ("outcomes", "lengths", "clusters", "reason"),
     [
-        ([1, 0] * 9, [3, -3] * 9, None, "18 examples are too few for it, 20 are needed"),
-        ([1, 0] * 20, [3, -3] * 20, list("abcdefg") * 5 + list("abcde"), "7 clusters are too few for it, 8 are needed"),
+        ([1, 0] * 9, [3, -3] * 9, None, "18 examples are too few, 20 are needed"),
+        ([1, 0] * 20, [3, -3] * 20, list("abcdefg") * 5 + list("abcde"), "7 clusters are too few, 8 are needed"),
         ([0.5] * 40, list(range(40)), None, "every pair is a tie"),
         ([1, 0] * 20, [3] * 40, None, "every length difference is the same"),
         ([1, 0] * 20, [3, -3] * 20, None, "the regression has no solution: wins and losses are perfectly separated"),
