@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from ftp.errors import DataError, FtpError, Interrupted, ModelError, RowError
     from ftp.hookspecs import hookimpl
     from ftp.options import FilePath, Share
+    from ftp.stats.clusters import clusters_of
     from ftp.stats.paired import (
         across_seeds,
-        clusters_of,
         holm,
         on_subsets,
         paired_difference,
@@ -128,9 +128,9 @@ _HOME = {
     "ftp.errors": "DataError FtpError Interrupted ModelError RowError",
     "ftp.hookspecs": "hookimpl",
     "ftp.options": "FilePath Share",
+    "ftp.stats.clusters": "clusters_of",
     "ftp.stats.paired": (
-        "across_seeds clusters_of holm on_subsets paired_difference paired_metric paired_ratio_difference verdict "
-        "verdict_in_words"
+        "across_seeds holm on_subsets paired_difference paired_metric paired_ratio_difference verdict verdict_in_words"
     ),
     "ftp.stats.win_rates": "correlation length_controlled_win_rate order_consistency win_rate",
     "ftp.types": (

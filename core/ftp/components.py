@@ -13,7 +13,8 @@ from pydantic import PrivateAttr
 from ftp.data.examples import Corpus
 from ftp.data.ledger import Ledger
 from ftp.options import Options
-from ftp.stats.paired import clusters_of, paired_metric
+from ftp.stats.clusters import clusters_of
+from ftp.stats.paired import paired_metric
 from ftp.types import (
     Answer,
     Evaluation,
@@ -348,6 +349,10 @@ class Evaluator(Component):
             clusters=clusters_of(view.examples),
         )
         return Evaluation(metrics=(metric,), n=len(view.examples))
+
+    def conclude(self, evaluation: Evaluation) -> Sequence[str]:
+        """Return notes on what its figures say, once their p-values are adjusted for the run's other metrics."""
+        return ()
 
 
 class BringsEvals(ABC):

@@ -272,11 +272,19 @@ class Metric:
     effect_name: str = ""
     """What kind of effect size `effect` is (`ftp.stats.effect_size`)."""
     detectable: float | None = None
-    """The smallest true difference that 80 of 100 such evaluations would find."""
+    """The smallest true difference that 80 of 100 such evaluations would find; None where none can be found."""
     weights: tuple[float, ...] = ()
     """How much each example counts; empty if all count the same."""
     clusters: tuple[str, ...] = ()
-    """The cluster of each example, such as its source document; empty if there are none."""
+    """The cluster of each example, see `ftp.clusters_of`; empty: each is one by itself."""
+    limits: tuple[float, ...] = ()
+    """The lowest and the highest score that there can be; empty: not known."""
+    worst: Interval | None = None
+    """The difference if every example without a score had spoken against what the others found; None where all have
+    one, or where `limits` are not known. A verdict has to hold here too."""
+    family: str = ""
+    """Metrics of one evaluation with the same family are figures of one thing, such as ROUGE-1 and ROUGE-L, and count
+    once when metrics are counted; empty: it stands by itself."""
 
 
 @dataclass(frozen=True, slots=True)

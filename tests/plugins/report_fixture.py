@@ -13,9 +13,8 @@ from ftp.data.ledger import Ledger
 from ftp.runs.answers import write_answers
 from ftp.runs.directory import RunDirectory
 from ftp.runs.finished import answers_file, finished
-from ftp.stats.paired import holm, on_subsets, paired_metric
+from ftp.stats.paired import adjusted, on_subsets, paired_metric
 from ftp.types import TokenLoss
-from ftp_plugins.evaluators.judge import with_unscored
 
 TEXT = """the patient should take this medicine with water and food once a day unless a doctor says otherwise because
 some people feel dizzy or tired at first and those with kidney disease need a lower dose to avoid harm while symptoms
@@ -115,7 +114,11 @@ def _evaluations(chance, n, poison, judged, subsets):
             ]
             whys = [*why]
             whys[3 % n] = "unscored: the reply is not the JSON that was asked for"
-            metrics.append(with_unscored(criterion, base, tuned, why, whys))
+            metrics.append(
+                paired_metric(
+                    criterion, base, tuned, base_reasons=why, tuned_reasons=whys, limits=(1.0, 5.0), family="rubric"
+                )
+            )
         panel = {
             "judge": "judge-mini", "prompt": "3 (0f3a9bc21d77)", "calls": 2 * n, "calls from cache": 4,
             "prompt tokens": 51_200,
@@ -150,11 +153,8 @@ def _evaluations(chance, n, poison, judged, subsets):
         metric = on_subsets(found[1].metrics[0], leaked)
         parts = {part: (metric[part],) for part in ("clean", "leaked") if part in metric}
         found[1] = dataclasses.replace(found[1], subsets=parts)
-    adjusted = iter(holm([m.p_value for e in found for m in e.metrics]))
-    return [
-        dataclasses.replace(e, metrics=tuple(dataclasses.replace(m, p_adjusted=next(adjusted)) for m in e.metrics))
-        for e in found
-    ]
+    metrics = iter(adjusted([m for e in found for m in e.metrics]))
+    return [dataclasses.replace(e, metrics=tuple(next(metrics) for _ in e.metrics)) for e in found]
 
 
 def _write_rest(directory, chance, examples, poison):

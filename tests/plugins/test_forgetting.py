@@ -112,18 +112,20 @@ def test_a_recipe_is_checked(ftp_recipe, text):
 @pytest.mark.parametrize(
     ("rises", "note"),
     [
-        ([0.5, 0.6, 0.4, 0.5], "forgot: the loss went up by +0.500 nats per token [+0.370, +0.630]"),
-        ([-0.5, -0.6, -0.4, -0.5], "no evidence of forgetting: the loss went down, -0.500 nats per token"),
-        # deviation 0.4546, error 0.2273; t(3): 3.182 + 0.978
-        ([0.5, -0.5, 0.4, 0.0], "no evidence of forgetting (n=4 is too small to detect less than 0.95)"),
+        # deviation 0.08165, error 0.02887; t(7) 2.3646
+        ([0.5, 0.6, 0.4, 0.5] * 2, "forgot: the loss went up by +0.500 nats per token [+0.437, +0.563]"),
+        ([-0.5, -0.6, -0.4, -0.5] * 2, "no evidence of forgetting: the loss went down, -0.500 nats per token"),
+        ([0.5, -0.5, 0.4, 0.1] * 2, "no evidence of forgetting (n=8 is too small to detect less than 0.4"),
+        ([0.5, 0.6, 0.4, 0.5], "no evidence of forgetting (4 examples can't tell)"),
         ([0.5], "no evidence of forgetting (too little for an interval)"),
     ],
 )
 def test_the_verdict_in_words(rises, note):
     base = [TokenLoss(20.0, 10) for _ in rises]
     tuned = [TokenLoss(20.0 + 10 * rise, 10) for rise in rises]
-    found = Forgetting(text="t").evaluate(EvalView("general-text", [], [], [], base, tuned))
-    assert found.notes[0].startswith(note)
+    evaluator = Forgetting(text="t")
+    found = evaluator.evaluate(EvalView("general-text", [], [], [], base, tuned))
+    assert evaluator.conclude(found)[0].startswith(note)
     nll, perplexity = found.metrics
     assert not nll.higher_is_better and perplexity.tuned == pytest.approx(math.exp(nll.tuned))
 

@@ -8,6 +8,7 @@ import pytest
 from judge_server import Say, between, longer, prompt_of, serving, winner
 
 from ftp import DataError, Ledger
+from ftp.stats import paired_difference, verdict_in_words
 from ftp.testing import assert_component_ok
 from ftp_plugins.evaluators.pairwise import Pairwise
 from ftp_plugins.judging.client import JudgeError
@@ -65,7 +66,7 @@ def test_a_judge_that_always_prefers_the_first_ends_at_a_half(ftp_answers):
     assert metric.tuned == metric.base == 0.5 and set(metric.tuned_scores) == {0.5}
     assert panel["order consistency"] == 0 and panel["win rate"] == 0.5
     assert "order consistency 0.0% (0.0% to" in " ".join(found.notes)
-    assert panel["order flag"] == "may favour a position"
+    assert panel["order flag"].startswith("prefers the answer shown first: it gained in 30 of 30 pairs")
     assert metric.difference.low <= 0 <= metric.difference.high
 
 
@@ -73,7 +74,7 @@ def test_a_judge_that_prefers_the_longer_is_flagged(ftp_answers):
     found, _, panel = evaluated(ftp_answers(ROWS), longer)
     assert panel["longer answer wins"] == 1 and panel["length correlation"] > 0.8
     assert panel["length flag"] == "may prefer longer answers" and "order flag" not in panel
-    assert any("at 65% or above the judge may favour length" in note for note in found.notes)
+    assert any("the judge may prefer longer answers" in note for note in found.notes)
     # also where the tuned model's answer is always the longer one, and so always wins
     rows = [(f"q{n}", "r", "word", "word " * (n + 2)) for n in range(10)]
     _, metric, panel = evaluated(ftp_answers(rows), longer)
@@ -240,3 +241,80 @@ def test_two_that_bring_other_instructions_are_refused(ftp, ftp_recipe, ftp_tiny
     for command in (("check",), ("data", "check"), ("run",)):
         done = ftp(*command, str(file))
         assert done.code == 2 and "'pairwise' brings an eval set 'general-instructions', and another" in done.err
+
+
+# --- judges that are no instrument -----------------------------------------------------------------------------------
+
+
+def flags(panel):
+    return {name for name in panel if name.endswith(" flag")}
+
+
+def test_a_judge_that_always_says_tie_is_flagged(ftp_answers):
+    found, metric, panel = evaluated(ftp_answers(ROWS), lambda request: Say(winner("tie")))
+    assert metric.tuned == 0.5 and flags(panel) == {"ties flag"}
+    assert "the judge calls 30 of 30 pairs a tie: it tells few answers apart" in found.notes
+    assert "length-controlled win rate: not given: every pair is a tie" in found.notes
+    assert metric.difference.low < 0 < metric.difference.high
+
+
+def test_a_judge_that_throws_coins_is_flagged(ftp_answers):
+    rows = [(f"Question {n}?", "right", f"wrong {n}", f"right {n}") for n in range(80)]
+
+    def even(request):
+        """Both orders have the same winner in every second pair, as those of a coin have on average."""
+        prompt = prompt_of(request)
+        number = int(between(prompt, "user-turn").split()[1][:-1])
+        tuned = "A" if "right" in between(prompt, "answer-a") else "B"
+        base = "B" if tuned == "A" else "A"
+        return Say(winner(("A", "B", tuned, base)[number % 4]))
+
+    found, _, panel = evaluated(ftp_answers(rows), even)
+    assert flags(panel) == {"coin flag"} and panel["order consistency"] == 0.5
+    assert "the judge names one winner in both orders for 40 of 80 pairs: two coins may do so, too" in found.notes
+
+
+@pytest.mark.parametrize(("always", "place"), [("A", "first"), ("B", "second")])
+def test_a_judge_that_goes_by_position_in_a_third_of_the_calls_is_flagged(ftp_answers, always, place):
+    def third(request):
+        number = int(between(prompt_of(request), "user-turn").split()[1][:-1])
+        return Say(winner(always)) if number % 3 == 0 else fair(request)
+
+    found, metric, panel = evaluated(ftp_answers(ROWS), third)
+    assert panel["order consistency"] == pytest.approx(2 / 3)
+    told = f"prefers the answer shown {place}: it gained in 10 of 10 pairs that changed"
+    assert panel["order flag"] == told and f"the judge {told}" in found.notes
+    assert metric.tuned == pytest.approx(25 / 30)
+
+
+def test_refusals_of_what_the_tuned_model_loses_do_not_make_it_better(ftp_answers):
+    def refuses(request):
+        prompt = prompt_of(request)
+        number = int(between(prompt, "user-turn").split()[1][:-1])
+        return Say("I can't judge this.") if number % 5 == 1 or number % 10 == 3 else fair(request)
+
+    rows = [(f"Question {n}?", "r", *(("right", "wrong") if n % 2 else ("wrong", "right"))) for n in range(100)]
+    found, metric, panel = evaluated(ftp_answers(rows), refuses)
+    assert metric.tuned > 0.55 and panel["unscored"] > 0.15
+    assert panel["tuned model at the least"] < 0.51 < panel["tuned model at the most"]
+    assert metric.worst is not None and metric.worst.low < 0
+    assert any("win_rate of the tuned model, had all been scored: 0." in note for note in found.notes)
+    all_but_some = [(f"Question {n}?", "r", "wrong", "right") for n in range(100)]
+
+    def half(request):
+        number = int(between(prompt_of(request), "user-turn").split()[1][:-1])
+        return Say("No.") if number % 2 else fair(request)
+
+    _, metric, panel = evaluated(ftp_answers(all_but_some), half)
+    assert metric.difference.low > 0 and panel["unscored flag"] == "the verdict hangs on what was not scored"
+    assert verdict_in_words(metric).startswith("no evidence (it hangs on 50 of 100 examples without a score")
+
+
+def test_questions_about_one_document_are_clusters(ftp_answers):
+    rows = [(f"{DOCUMENT} {n % 6}\nQuestion {n}?", "right", "wrong", "right " + "so " * (n % 5)) for n in range(30)]
+    metric = evaluated(ftp_answers(rows), fair)[1]
+    assert len(set(metric.clusters)) == 6 and metric.difference.method.endswith(", 6 clusters")
+    assert metric.difference == paired_difference(metric.base_scores, metric.tuned_scores, clusters=metric.clusters)
+
+
+DOCUMENT = " ".join(f"word{n}" for n in range(40))

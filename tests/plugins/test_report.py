@@ -357,7 +357,7 @@ def test_what_lies_beyond_the_forest_is_an_arrow():
 
 def test_the_axis_of_the_forest_is_the_same_for_every_unit():
     scores = [0.1, 0.5, 0.2, 0.9, 0.4, 0.3]
-    worse = [score - 0.1 * place for place, score in enumerate(scores)]
+    worse = [score - 0.1 * (place + 1) for place, score in enumerate(scores)]
     found = []
     for scale, higher in ((1, True), (1000, True), (-1, False)):
         metric = paired_metric("m", [scale * s for s in scores], [scale * s for s in worse], higher_is_better=higher)

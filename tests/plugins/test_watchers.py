@@ -247,6 +247,30 @@ def test_false_alarms_are_below_five_in_a_hundred_runs(curve, noise, n):
     assert alarms <= 17
 
 
+def going_along(rho, noise, n, draw):
+    """A flat curve whose noise goes along with the value before (AR 1)."""
+    value, losses = draw.gauss(0, 1), []
+    for _ in range(n + 1):
+        losses.append(2 + 2 * noise * value)
+        value = rho * value + math.sqrt(1 - rho**2) * draw.gauss(0, 1)
+    return losses
+
+
+@pytest.mark.parametrize(
+    ("rho", "n", "most"),
+    # of 200 runs; without the allowance for a random walk 24, 37, 65 and 130
+    [(0.5, 12, 20), (0.5, 30, 28), (0.9, 12, 55), (0.9, 30, 95)],
+)
+def test_noise_that_goes_along_with_itself_stops_less_often(rho, n, most):
+    draw = random.Random(f"{rho} {n}")
+    assert sum(answered_at(going_along(rho, 0.01, n, draw)) is not None for _ in range(200)) <= most
+
+
+def test_noise_below_the_smallest_rise_never_stops():
+    draw = random.Random(3)
+    assert not any(answered_at(going_along(0.9, 0.001, 30, draw)) for _ in range(100))
+
+
 def test_a_true_valley_is_found():
     """A rise of two standard deviations of the noise from one validation to the next, past a floor near the sixth."""
     draw = random.Random(1)

@@ -86,10 +86,10 @@ def _metric(record: dict[str, Any]) -> Metric:
     # A run of an older release lacks the fields that came later; they have defaults.
     intervals = {
         k: record[k] and Interval(**{name: _number(v) for name, v in record[k].items()})
-        for k in ("difference", "bootstrap")
+        for k in ("difference", "bootstrap", "worst")
         if k in record
     }
-    numbers = ("base_scores", "tuned_scores", "weights")
+    numbers = ("base_scores", "tuned_scores", "weights", "limits")
     lists = {k: tuple(map(_number, v)) if k in numbers else tuple(v) for k, v in record.items() if isinstance(v, list)}
     plain = {k: _number(v) for k, v in record.items() if not isinstance(v, list | dict)}
     return Metric(**plain | lists | intervals)

@@ -20,7 +20,7 @@ from ftp.runs.directory import RunDirectory
 from ftp.runs.finished import answers_file, view_of
 from ftp.stages import answer_cache
 from ftp.stages.own_evals import own_evals, together
-from ftp.stats.paired import holm, on_subsets
+from ftp.stats.paired import adjusted, on_subsets
 from ftp.types import Answer, Evaluation, EvalView, Example, LoadedModel, LoadedTokenizer, Metric
 
 
@@ -127,28 +127,19 @@ class Evaluating:
             emit: called with an event `score` for every metric.
 
         If an eval set has leaked rows, each metric is also given on the clean and on the leaked rows alone. The
-        p-values are adjusted for multiple comparisons: all metrics of all evaluators, without the subsets (Holm).
+        p-values are adjusted for multiple comparisons (Holm): those of all metrics of all evaluators together, and
+        those on all clean and leaked rows together, so that leaks don't weaken the verdicts on the whole.
         """
-        found: list[Evaluation] = []
+        evaluated: list[tuple[Evaluator, Evaluation]] = []
         for number, evaluator in enumerate(self.evaluators):
             for view in self._views(number, evaluator, corpus):
                 evaluation = evaluator.evaluate(view)
                 flags = [example.id in leaked for example in view.examples]
                 notes = (*evaluation.notes, *_unscored(evaluation), *_leaks(flags))
                 subsets = _subsets(evaluation.metrics, flags) if any(flags) else {}
-                found.append(
-                    dataclasses.replace(
-                        evaluation, evaluator=evaluator.used_as, evals=view.name, notes=notes, subsets=subsets
-                    )
-                )
-        adjusted = iter(holm([metric.p_value for evaluation in found for metric in evaluation.metrics]))
-        found = [
-            dataclasses.replace(
-                evaluation,
-                metrics=tuple(dataclasses.replace(m, p_adjusted=next(adjusted)) for m in evaluation.metrics),
-            )
-            for evaluation in found
-        ]
+                named = dataclasses.replace(evaluation, evaluator=evaluator.used_as, evals=view.name)
+                evaluated.append((evaluator, dataclasses.replace(named, notes=notes, subsets=subsets)))
+        found = [_concluded(evaluator, evaluation) for evaluator, evaluation in _adjusted(evaluated)]
         for evaluation in found:
             for m in evaluation.metrics:
                 names = {"evaluator": evaluation.evaluator, "evals": evaluation.evals, "metric": m.name}
@@ -163,6 +154,28 @@ class Evaluating:
         base, tuned = (self.directory.read_json(self._measured(who, number)) for who in ("base", "tuned"))
         views = views or [EvalView(evaluator.used_as, [], [], [], [], [], directory=self.directory.path)]
         return [dataclasses.replace(view, base_measured=base, tuned_measured=tuned) for view in views]
+
+
+def _adjusted(evaluated: Sequence[tuple[Evaluator, Evaluation]]) -> list[tuple[Evaluator, Evaluation]]:
+    """Adjust the p-values of all metrics for multiple comparisons, and those on subsets of the rows likewise."""
+    whole = iter(adjusted([metric for _, evaluation in evaluated for metric in evaluation.metrics]))
+    parts = iter(adjusted([m for _, evaluation in evaluated for part in evaluation.subsets.values() for m in part]))
+    return [
+        (
+            evaluator,
+            dataclasses.replace(
+                evaluation,
+                metrics=tuple(next(whole) for _ in evaluation.metrics),
+                subsets={name: tuple(next(parts) for _ in part) for name, part in evaluation.subsets.items()},
+            ),
+        )
+        for evaluator, evaluation in evaluated
+    ]
+
+
+def _concluded(evaluator: Evaluator, evaluation: Evaluation) -> Evaluation:
+    """Put what the evaluator concludes from the adjusted figures before its other notes."""
+    return dataclasses.replace(evaluation, notes=(*evaluator.conclude(evaluation), *evaluation.notes))
 
 
 def _open(row: Tokens) -> Tokens:

@@ -1,6 +1,9 @@
 """Toolkit for statistics: the uncertainty of a figure, and of a difference between two models on the same examples.
 
+- `clusters`: which examples are not independent of each other.
 - `intervals`: intervals and tests for a mean of paired differences, also of clustered examples.
+- `small_samples`: the same for few examples, or for differences that are all the same.
+- `power`: the smallest difference that an evaluation can find.
 - `paired`: differences between paired scores, with interval, p-value and verdict; corrections for several metrics.
 - `win_rates`: win rates of a judge, corrected for length, its consistency, and rank correlation.
 
@@ -9,11 +12,12 @@ The functions that are imported here are public. docs/toolkits.md has examples.
 
 from __future__ import annotations
 
+from ftp.stats.clusters import clusters_of
 from ftp.stats.intervals import CONFIDENCE, Estimate
 from ftp.stats.paired import (
     Spread,
     across_seeds,
-    clusters_of,
+    adjusted,
     effect_size,
     holm,
     on_subsets,
@@ -32,6 +36,7 @@ __all__ = [
     "Interval",
     "Spread",
     "across_seeds",
+    "adjusted",
     "clusters_of",
     "correlation",
     "effect_size",

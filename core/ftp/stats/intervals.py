@@ -31,23 +31,38 @@ class Estimate:
     """The middle of the interval: the mean, but for proportions it lies a little nearer to 0."""
     bound: float = math.inf
     """No difference is larger than this: 1 for proportions."""
+    exact: float | None = None
+    """The p-value of an exact test, for so few examples that Student's t can't be relied on
+    (`ftp.stats.small_samples`)."""
 
     def interval(self) -> Interval:
+        """Return the mean with its 95% interval, which holds 0 wherever the exact test doesn't rule it out."""
         half = quantile((1 + CONFIDENCE) / 2, self.df) * self.error
         low, high = max(-self.bound, self.centre - half), min(self.bound, self.centre + half)
+        if self.exact is not None and self.exact > 1 - CONFIDENCE:
+            low, high = min(low, 0.0), max(high, 0.0)
         return Interval(self.mean, low, high, self.n, self.method)
 
     def p_value(self) -> float:
-        """Return the two-sided p-value for the null hypothesis that the mean difference is 0."""
+        """Return the two-sided p-value of no difference in the mean, of t and of the exact test the larger one."""
         from scipy import stats
 
         if self.error == 0:
-            return 1.0 if self.mean == 0 else 0.0
-        return 2 * float(stats.t.sf(abs(self.mean) / self.error, self.df))
+            p = 1.0 if self.mean == 0 else 0.0
+        else:
+            p = 2 * float(stats.t.sf(abs(self.centre) / self.error, self.df))
+        return p if self.exact is None else max(p, self.exact)
 
-    def detectable(self) -> float:
-        """Return the smallest true difference that a 5% test detects in 80 of 100 such evaluations (Bloom 1995)."""
-        return (quantile((1 + CONFIDENCE) / 2, self.df) + quantile(POWER, self.df)) * self.error
+    def detectable(self, tests: int = 1) -> float:
+        """Return the smallest true difference that 80 of 100 such evaluations find, by Bloom 1995.
+
+        That is for differences of which most are not 0; `ftp.stats.power` has the others.
+
+        Args:
+            tests: how many tests share the 5%.
+        """
+        level = (1 - CONFIDENCE) / tests
+        return (quantile(1 - level / 2, self.df) + quantile(POWER, self.df)) * self.error
 
 
 def quantile(share: float, df: float) -> float:
@@ -107,7 +122,8 @@ def mean_estimate(
     unequal weight count as fewer (Kish 1965): (sum w)² / sum w² - 1. Equal clusters have G - 1, single examples n - 1.
 
     Simulated coverage is 93-97% from 8 clusters, or 5 normal differences; with much skew (2) it takes 50, at 20 it is
-    91%. One cluster as large as all the others together makes it wider than it had to be.
+    91%. One example or cluster that outweighs all the others makes it wider than it had to be: there is never less than
+    one degree of freedom.
     """
     import numpy as np
 
@@ -115,7 +131,7 @@ def mean_estimate(
     if np.count_nonzero(totals) < 2 or totals.sum() <= 0:
         return None
     mean, error = (float(value) for value in jackknife(sums, totals))
-    df = float(totals.sum() ** 2 / np.square(totals).sum()) - 1
+    df = max(1.0, float(totals.sum() ** 2 / np.square(totals).sum()) - 1)
     name = method if len(sums) == len(differences) else f"{method}, {len(sums)} clusters"
     return Estimate(mean, error, df, len(differences), name, mean)
 
@@ -211,5 +227,7 @@ def mcnemar(differences: Sequence[float]) -> float:
     if gained + lost == 0:
         return 1.0
     smaller = min(gained, lost)
-    exact = stats.binomtest(smaller, gained + lost).pvalue
-    return float(exact - stats.binom.pmf(smaller, gained + lost, 0.5))
+    seen = float(stats.binom.pmf(smaller, gained + lost, 0.5))
+    if gained == lost:  # the two tails share what was seen
+        return 1 - seen / 2
+    return float(stats.binomtest(smaller, gained + lost).pvalue) - seen

@@ -22,7 +22,7 @@ def win_rate(outcomes: Sequence[float], clusters: Sequence[str] | None = None) -
 
     Args:
         outcomes: one for each example: 1 a win, 0.5 a tie, 0 a loss. Both orders are already combined into one outcome.
-        clusters: the cluster of each example, such as its source document.
+        clusters: the cluster of each example, such as its source document (`ftp.clusters_of`).
 
     Without ties Wilson's score interval (Wilson 1927, JASA 22:209). With ties the rate is (1 + wins - losses) / 2,
     wins and losses as shares, and their difference gets the adjusted Wald interval (Agresti & Min 2005). With clusters
@@ -70,13 +70,25 @@ def order_consistency(
 
 
 def correlation(
-    x: Sequence[float], y: Sequence[float], method: Literal["spearman", "pearson"] = "spearman"
+    x: Sequence[float],
+    y: Sequence[float],
+    method: Literal["spearman", "pearson"] = "spearman",
+    clusters: Sequence[str] | None = None,
 ) -> Interval | None:
-    """Return the correlation of two figures of the same examples, with an interval by Fisher's z.
+    """Return the correlation of two figures, with its interval by Fisher's z.
 
-    None below four examples or when one of the figures is constant. The standard error of z is 1 / sqrt(n - 3) for
-    Pearson's (normal figures), and sqrt((1 + r²/2) / (n - 3)) for Spearman's (Bonett & Wright 2000, Psychometrika
-    65:23).
+    The standard error of z is 1 / sqrt(n - 3) for Pearson's (normal figures), and sqrt((1 + r²/2) / (n - 3)) for
+    Spearman's (Bonett & Wright 2000, Psychometrika 65:23). With clusters n is first divided by the design effect of the
+    correlation's influence values (Devlin, Gnanadesikan & Kettenring 1975, Biometrika 62:531), of the ranks for
+    Spearman's, and Student's t is used. A perfect correlation has one end of its interval at itself; the other is that
+    of a correlation lower by 1/n.
+
+    Args:
+        x, y: the figures of the same examples in the same order.
+        clusters: as in `win_rate`.
+
+    Returns:
+        None below four examples (or independent ones, with clusters) or where a figure is the same for all.
     """
     from scipy import stats
 
@@ -86,13 +98,29 @@ def correlation(
     if n < 4 or len(set(x)) == 1 or len(set(y)) == 1:
         return None
     r = float(stats.spearmanr(x, y).statistic if method == "spearman" else stats.pearsonr(x, y).statistic)
-    if not abs(r) < 1:
-        return Interval(r, r, r, n, f"{method}, Fisher z")
-    half = quantile((1 + CONFIDENCE) / 2, math.inf) / math.sqrt(n - 3)
+    if not math.isfinite(r):
+        return None
+    effect, df = design_effect(_influence(x, y, r, method), clusters)
+    if n / effect <= 3:
+        return None
+    half = quantile((1 + CONFIDENCE) / 2, df) / math.sqrt(n / effect - 3)
     if method == "spearman":
         half *= math.sqrt(1 + r * r / 2)
-    z = math.atanh(r)
-    return Interval(r, math.tanh(z - half), math.tanh(z + half), n, f"{method}, Fisher z")
+    perfect = abs(r) > 1 - 1e-12
+    z = math.atanh(math.copysign(1 - 1 / n, r) if perfect else r)
+    low, high = math.tanh(z - half), math.tanh(z + half)
+    clustered = "" if math.isinf(df) else f", {len(set(clusters or ()))} clusters"
+    return Interval(
+        r, r if perfect and r < 0 else low, r if perfect and r > 0 else high, n, f"{method}, Fisher z{clustered}"
+    )
+
+
+def _influence(x: Sequence[float], y: Sequence[float], r: float, method: str) -> list[float]:
+    """Return how much each example pulls at the correlation."""
+    from scipy import stats
+
+    one, other = (stats.zscore(stats.rankdata(v) if method == "spearman" else v) for v in (x, y))
+    return [float(v) for v in one * other - r * (one**2 + other**2) / 2]
 
 
 def length_controlled_win_rate(
@@ -120,6 +148,8 @@ def length_controlled_win_rate(
     groups = np.unique(np.asarray(clusters or range(len(outcomes)), dtype=str), return_inverse=True)[1]
     if len(np.bincount(groups)) < FEWEST_CLUSTERS:
         return None, f"{len(np.bincount(groups))} clusters are too few, {FEWEST_CLUSTERS} are needed"
+    if set(outcomes) == {0.5}:
+        return None, "every pair is a tie"
     deviation = float(np.std(lengths, ddof=1))
     if deviation == 0:
         return None, "every length difference is the same"

@@ -92,6 +92,7 @@ def command(root: Path, as_json: bool, page: Path | None) -> None:
 def _record(run: RunDirectory) -> dict[str, Any]:
     from ftp.runs.finished import evaluations_of
     from ftp.stats.paired import verdict_in_words
+    from ftp_plugins.reporters.tables import one_of_each_family, rows_of
 
     stages = run.stages()
     evaluations = evaluations_of(run) or ()
@@ -104,8 +105,7 @@ def _record(run: RunDirectory) -> dict[str, Any]:
         for evaluation in evaluations
         for metric in evaluation.metrics[:1]
     }
-    verdicts = [verdict_in_words(m).partition(" (")[0] for e in evaluations for m in e.metrics if m.difference]
-    counted = Counter(verdicts)
+    counted = Counter(row["verdict"] for row in one_of_each_family([r for r in rows_of(evaluations) if r["verdict"]]))
     return {
         "name": run.name,
         "id": run.id,

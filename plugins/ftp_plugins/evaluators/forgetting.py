@@ -73,22 +73,22 @@ class Forgetting(ftp.Evaluator, ftp.BringsEvals):
 
     def evaluate(self, view: ftp.EvalView) -> ftp.Evaluation:
         nll, perplexity = loss_metrics(view)
-        notes = (in_words(nll), f"{sum(nll.weights):.0f} tokens")
-        return ftp.Evaluation((nll, perplexity), notes, n=len(view.base_losses))
+        return ftp.Evaluation((nll, perplexity), (f"{sum(nll.weights):.0f} tokens",), n=len(view.base_losses))
+
+    def conclude(self, evaluation: ftp.Evaluation) -> Sequence[str]:
+        return [in_words(evaluation.metrics[0])]
 
 
 def in_words(nll: ftp.Metric) -> str:
     """Explain what a rise of the loss on general data shows, or what it can't show."""
-    if nll.difference is None:
-        return "no evidence of forgetting (too little for an interval)"
+    verdict, _, why = ftp.verdict_in_words(nll).partition(" (")
+    if verdict.startswith("no evidence"):
+        return "no evidence of forgetting" + (f" ({why}" if why else "")
+    assert nll.difference is not None
     found = f"{nll.difference.mean:+.3f} nats per token [{nll.difference.low:+.3f}, {nll.difference.high:+.3f}]"
-    verdict = ftp.verdict(nll.difference, nll.higher_is_better)
     if verdict == "worse":
         return f"forgot: the loss went up by {found}"
-    if verdict == "better":
-        return f"no evidence of forgetting: the loss went down, {found}"
-    few = f"n={nll.difference.n} is too small to detect less than {nll.detectable:.2g}" if nll.detectable else found
-    return f"no evidence of forgetting ({few})"
+    return f"no evidence of forgetting: the loss went down, {found}"
 
 
 def _cut(text: str, words: int) -> Iterator[str]:

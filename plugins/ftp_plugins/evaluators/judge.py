@@ -107,13 +107,16 @@ class Judge(JudgeOptions):
             grades = await calls.all(work)
         answers = 2 * len(view.examples)
         base_grades, tuned_grades = grades[:answers:2], grades[1:answers:2]
-        metrics = [_metric(criterion.name, base_grades, tuned_grades) for criterion in criteria]
+        clusters = ftp.clusters_of(view.examples)
+        levels = {criterion.name: float(len(criterion.levels)) for criterion in criteria}
         if len(criteria) > 1:
-            metrics.append(_metric("overall", base_grades, tuned_grades))
+            levels["overall"] = math.fsum(levels.values()) / len(levels)
+        metrics = [_metric(name, base_grades, tuned_grades, clusters, high) for name, high in levels.items()]
         notes, panel = self._instrument(calls, hash)
         notes += self._counted(view, grades[:answers], base_grades, tuned_grades, panel)
+        notes += reliability.unscored_notes(metrics[-1], panel)
         notes += _all_alike(grades[:answers], panel)
-        notes += self._lengths(view, base_grades, tuned_grades, panel)
+        notes += self._lengths(view, base_grades, tuned_grades, clusters, panel)
         if golden:
             notes.append(_agreement(golden, grades[answers:], panel))
         return ftp.Evaluation(tuple(metrics), tuple(notes), n=len(view.examples), panel=panel)
@@ -186,24 +189,39 @@ class Judge(JudgeOptions):
         panel["examples scored"] = paired
         note = f"unscored: {unscored} of {len(grades)} answers ({panel['unscored']:.1%})"
         note += f"; the figures are of the {paired} of {len(base)} examples with both answers scored"
+        missing = {"base": [grade.scores is None for grade in base], "tuned": [grade.scores is None for grade in tuned]}
+        if flag := reliability.one_sided(missing["base"], missing["tuned"]):
+            panel["refusals flag"] = flag
+            note += f"; the judge {flag}"
         whys = Counter(grade.why for grade in grades if grade.scores is None)
         notes = [note + "".join(f"; {count}: {why}" for why, count in whys.most_common(5))]
         return notes + cut_note(view, self.max_answer_chars)
 
     def _lengths(
-        self, view: ftp.EvalView, base: Sequence[Grade], tuned: Sequence[Grade], panel: dict[str, float | str]
+        self,
+        view: ftp.EvalView,
+        base: Sequence[Grade],
+        tuned: Sequence[Grade],
+        clusters: Sequence[str] | None,
+        panel: dict[str, float | str],
     ) -> list[str]:
-        both = [*zip(view.base_answers, base, strict=True), *zip(view.tuned_answers, tuned, strict=True)]
-        scored = [(len(answer.text), grade.overall) for answer, grade in both if grade.scores is not None]
-        found = correlation([length for length, _ in scored], [score for _, score in scored])
+        # Both answers to one example are alike: an example is a cluster at least.
+        names = clusters or [str(row) for row in range(len(base))]
+        both = [
+            *zip(view.base_answers, base, names, strict=True),
+            *zip(view.tuned_answers, tuned, names, strict=True),
+        ]
+        scored = [(answer, grade, name) for answer, grade, name in both if grade.scores is not None]
+        lengths, scores = [len(answer.text) for answer, _, _ in scored], [grade.overall for _, grade, _ in scored]
+        found = correlation(lengths, scores, clusters=[name for _, _, name in scored])
         panel |= reliability.panel({"length correlation": found})
         if found is None:
             return ["length: too few answers, or all alike, to correlate score and length"]
         interval = f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
         note = f"length: Spearman correlation of score and characters {interval}"
-        if found.mean >= reliability.LENGTH_CORRELATION and found.low > 0:
-            panel["length flag"] = "may prefer longer answers"
-            note += f"; at {reliability.LENGTH_CORRELATION} or above the judge may favour length"
+        if flag := reliability.length_flag(found, 0.0, reliability.LENGTH_CORRELATION):
+            panel["length flag"] = flag
+            note += f"; the judge {flag}"
         return [note]
 
 
@@ -221,37 +239,30 @@ def cut_note(view: ftp.EvalView, limit: int) -> list[str]:
     return [f"{cut} answers were cut for the judge at {limit:,} characters"] if cut else []
 
 
-def _metric(name: str, base: Sequence[Grade], tuned: Sequence[Grade]) -> ftp.Metric:
+def _metric(
+    name: str, base: Sequence[Grade], tuned: Sequence[Grade], clusters: Sequence[str] | None, levels: float
+) -> ftp.Metric:
     """Compute a metric over the examples with both answers scored; unscored ones are NaN."""
-    return with_unscored(
+    return ftp.paired_metric(
         name,
         [grade.score(name) for grade in base],
         [grade.score(name) for grade in tuned],
-        [grade.reason(name) for grade in base],
-        [grade.reason(name) for grade in tuned],
-    )
-
-
-def with_unscored(
-    name: str, base: Sequence[float], tuned: Sequence[float], base_reasons: Sequence[str], tuned_reasons: Sequence[str]
-) -> ftp.Metric:
-    """Return a metric over the examples where both scores are numbers; the others keep their place, as NaN."""
-    pairs = [(b, t) for b, t in zip(base, tuned, strict=True) if math.isfinite(b) and math.isfinite(t)]
-    metric = ftp.paired_metric(name, [b for b, _ in pairs], [t for _, t in pairs])
-    return dataclasses.replace(
-        metric,
-        base_scores=tuple(base),
-        tuned_scores=tuple(tuned),
-        base_reasons=tuple(base_reasons),
-        tuned_reasons=tuple(tuned_reasons),
+        base_reasons=[grade.reason(name) for grade in base],
+        tuned_reasons=[grade.reason(name) for grade in tuned],
+        clusters=clusters,
+        limits=(1.0, levels),
+        family="rubric",
     )
 
 
 def _agreement(golden: Sequence[gold_set.GoldScore], grades: Sequence[Grade], panel: dict[str, float | str]) -> str:
-    both = [(row.score, grade.overall) for row, grade in zip(golden, grades, strict=True) if grade.scores is not None]
+    rows = [row for row, grade in enumerate(grades) if grade.scores is not None]
+    both = [(golden[row].score, grades[row].overall) for row in rows]
     # Half way goes up: round() would go to the even neighbour.
     rounded = [math.floor(overall + 0.5) for _, overall in both]
-    same, kappa = reliability.score_agreement([score for score, _ in both], rounded)
+    same, kappa = reliability.score_agreement(
+        [score for score, _ in both], rounded, ftp.clusters_of([golden[row].example for row in rows])
+    )
     panel |= reliability.panel({"gold agreement": same, "gold weighted kappa": kappa})
     panel["gold unscored"] = 1 - len(both) / len(golden)
     return (

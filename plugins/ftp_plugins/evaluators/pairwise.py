@@ -93,13 +93,16 @@ class Pairwise(JudgeOptions, ftp.BringsEvals):
             pairs = await calls.all(work)
         judged, gold_pairs = pairs[: len(view.examples)], pairs[len(view.examples) :]
         notes, panel = self._instrument(calls, hash)
-        notes += _counted(judged, panel) + cut_note(view, self.max_answer_chars)
-        notes += _orders(judged, panel)
+        clusters = ftp.clusters_of(view.examples)
+        metric = _metric(judged, clusters)
+        notes += _counted(judged, clusters, panel) + reliability.unscored_notes(metric, panel)
+        notes += cut_note(view, self.max_answer_chars)
+        notes += _orders(judged, clusters, panel)
         differences = [len(t.text) - len(b.text) for b, t in zip(view.base_answers, view.tuned_answers, strict=True)]
-        notes += _lengths(judged, differences, panel)
+        notes += _lengths(judged, differences, clusters, panel)
         if golden:
             notes.append(_agreement(golden, gold_pairs, panel))
-        return ftp.Evaluation((_metric(judged),), tuple(notes), n=len(view.examples), panel=panel)
+        return ftp.Evaluation((metric,), tuple(notes), n=len(view.examples), panel=panel)
 
     def _prompt(self, example: ftp.Example, first: str, second: str) -> prompts.Prompt:
         return prompts.comparing(
@@ -143,33 +146,31 @@ class Pairwise(JudgeOptions, ftp.BringsEvals):
         return await calls.verdict(requests.chat(prompt.text, prompts.comparing_schema()), asked, read)
 
 
-def _metric(pairs: Sequence[Pair]) -> ftp.Metric:
-    """Return the win rate of each model.
-
-    Their difference is that of the shares of wins, so ties need no halves there.
-    """
-    scores = [pair.score for pair in pairs]
-    scored = [score for score in scores if math.isfinite(score)]
-    wins = ftp.paired_metric("win_rate", [float(s == 0) for s in scored], [float(s == 1) for s in scored])
-    rate = math.fsum(scored) / len(scored) if scored else math.nan
+def _metric(pairs: Sequence[Pair], clusters: Sequence[str] | None) -> ftp.Metric:
+    """Return the win rate of each model; their difference is that of the shares of wins."""
     reasons = tuple(pair.reason if pair.first else f"unscored: {pair.reason}" for pair in pairs)
-    return dataclasses.replace(
-        wins,
-        base=1 - rate,
-        tuned=rate,
-        base_scores=tuple(1 - score for score in scores),
-        tuned_scores=tuple(scores),
+    return ftp.paired_metric(
+        "win_rate",
+        [1 - pair.score for pair in pairs],
+        [pair.score for pair in pairs],
         base_reasons=reasons,
         tuned_reasons=reasons,
+        clusters=clusters,
+        limits=(0.0, 1.0),
     )
 
 
-def _counted(pairs: Sequence[Pair], panel: dict[str, float | str]) -> list[str]:
+def _of(clusters: Sequence[str] | None, rows: Sequence[int]) -> list[str] | None:
+    return None if clusters is None else [clusters[row] for row in rows]
+
+
+def _counted(pairs: Sequence[Pair], clusters: Sequence[str] | None, panel: dict[str, float | str]) -> list[str]:
     scores = [pair.score for pair in pairs if pair.first]
     whys = Counter(pair.reason for pair in pairs if not pair.first)
     panel["unscored"] = 1 - len(scores) / len(pairs) if pairs else 0.0
     panel["examples scored"] = len(scores)
-    panel |= reliability.panel({"win rate": (found := win_rate(scores))})
+    found = win_rate(scores, _of(clusters, [row for row, pair in enumerate(pairs) if pair.first]))
+    panel |= reliability.panel({"win rate": found})
     counts = [sum(score == value for score in scores) for value in (1, 0.5, 0)]
     note = f"unscored: {len(pairs) - len(scores)} of {len(pairs)} pairs ({panel['unscored']:.1%})"
     return [
@@ -178,24 +179,30 @@ def _counted(pairs: Sequence[Pair], panel: dict[str, float | str]) -> list[str]:
     ]
 
 
-def _orders(pairs: Sequence[Pair], panel: dict[str, float | str]) -> list[str]:
-    asked = [pair for pair in pairs if pair.first and not pair.same]
-    found = order_consistency([pair.first for pair in asked], [pair.second for pair in asked])
+def _orders(pairs: Sequence[Pair], clusters: Sequence[str] | None, panel: dict[str, float | str]) -> list[str]:
+    rows = [row for row, pair in enumerate(pairs) if pair.first and not pair.same]
+    asked, theirs = [(pairs[row].first, pairs[row].second) for row in rows], _of(clusters, rows)
+    found = order_consistency([one for one, _ in asked], [other for _, other in asked], theirs)
     panel |= reliability.panel({"order consistency": found})
-    same = sum(pair.same for pair in pairs)
     note = f"order consistency {reliability.share(found)}: both orders have the same winner"
-    if found is not None and found.n >= reliability.FEW and found.high < reliability.CONSISTENT:
-        panel["order flag"] = "may favour a position"
-        note += f"; clearly below {reliability.CONSISTENT:.0%}, the judge may favour a position"
-    notes = [note]
+    flags = reliability.order_flags(asked, theirs)
+    panel |= flags
+    same = sum(pair.same for pair in pairs)
+    notes = [note, *(f"the judge {flag}" for flag in flags.values())]
     return notes + ([f"{same} pairs have identical answers: ties, without a call"] if same else [])
 
 
-def _lengths(pairs: Sequence[Pair], differences: Sequence[int], panel: dict[str, float | str]) -> list[str]:
-    scored = [(pair.score, float(more)) for pair, more in zip(pairs, differences, strict=True) if pair.first]
-    scores, more = [score for score, _ in scored], [more for _, more in scored]
-    longer, correlated = reliability.longer_wins(scores, more), reliability.pair_correlation(more, scores)
-    controlled, why = length_controlled_win_rate(scores, more)
+def _lengths(
+    pairs: Sequence[Pair],
+    differences: Sequence[int],
+    clusters: Sequence[str] | None,
+    panel: dict[str, float | str],
+) -> list[str]:
+    rows = [row for row, pair in enumerate(pairs) if pair.first]
+    scores, more = [pairs[row].score for row in rows], [float(differences[row]) for row in rows]
+    theirs = _of(clusters, rows)
+    longer, correlated = reliability.longer_wins(scores, more, theirs), reliability.pair_correlation(more, scores)
+    controlled, why = length_controlled_win_rate(scores, more, theirs)
     panel |= reliability.panel(
         {"longer answer wins": longer, "length correlation": correlated, "length-controlled win rate": controlled}
     )
@@ -203,18 +210,20 @@ def _lengths(pairs: Sequence[Pair], differences: Sequence[int], panel: dict[str,
     note = (
         f"length: the longer answer wins {reliability.share(longer)} of the decided pairs, Spearman correlation {shown}"
     )
-    if longer is not None and longer.mean >= reliability.LONGER_WINS and longer.low > 0.5:
-        panel["length flag"] = "may prefer longer answers"
-        note += f"; at {reliability.LONGER_WINS:.0%} or above the judge may favour length"
+    if flag := reliability.length_flag(longer, 0.5, reliability.LONGER_WINS - 0.5):
+        panel["length flag"] = flag
+        note += f"; the judge {flag}"
     fair = reliability.share(controlled) if controlled else f"not given: {why}"
     return [note, f"length-controlled win rate: {fair}"]
 
 
 def _agreement(golden: Sequence[gold_set.GoldPair], pairs: Sequence[Pair], panel: dict[str, float | str]) -> str:
     names = {"base": "1", "tuned": "2", "tie": "tie"}
-    both = [(row.label, (names[p.first], names[p.second])) for row, p in zip(golden, pairs, strict=True) if p.first]
-    same, kappa = reliability.agreement([label for label, _ in both], [winners for _, winners in both])
-    consistent = order_consistency([one for _, (one, _) in both], [two for _, (_, two) in both])
+    rows = [row for row, pair in enumerate(pairs) if pair.first]
+    both = [(golden[row].label, (names[pairs[row].first], names[pairs[row].second])) for row in rows]
+    theirs = ftp.clusters_of([golden[row].example for row in rows])
+    same, kappa = reliability.agreement([label for label, _ in both], [winners for _, winners in both], theirs)
+    consistent = order_consistency([one for _, (one, _) in both], [two for _, (_, two) in both], theirs)
     found = {"gold agreement": same, "gold kappa": kappa, "gold order consistency": consistent}
     panel |= reliability.panel(found)
     panel["gold unscored"] = 1 - len(both) / len(golden)

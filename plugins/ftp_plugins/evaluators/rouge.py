@@ -25,12 +25,15 @@ class Rouge(ftp.Evaluator):
     def evaluate(self, view: ftp.EvalView) -> ftp.Evaluation:
         base = [self.scorer.score(e.reference, a.text) for e, a in zip(view.examples, view.base_answers, strict=True)]
         tuned = [self.scorer.score(e.reference, a.text) for e, a in zip(view.examples, view.tuned_answers, strict=True)]
+        clusters = ftp.clusters_of(view.examples)
         metrics = tuple(
             ftp.paired_metric(
                 name,
                 [s[name].fmeasure for s in base],
                 [s[name].fmeasure for s in tuned],
-                clusters=ftp.clusters_of(view.examples),
+                clusters=clusters,
+                limits=(0.0, 1.0),
+                family="rouge",
             )
             for name in ("rouge1", "rouge2", "rougeL")
         )

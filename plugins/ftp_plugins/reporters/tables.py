@@ -46,6 +46,7 @@ def row(evaluation: ftp.Evaluation, metric: ftp.Metric) -> dict[str, Any]:
     words = verdict_in_words(metric) if metric.difference else ""
     return {
         "evals": evaluation.evals,
+        "evaluator": evaluation.evaluator,
         "name": f"{evaluation.evaluator} {metric.name}",
         "n": metric.difference.n if metric.difference else evaluation.n,
         "examples": evaluation.n,
@@ -64,9 +65,27 @@ def rows_of(evaluations: Sequence[ftp.Evaluation]) -> list[dict[str, Any]]:
     return [row(evaluation, metric) for evaluation in evaluations for metric in evaluation.metrics]
 
 
+def one_of_each_family(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the rows to count: of metrics that measure one thing, such as ROUGE-1 and ROUGE-L, a single one.
+
+    It is the first that is conclusive. Where some of a family are better and some worse, all of them stay.
+    """
+    families: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for place, line in enumerate(rows):
+        family = line["metric"].family
+        key = (line["evals"], line["evaluator"], family) if family else (str(place),)
+        families.setdefault(key, []).append(line)
+    counted: list[Mapping[str, Any]] = []
+    for lines in families.values():
+        conclusive = [line for line in lines if line["verdict"] != "no evidence"]
+        agree = len({line["verdict"] for line in conclusive}) < 2
+        counted += (conclusive or lines)[:1] if agree else lines
+    return counted
+
+
 def headline(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """Summarise all metrics: a word (better, worse, mixed, no evidence, not measured) and one sentence."""
-    judged = [r for r in rows if r["verdict"]]
+    judged = one_of_each_family([r for r in rows if r["verdict"]])
     if not judged:
         return (
             "not measured",
@@ -125,7 +144,8 @@ def adjustment(rows: Sequence[Mapping[str, Any]]) -> str:
     if adjusted:
         return (
             "The p-values are adjusted for testing several metrics (Holm): what could be chance among them counts "
-            "as no evidence. The intervals are those of each metric by itself."
+            "as no evidence. The intervals are those of each metric by itself. Figures of one evaluator that measure "
+            "one thing count as one metric."
         )
     return "The verdicts are not adjusted for testing several metrics: by chance alone one in twenty would stand out."
 

@@ -188,12 +188,48 @@ def linked(method, rho):
     return draw
 
 
+def clustered_linked(rho, icc):
+    """Both figures have a part that is the same within a cluster."""
+
+    def draw(rng, groups):
+        names = cluster_names(rng, groups, "unequal")
+        x = latent(rng, names, icc)
+        y = rho * x + np.sqrt(1 - rho**2) * latent(rng, names, icc)
+        return correlation(x.tolist(), y.tolist(), clusters=text(names)), 6 / np.pi * np.arcsin(rho / 2)
+
+    return draw
+
+
+def weighed(rng, n):
+    """One example of 49 tokens, the others of one."""
+    weights = np.array([49.0, *[1.0] * (n - 1)])
+    gaps = rng.normal(0.1, 0.4, n)
+    return paired_ratio_difference([0.0] * n, (weights * gaps).tolist(), weights.tolist()), 0.1
+
+
 def consistent(share):
     def draw(rng, n):
         second = np.where(rng.random(n) < share, "base", "tuned")
         return order_consistency(["base"] * n, second.tolist()), share
 
     return draw
+
+
+@pytest.mark.parametrize(("icc", "ties"), [(0.5, 0), (0.5, 0.3)])
+def test_intervals_that_ignore_clusters_hold_too_little(icc, ties):
+    """What `clusters_of` is for: the same evaluations with clusters and without."""
+    rng = np.random.default_rng(3)
+    held = {"with": 0, "without": 0}
+    for _ in range(300):
+        names = cluster_names(rng, 30, "unequal")
+        value = latent(rng, names, icc)
+        upper, lower = (-0.2533, -0.2533) if not ties else (0.1257, -0.6745)
+        outcomes = np.where(value > upper, 1, np.where(value < lower, 0, 0.5)).tolist()
+        for kind, clusters in (("with", text(names)), ("without", None)):
+            found = win_rate(outcomes, clusters)
+            held[kind] += found.low <= 0.6 <= found.high
+    print(f"win rate, icc {icc}, {ties:.0%} ties:", {kind: count / 300 for kind, count in held.items()})
+    assert held["without"] < 0.85 * 300 < 0.9 * 300 <= held["with"]
 
 
 class Case(NamedTuple):
@@ -248,6 +284,8 @@ CASES = [
     Case("Spearman 0.3", linked("spearman", 0.3), (10, 20, 100)),
     Case("Spearman 0.7", linked("spearman", 0.7), (10, 20, 100)),
     Case("Pearson 0.5", linked("pearson", 0.5), (10, 20, 100)),
+    *(Case(f"Spearman 0.3, clusters, icc {icc}", clustered_linked(0.3, icc), (30, 60)) for icc in (0.1, 0.5)),
+    Case("ratio, one weighs 49 times as much", weighed, (), safe=(12, 20)),
     Case("order consistency 0.8", consistent(0.8), (50, 100)),
 ]
 
@@ -263,8 +301,8 @@ def simulate(draw, n, times):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_intervals_hold_about_what_they_say(case):
-    held, _, without = simulate(case.draw, case.ns[1], 300)
-    assert 0.90 <= held <= 0.99 and without < 0.05
+    held, _, without = simulate(case.draw, (case.ns or case.safe)[1], 300)
+    assert 0.90 <= held <= (0.99 if case.ns else 1) and without < 0.05
 
 
 @pytest.fixture(scope="module")

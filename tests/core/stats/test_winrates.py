@@ -69,7 +69,7 @@ def test_correlation_is_scipys():
 def test_correlations_that_have_no_interval():
     assert correlation([1, 2, 3], [1, 2, 4]) is None
     assert correlation([1, 2, 3, 4], [1, 1, 1, 1]) is None
-    assert correlation([1, 2, 3, 4], [2, 3, 4, 9]).low == 1
+    assert correlation([1, 2, 3, 4], [1, 2, 3, 4], clusters=list("aabb")) is None
     with pytest.raises(ValueError, match="2 figures against 1"):
         correlation([1, 2], [1])
 
@@ -110,6 +110,7 @@ def test_it_is_the_intercept_of_statsmodels_formula():
     [
         ([1, 0] * 9, [3, -3] * 9, None, "18 examples are too few, 20 are needed"),
         ([1, 0] * 20, [3, -3] * 20, list("abcdefg") * 5 + list("abcde"), "7 clusters are too few, 8 are needed"),
+        ([0.5] * 40, list(range(40)), None, "every pair is a tie"),
         ([1, 0] * 20, [3] * 40, None, "every length difference is the same"),
         ([1, 0] * 20, [3, -3] * 20, None, "the regression has no solution: wins and losses are perfectly separated"),
         ([1] * 40, [3, -3] * 20, None, "the regression has no solution: wins and losses are perfectly separated"),
@@ -118,3 +119,20 @@ def test_it_is_the_intercept_of_statsmodels_formula():
 )
 def test_why_there_is_none(outcomes, lengths, clusters, reason):
     assert length_controlled_win_rate(outcomes, lengths, clusters) == (None, reason)
+
+
+@pytest.mark.parametrize("turned", [1, -1])
+def test_a_perfect_correlation_of_few_is_not_sure(turned):
+    found = correlation([1, 2, 3, 4, 5, 6], [turned * value for value in (2, 3, 4, 9, 11, 12)])
+    assert found.mean == pytest.approx(turned)
+    assert (found.high if turned == 1 else found.low) == found.mean and found.low < 0.9 * turned < found.high + 1.8
+
+
+def test_copies_of_figures_are_one_cluster():
+    rng = np.random.default_rng(5)
+    x = rng.normal(0, 1, 30)
+    y = x + rng.normal(0, 1, 30)
+    once, names = correlation(x.tolist(), y.tolist()), [str(i) for i in range(30)]
+    copied = correlation(x.tolist() * 5, y.tolist() * 5, clusters=names * 5)
+    assert copied.method == "spearman, Fisher z, 30 clusters"
+    assert copied.high - copied.low == pytest.approx(once.high - once.low, rel=0.1)

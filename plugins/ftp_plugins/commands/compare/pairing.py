@@ -14,7 +14,7 @@ from ftp.errors import RunError
 from ftp.files import digest
 from ftp.runs.directory import RunDirectory
 from ftp.runs.finished import finished
-from ftp.stats.paired import holm, paired_metric
+from ftp.stats.paired import adjusted, paired_metric
 from ftp.types import Example, FinishedRun, Metric
 
 SHOWN = 3
@@ -51,10 +51,9 @@ def compare(runs: Sequence[Path]) -> tuple[list[Comparison], list[str]]:
                 notes.append(why)
     if not found:
         raise RunError("\n".join(["these runs have no metric in common that can be paired", *notes]))
-    adjusted = holm([comparison.metric.p_value for comparison in found])
+    metrics = adjusted([comparison.metric for comparison in found])
     return [
-        dataclasses.replace(comparison, metric=dataclasses.replace(comparison.metric, p_adjusted=p))
-        for comparison, p in zip(found, adjusted, strict=True)
+        dataclasses.replace(comparison, metric=metric) for comparison, metric in zip(found, metrics, strict=True)
     ], list(dict.fromkeys(notes))
 
 
@@ -90,6 +89,8 @@ def _pairs(first: FinishedRun, other: FinishedRun) -> list[tuple[Comparison | No
                 higher_is_better=one.higher_is_better,
                 weights=weights or None,
                 clusters=one.clusters or None,
+                limits=(one.limits[0], one.limits[1]) if one.limits else None,
+                family=one.family,
             )
             found.append((Comparison(first.directory, other.directory, evals, evaluator, metric), ""))
     return found + [(None, note) for note in _other_options(first, other)]
