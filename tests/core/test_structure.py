@@ -13,34 +13,63 @@ DESIGN = (CORE.parents[1] / "docs" / "design.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (\d+) \| ((?:`\w+`(?:, )?)+) \|", DESIGN, re.MULTILINE)
 # From the ground up; rooms on one floor don't know each other.
 FLOORS = [set(re.findall(r"\w+", rooms)) for _, rooms in sorted(ROWS, key=lambda row: int(row[0]))]
-KERNEL = {"errors", "types", "options", "files", "progress", "components", "hookspecs", "plugins", "recipe", "runs"}
-"""With `pipeline` and `stages`, which put it to work, what a newcomer reads to understand FTP."""
+KERNEL = {
+    *("errors", "types", "options", "files", "progress", "components", "hookspecs", "plugins", "recipe", "runs"),
+    "pipeline",
+}
+"""With `stages`, which put it to work, what a newcomer reads to understand FTP."""
+KERNEL_LINES = 3100
+PLUGINS = CORE.parents[1] / "plugins" / "ftp_plugins"
+LONGEST = 60
+"""Lines of a function that fits on a screen."""
+MOST_CLOSURES = 3
+"""Functions inside a function."""
+SHARED_WORDS = {
+    "preference": "a kind of example (`ftp.types.Kind`), which several formatters may make",
+    "feedback": "a kind of example",
+    "text": "a kind of example, and plain English",
+    "messages": "the turns of an `Example`, and plain English",
+    "split": "train, validation or eval",
+    "loss": "what every trainer reports",
+    "auto": "the value of an option that leaves a choice to FTP",
+    "full": "plain English",
+    "forgetting": "plain English",
+    "judge": "plain English, in `ftp.stats`",
+    "html": "the suffix of a page",
+    "mlflow": "a package whose distribution has another name",
+}
+"""Names of built-in components that are also words of the core; none of them refers to the component there."""
+OWN_VARIABLES = {"FTP_CACHE", "FTP_PLUGINS_DISABLED", "FTP_REPLAY"}
+"""The core's own: caches of every component, plugins that are kept out, services that no component may call."""
+OPTIONS_OF_BUILT_INS = {"best_by", "judgments.jsonl", "adapter_config.json", "report.html", "decontaminate"}
+"""Options and files that belong to built-in components; `ftp.lm` and the test kit have a `best_by` of their own."""
 
 
-def room_of(path):
-    return path.relative_to(CORE).parts[0].removesuffix(".py")
+def room_of(path, root=CORE):
+    return path.relative_to(root).parts[0].removesuffix(".py")
 
 
-def imports_of(path):
-    """Every module of the core that a module names in an import, wherever it stands."""
+def imports_of(path, package="ftp"):
+    """Every module of a package that a module names in an import, wherever it stands."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "ftp":
-            yield from (f"ftp.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ftp."):
+        if isinstance(node, ast.ImportFrom) and node.module == package:
+            yield from (f"{package}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package}."):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.startswith("ftp."))
+            yield from (alias.name for alias in node.names if alias.name.startswith(f"{package}."))
 
 
 MODULES = {path: set(imports_of(path)) for path in CORE.rglob("*.py") if not room_of(path).startswith("__")}
+SOURCES = {path: ast.parse(path.read_text(encoding="utf-8")) for root in (CORE, PLUGINS) for path in root.rglob("*.py")}
 
 
-def file_of(name):
+def file_of(name, root=CORE):
     """The file of the module that a dotted name is, or is in."""
     parts = name.split(".")[1:]
     while parts:
-        for path in (CORE.joinpath(*parts).with_suffix(".py"), CORE.joinpath(*parts) / "__init__.py"):
-            if path in MODULES:
+        for path in (root.joinpath(*parts).with_suffix(".py"), root.joinpath(*parts) / "__init__.py"):
+            if path in SOURCES:
                 return path
         parts.pop()
     return None
@@ -58,14 +87,19 @@ def test_imports_between_rooms_go_down(path):
         assert room == other or floor[other] < floor[room], f"{path.relative_to(CORE)} imports {name}"
 
 
-def test_no_circle_of_modules():
-    graph = {path: {file_of(name) for name in names} - {None, path} for path, names in MODULES.items()}
+@pytest.mark.parametrize(("root", "package"), [(CORE, "ftp"), (PLUGINS, "ftp_plugins")])
+def test_no_circle_of_modules(root, package):
+    graph = {
+        path: {file_of(name, root) for name in imports_of(path, package)} - {None, path}
+        for path in SOURCES
+        if path.is_relative_to(root) and not room_of(path, root).startswith("__")
+    }
     done = set()
 
     def visit(path, above):
-        assert path not in above, " -> ".join(str(p.relative_to(CORE)) for p in (*above, path))
+        assert path not in above, " -> ".join(str(p.relative_to(root)) for p in (*above, path))
         if path not in done:
-            for other in graph[path]:
+            for other in graph.get(path, ()):
                 visit(other, (*above, path))
             done.add(path)
 
@@ -75,7 +109,7 @@ def test_no_circle_of_modules():
 
 def test_the_kernel_knows_no_language_models():
     for path, names in MODULES.items():
-        if room_of(path) in KERNEL | {"pipeline"}:
+        if room_of(path) in KERNEL:
             assert not any(name.startswith("ftp.lm") for name in names), path
 
 
@@ -99,3 +133,64 @@ def test_commands_import_nothing_of_the_core_when_they_are_named():
                 and path.stem not in ("show", "seeds", "memory")
             ):
                 assert node.module.startswith("ftp.cli"), f"{path.name} imports {node.module}"
+
+
+def names_offered():
+    """The names that the built-in hooks return, read from their source: no plugin is installed here."""
+    for path in (*PLUGINS.glob("*/__init__.py"), PLUGINS / "formatters" / "formats.py"):
+        keys = [key for node in ast.walk(SOURCES[path]) if isinstance(node, ast.Dict) for key in node.keys]
+        yield from (key.value for key in keys if isinstance(key, ast.Constant))
+
+
+def words_of(path):
+    """The words in the strings of a module, docstrings too: as options, names and files are written."""
+    for node in ast.walk(SOURCES[path]):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from re.findall(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[a-z][a-z0-9]+)?", node.value)
+
+
+def test_the_core_names_no_built_in_component():
+    names = set(names_offered())
+    assert {"lora", "sft", "mix", "judge"} <= names >= SHARED_WORDS.keys()
+    seen = set()
+    for path in SOURCES:
+        # The recipe of the test kit's fixture is made of built-in components; plugins of others are tested in it.
+        if path.is_relative_to(CORE) and path != CORE / "testing" / "fixtures.py":
+            found = {part for word in words_of(path) for part in (word, *word.split("."))} & names
+            seen |= found
+            assert found <= SHARED_WORDS.keys(), f"{path.relative_to(CORE)} names {found - SHARED_WORDS.keys()}"
+    assert seen == SHARED_WORDS.keys(), "a word that the core no longer uses"
+
+
+def test_the_core_knows_no_option_file_or_variable_of_a_plugin():
+    for path in SOURCES:
+        if path.is_relative_to(CORE):
+            words = set(words_of(path))
+            assert {word for word in words if word.startswith("FTP_")} <= OWN_VARIABLES, path
+            if room_of(path) not in ("lm", "testing"):
+                assert not words & OPTIONS_OF_BUILT_INS, path
+
+
+def test_the_kernel_is_read_in_an_hour():
+    counts = {path: path.read_text(encoding="utf-8").count("\n") for path in MODULES if room_of(path) in KERNEL}
+    assert sum(counts.values()) <= KERNEL_LINES
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(CORE.parents[1])))
+def test_a_function_fits_on_a_screen(path):
+    for node in ast.walk(SOURCES[path]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = node.end_lineno - node.lineno + 1
+            assert lines <= LONGEST, f"{path.name}:{node.lineno}: {node.name} has {lines} lines"
+            inner = [part for part in ast.walk(node) if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)]
+            assert len(inner) <= MOST_CLOSURES + 1, f"{path.name}:{node.lineno}: {node.name} has too many closures"
+
+
+def test_nothing_frozen_is_set_and_nothing_global_is_keyed_by_identity():
+    for path, tree in SOURCES.items():
+        for node in ast.walk(tree):
+            assert ast.unparse(node) != "object.__setattr__" if isinstance(node, ast.Attribute) else True, path
+        for node in tree.body:  # a module's own statements
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                calls = [part for part in ast.walk(node) if isinstance(part, ast.Call)]
+                assert not any(isinstance(call.func, ast.Name) and call.func.id == "id" for call in calls), path

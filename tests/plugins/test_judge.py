@@ -479,11 +479,7 @@ def test_a_judge_that_goes_by_length_is_flagged(view):
     with serving(grade_by_words) as server:
         found = judge(server).evaluate(view(rows))
     assert found.panel["length correlation"] > 0.9 and found.panel["length flag"] == "may prefer longer answers"
-<<<<<<< HEAD
-    assert any("the judge may favour length" in note for note in found.notes)
-=======
     assert any("the judge may prefer longer answers" in note for note in found.notes)
->>>>>>> stats
     assert "scores flag" not in found.panel
     with serving(lambda request: Say(scores(accuracy=3, helpfulness=3, tone=3))) as server:
         found = judge(server).evaluate(view(rows))

@@ -68,7 +68,7 @@ def command(
         for name, examples in bring_evals(checked.evaluate).items():
             click.echo(f"evals.{name}: {len(examples)} rows that an evaluator brings")
             if name in checked.data.evals:
-                what = "an evaluator brings a set of this name; give yours another name"
+                what = "an evaluator brings an eval set of this name; give yours another name"
                 brought.append(f"data.evals.{name}: {what}")
     except DataError as error:
         brought = error.problems

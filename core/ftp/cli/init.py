@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-TEMPLATES = ("quickstart", "lora", "qlora", "full")
+TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 @click.command("init")
@@ -14,7 +14,7 @@ TEMPLATES = ("quickstart", "lora", "qlora", "full")
 @click.option(
     "-t",
     "--template",
-    type=click.Choice(TEMPLATES),
+    type=click.Choice(sorted(file.stem for file in TEMPLATES.glob("*.yaml"))),
     default="quickstart",
     show_default=True,
     help="Which recipe to write.",
@@ -22,19 +22,16 @@ TEMPLATES = ("quickstart", "lora", "qlora", "full")
 def command(directory: Path, template: str) -> None:
     """Write a recipe that runs, and its data, into DIRECTORY.
 
-    quickstart learns to review contract clauses on a laptop's CPU; lora, qlora and full are starting points for your
-    own.
+    quickstart learns to review contract clauses on a laptop's CPU; the others are starting points for your own.
     """
     import json
-    from importlib.resources import files
 
     from ftp import plugins, recipe
     from ftp.errors import FtpError
 
-    here = files("ftp") / "templates"
-    written = {"recipe.yaml": (here / f"{template}.yaml").read_text("utf-8")}
+    written = {"recipe.yaml": (TEMPLATES / f"{template}.yaml").read_text("utf-8")}
     for name in ("train.jsonl", "heldout.jsonl", "replay.jsonl", "README.md"):
-        written[f"contracts/{name}"] = (here / "contracts" / name).read_text("utf-8")
+        written[f"contracts/{name}"] = (TEMPLATES / "contracts" / name).read_text("utf-8")
     there = [name for name in written if (directory / name).exists()]
     if there:
         raise FtpError(f"{directory}: {', '.join(there)} already exists; name another directory, or remove it")

@@ -15,16 +15,17 @@ from ftp.cli.options import load_plugins, plugin_options
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
 def command(run: Path, files: tuple[Path, ...], without: tuple[str, ...], show: bool) -> None:
     """Write the reports of a finished run again from its run directory."""
-    from ftp import pipeline, recipe
+    from ftp import recipe
     from ftp.runs import finished
     from ftp.runs.directory import RunDirectory
+    from ftp.stages.reports import write_reports
 
     directory = RunDirectory(run)
     finished.finished(directory)
     plugins = load_plugins(files, without)
     reporters = recipe.read(run / "resolved.yaml", plugins).report
     with directory.lock():
-        written = pipeline.write_reports(directory, plugins, reporters)
+        written = write_reports(directory, plugins, reporters)
     for path in written:
         click.echo(path)
     if not show:

@@ -12,6 +12,7 @@ from ftp.components import TrainingJob
 from ftp.recipe.model import Recipe
 from ftp.stages.load_model import apply_adapter, load_base_model
 from ftp.stages.prepare_data import prepare_data
+from ftp.stages.tokenise_rows import tokenise_rows
 
 
 @contextlib.contextmanager
@@ -44,6 +45,8 @@ def dry_run(
     with tempfile.TemporaryDirectory(prefix="ftp-") as name:
         place = Path(name)
         corpus, ledger = prepare_data(recipe, place / "data", file.absolute().parent, stage("Reading rows"))
+        if spelled := tokenise_rows(recipe, corpus, ledger, lambda title, rows: stage(title))[1]:
+            note(spelled)
         stage("Loading the model")
         loaded = apply_adapter(recipe, load_base_model(recipe.model, recipe.adapter, note), note)
         yield TrainingJob(loaded, corpus, ledger, place / "checkpoints", recipe.seed, emit)

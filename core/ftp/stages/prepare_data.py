@@ -159,7 +159,9 @@ def build_corpus(
             raise DataError([f"data.evals.{name}: has no usable row"])
     for name, own in (own_evals or {}).items():
         if name in data.evals:
-            raise DataError([f"data.evals.{name}: an evaluator brings a set of this name; give yours another name"])
+            raise DataError(
+                [f"data.evals.{name}: an evaluator brings an eval set of this name; give yours another name"]
+            )
         evals[name] = reader.take_in(own, f"eval:{name}", _eval_file(name))
     for name, size in data.held_out.items() if data.train else ():
         rows, evals[name] = hold_out(rows, name, size, reader.ledger)

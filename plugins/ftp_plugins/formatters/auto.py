@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ftp
+from ftp_plugins.formatters.formats import FORMATS
 
 
 class Auto(ftp.Formatter):
@@ -21,7 +22,9 @@ class Auto(ftp.Formatter):
     def settle(self, rows: Sequence[Mapping[str, Any]]) -> tuple[ftp.Formatter, str]:
         if not rows:
             raise ftp.DataError(["there is no row to detect the format from; name the format"])
-        formats = {formatter.used_as: formatter for formatter in self.others} or _built_in()
+        formats = {formatter.used_as: formatter for formatter in self.others}
+        if not formats:  # no recipe has made this one
+            formats = {name: cls() for name, cls in FORMATS.items()}
         faults = {name: _faults(formatter, rows) for name, formatter in formats.items()}
         fits = {name: len(rows) - len(found) for name, found in faults.items()}
         of = f"of the first {len(rows)} rows" if len(rows) > 1 else "of 1 row"
@@ -41,13 +44,6 @@ class Auto(ftp.Formatter):
         raise ftp.DataError(
             [f"no format fits all rows; {best} fits best, but not row {number}: {why} (fit {of}: {counts})"]
         )
-
-
-def _built_in() -> dict[str, ftp.Formatter]:
-    """Make the built-in formats, for an Auto that no recipe has made."""
-    from ftp_plugins.formatters import ftp_formatters
-
-    return {name: cls() for name, cls in ftp_formatters().items() if cls is not Auto}
 
 
 def _faults(formatter: ftp.Formatter, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:

@@ -14,10 +14,9 @@ from ftp.files import digest, forget_unused, user_cache
 from ftp.plugins import Plugins
 from ftp.recipe.model import Recipe
 from ftp.runs.lock import fingerprints
-from ftp.stages.control_tokens import find_control_tokens
-from ftp.stages.load_model import load_tokenizer
 from ftp.stages.own_evals import bring_evals
 from ftp.stages.prepare_data import prepare_data, read_prepared
+from ftp.stages.tokenise_rows import tokenise_rows
 from ftp.types import Example
 
 READS = ("data", "train", "model", "seed")
@@ -73,10 +72,9 @@ def prepare_preview(
         shutil.rmtree(place, ignore_errors=True)
         home, advance = file.absolute().parent, progress("Reading and curating rows")
         corpus, ledger = prepare_data(recipe, place, home, advance, own)
-        tokenizer = load_tokenizer(recipe.model)
-        if tokenizer is not None:
-            find_control_tokens(corpus, tokenizer, ledger)
-            recipe.train.tokenise(corpus, tokenizer, ledger, progress("Tokenising"))
+        before = ledger
+        ledger, _ = tokenise_rows(recipe, corpus, before, lambda title, rows: progress(title))
+        if ledger is not before:
             ledger.step(recipe.train.used_as)
         ledger.write(place / "ledger.parquet")  # the last file: with it the others are there
     os.utime(place)

@@ -14,7 +14,6 @@ from ftp.data.examples import Corpus, Examples, read_examples, write_examples
 from ftp.data.ledger import Ledger
 from ftp.errors import DataError, ModelError, RunError
 from ftp.files import first_line, shown
-from ftp.pipeline import default_reporters, write_reports
 from ftp.plugins import Plugins
 from ftp.progress import Progress
 from ftp.recipe.model import Data, Recipe
@@ -24,6 +23,7 @@ from ftp.runs.lock import fingerprints, note_model
 from ftp.stages.evaluate import Evaluating, leaked_rows
 from ftp.stages.load_model import load_base_model
 from ftp.stages.prepare_data import prepare_data
+from ftp.stages.reports import default_reporters, write_reports
 from ftp.types import FinishedRun, LoadedModel
 
 

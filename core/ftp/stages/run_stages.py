@@ -1,0 +1,89 @@
+"""The stages of a run that only a run has: its rows on disk, its model, its training, its answers and verdicts."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+from ftp.components import TrainingJob
+from ftp.data.examples import Corpus
+from ftp.data.ledger import Ledger, fates_in_words
+from ftp.runs.lock import note_model
+from ftp.stages.dev_score import DevScore
+from ftp.stages.evaluate import leaked_rows
+from ftp.stages.load_model import apply_adapter, give_memory_back, load_base_model
+from ftp.stages.prepare_data import prepare_data, read_prepared
+from ftp.stages.tokenise_rows import tokenise_rows
+from ftp.stages.work import Work
+from ftp.types import LoadedModel
+
+
+def rows_of(work: Work) -> tuple[Corpus, Ledger]:
+    """Return the rows that are left by the curators, and what became of the others."""
+    place, own = work.directory.path / "data", work.evaluating.own_evals
+    if not work.is_done("data"):
+        home, advance = work.file.absolute().parent, work.progress.stage("Reading rows")
+        _, ledger = prepare_data(work.recipe, place, home, advance, own)
+        ledger.write(place / "ledger.parquet")
+        work.finish("data")
+    # As it was before training: the trainer adds its own entries, once more when it has to begin again.
+    corpus, ledger = read_prepared(place, (*work.recipe.data.evals, *own)), Ledger.read(place / "ledger.parquet")
+    work.evaluating.check(corpus.evals)
+    if not work.is_done("train"):
+        told, spelled = tokenise_rows(work.recipe, corpus, ledger, work.progress.stage)
+        for line in ([spelled] if spelled else []) + fates_in_words(told):
+            work.note(line)
+    return corpus, ledger
+
+
+def base_model_of(work: Work) -> LoadedModel:
+    """Load the base model, which has to be the one that the run began with."""
+    work.progress.stage("Loading the model")
+    loaded = load_base_model(work.recipe.model, work.recipe.adapter, work.note)
+    if changed_model := note_model(work.directory, loaded, anyway=work.anyway):
+        work.emit("anyway", changes=changed_model)
+    return loaded
+
+
+def ask(work: Work, who: str, loaded: LoadedModel, corpus: Corpus) -> None:
+    """Write a model's answers to every eval set and its losses on the references to disk, unless they are there."""
+    if not work.is_done(who):
+        trained = work.directory.path / "model" if who == "tuned" else None
+        work.evaluating.ask(who, loaded, trained, corpus.evals)
+        give_memory_back()
+        work.finish(who)
+
+
+def train(work: Work, loaded: LoadedModel, corpus: Corpus, ledger: Ledger) -> LoadedModel:
+    """Train the model and write the weights down, or restore those that are there."""
+    recipe, directory = work.recipe, work.directory
+    if work.is_done("train"):
+        restored = recipe.adapter.restore(loaded, directory.path / "model")
+        if restored is not None:
+            return restored
+        work.progress.note(f"'{recipe.adapter.used_as}' can't be restored from disk, so training is repeated.")
+    work.progress.stage("Training")
+    loaded = apply_adapter(recipe, loaded, work.note)
+    checkpoints = directory.path / "checkpoints"
+    score = DevScore(recipe.evaluate, recipe.answers, loaded, corpus.validation)
+    result = recipe.train.train(TrainingJob(loaded, corpus, ledger, checkpoints, recipe.seed, work.emit, score))
+    with directory.new_directory("model") as target:
+        recipe.adapter.save(result.model, target)
+        result.model.tokenizer.save_pretrained(target)
+    ledger.write(directory.path / "ledger.parquet")
+    summary = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name != "model"}
+    directory.write_json("training.json", summary)
+    give_memory_back()
+    work.finish("train")
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return result.model
+
+
+def evaluate(work: Work, corpus: Corpus) -> None:
+    """Have the evaluators compare the answers of both models."""
+    if not work.is_done("evaluate"):
+        ledger = Ledger.read(work.directory.path / "ledger.parquet")
+        curators = work.recipe.data.curate
+        leaked = leaked_rows(ledger.findings(), lambda id: ledger.row(id)["fate"] != "dropped", curators)
+        work.evaluating.evaluate(corpus, leaked, work.emit)
+        work.finish("evaluate")
