@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 import ftp
 from ftp.data.examples import Examples
+from ftp.files import first_few
 from ftp.lm.learning_rates import rate_problem
-from ftp.lm.rendering import stop_ids
 from ftp.lm.tokens import TokenRows, tokenise
 from ftp.lm.training.best_by import best_by_problem
 from ftp.types import Kind
 
 if TYPE_CHECKING:
     from ftp.recipe import Recipe
-    from ftp_plugins.speed.torch_path import FastPath
-    from ftp_plugins.trainers.torch_sft import SFTTrainer
-
-T = TypeVar("T", bound="SFTTrainer")
 
 
 class SFT(ftp.Trainer):
@@ -68,6 +62,9 @@ class SFT(ftp.Trainer):
     speed: Literal["auto", "off"] = "auto"
     """auto: FTP's fast path if the model allows it (packed rows, loss only at labels, fast layers), with a note if it
     doesn't. off: TRL's."""
+    precision: Literal["auto", "float32"] = "auto"
+    """The type in which float32 weights are multiplied. auto: bfloat16 if the hardware supports it. float32: always
+    float32, which is slower there; losses then differ between machines in the last digits only."""
     deterministic: bool = False
     """The same seed on the same machine gives bitwise identical weights; this is slower on a GPU."""
 
@@ -79,14 +76,22 @@ class SFT(ftp.Trainer):
 
             fix_cublas()  # the base model answers before it is trained
         for examples in (corpus.train, corpus.validation):
-            self._rows(examples, tokenizer, ledger, progress)
+            self.rows_of(examples, tokenizer, ledger, progress)
 
     def train(self, job: ftp.TrainingJob) -> ftp.TrainResult:
-        from ftp.lm.training.torch_run import train
-        from ftp_plugins.trainers.torch_sft import SFTTrainer
+        from ftp_plugins.trainers.torch_sft import train_sft
 
-        with contextlib.ExitStack() as stack:
-            return train(self.make_trainer(job, SFTTrainer, stack))
+        return train_sft(self, job)
+
+    def plan(self, job: ftp.TrainingJob) -> Mapping[str, Any]:
+        from ftp_plugins.trainers.torch_estimate import estimate
+
+        return estimate(self, job)
+
+    def range_test(self, job: ftp.TrainingJob, low: float, high: float, steps: int) -> Mapping[str, Any]:
+        from ftp_plugins.trainers.torch_rate_range import range_test
+
+        return range_test(self, job, low, high, steps)
 
     def peak_rate(self) -> tuple[float, int]:
         return self.learning_rate, self.batch_size * self.gradient_accumulation
@@ -102,128 +107,13 @@ class SFT(ftp.Trainer):
     def token_loss(self) -> Callable[[Any, Any], Any] | None:
         """Return the function that gives the loss of each token, or None for cross-entropy.
 
-        For a component that is SFT with another loss. The function takes logits, float32 [n, vocabulary], and targets,
-        int64 [n], and returns the losses [n], differentiable; the loss of an optimizer step is their mean over all its
-        trained tokens. The validation loss stays the negative log-likelihood.
+        Override it in a subclass to train with another loss: `contrib/ftp-focal` is one. The function takes logits,
+        float32 [n, vocabulary], and targets, int64 [n], and returns the losses [n], differentiable; the loss of an
+        optimizer step is their mean over all its trained tokens. The validation loss stays the negative log-likelihood.
         """
         return None
 
-    def plan(self, job: ftp.TrainingJob) -> Mapping[str, Any]:
-        from ftp_plugins.trainers.torch_estimate import MeasuredTrainer, estimate
-
-        with contextlib.ExitStack() as stack:
-            return estimate(self.make_trainer(job, MeasuredTrainer, stack))
-
-    def range_test(self, job: ftp.TrainingJob, low: float, high: float, steps: int) -> Mapping[str, Any]:
-        import torch
-
-        from ftp_plugins.trainers.torch_rate_range import RangeTrainer, range_test
-
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng())
-            return range_test(self.make_trainer(job, RangeTrainer, stack), low, high, steps)
-
-    def make_trainer(self, job: ftp.TrainingJob, kind: type[T], stack: contextlib.ExitStack) -> T:
-        """Return a trainer of the class `kind`, ready to train; the model is restored when `stack` closes."""
-        from ftp.lm.training.torch_deterministic import deterministic
-
-        model, tokenizer = job.model.model, job.model.tokenizer
-        loaded = ftp.LoadedTokenizer(tokenizer, stop_ids(tokenizer, model.generation_config.eos_token_id))
-        rows = self._rows(job.corpus.train, loaded, job.ledger)
-        validation_rows = self._rows(job.corpus.validation, loaded, job.ledger)
-        if not rows:
-            raise ftp.DataError(["train: no row is left to train on; the ledger says why"])
-        steps_per_epoch = math.ceil(math.ceil(len(rows) / self.batch_size) / self.gradient_accumulation)
-        steps = max(1, math.ceil(steps_per_epoch * self.epochs))
-        stack.enter_context(deterministic(self.deterministic))
-        path = self._fast_path(job, rows, stack)
-        trainer: Any = kind
-        trainer = trainer(
-            job,
-            self._arguments(job, steps, steps_per_epoch, bool(validation_rows), autocast=path is None),
-            rows,
-            validation_rows,
-            path,
-            self.token_loss(),
-            best_by=self.best_by,
-            dev_rows=self.dev_rows,
-            checkpoint_minutes=self.checkpoint_minutes,
-        )
-        # Accelerate leaves its bfloat16 autocast around forward; the base answered without it.
-        stack.callback(trainer.accelerator.unwrap_model, model, keep_fp32_wrapper=False)
-        made: T = trainer
-        return made
-
-    def _fast_path(self, job: ftp.TrainingJob, rows: TokenRows, stack: contextlib.ExitStack) -> FastPath | None:
-        """Return FTP's fast path with its layers installed, or None and emit a note on the reason."""
-        import torch
-
-        from ftp_plugins.speed.torch_path import FastPath
-
-        if self.speed == "off":
-            job.emit("speed", on=[], why_not="speed: off")
-            return None
-        model = job.model.model
-        why_not = FastPath.why_not(model)
-        if why_not is None:
-            mixes = self._trains_float32(model) and _multiplies_bfloat16(model.device.type)
-            path = FastPath(model, torch.bfloat16 if mixes else torch.float32, self.token_loss())
-            why_not = path.disagrees(rows)
-            if why_not is None:
-                layers = stack.enter_context(path.layers())
-                job.emit("speed", on=["packed rows", "loss only at labels", *layers], why_not=None)
-                return path
-        job.emit("speed", on=[], why_not=why_not)
-        job.emit("note", text=f"The fast path is off, because {why_not}; training uses TRL's slower path.")
-        return None
-
-    @staticmethod
-    def _trains_float32(model: Any) -> bool:
-        """Return whether the weights of the model itself train in float32, and no adapter beside them."""
-        import torch
-
-        return model.dtype == torch.float32 and not hasattr(model, "peft_config")
-
-    def _arguments(
-        self, job: ftp.TrainingJob, steps: int, steps_per_epoch: int, validates: bool, autocast: bool
-    ) -> Any:
-        import trl
-
-        model = job.model.model
-        every = max(1, round(steps_per_epoch / self.evals_per_epoch))
-        on_cpu = model.device.type == "cpu"
-        return trl.SFTConfig(
-            output_dir=str(job.directory),
-            num_train_epochs=self.epochs,
-            per_device_train_batch_size=self.batch_size,
-            per_device_eval_batch_size=self.batch_size,
-            gradient_accumulation_steps=self.gradient_accumulation,
-            learning_rate=self.learning_rate,
-            lr_scheduler_type=self.schedule if self.schedule != "constant" else "constant_with_warmup",
-            warmup_steps=round(self.warmup * steps),
-            weight_decay=self.weight_decay,
-            max_grad_norm=self.max_grad_norm,
-            activation_checkpointing=self.gradient_checkpointing,
-            # float32 weights multiply in bfloat16 where the hardware does; others are in their type.
-            bf16=autocast and str(model.dtype) == "torch.float32" and _multiplies_bfloat16(model.device.type),
-            use_cpu=on_cpu,
-            max_length=None,  # overlong rows are dropped or cut before
-            dataset_kwargs={"skip_prepare_dataset": True},
-            remove_unused_columns=False,
-            eval_strategy="steps" if validates else "no",
-            eval_steps=every,
-            save_strategy="steps",
-            save_steps=every,
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=not on_cpu,
-            seed=job.seed,
-            data_seed=job.seed,
-        )
-
-    def _rows(
+    def rows_of(
         self,
         examples: Examples,
         tokenizer: ftp.LoadedTokenizer,
@@ -232,7 +122,11 @@ class SFT(ftp.Trainer):
     ) -> TokenRows:
         """Tokenise rows, drop or cut overlong ones, drop those without a trained token, and record this in the ledger.
 
-        The rows that remain have a column `origin`, the source of each.
+        Returns:
+            The rows that remain, with a column `origin`, the source of each.
+
+        Raises:
+            DataError: rows are longer than `max_length` and `overlong` is `error`.
         """
         name = self.used_as
         tokens = tokenise(tokenizer, examples, self.loss_on, progress)
@@ -256,20 +150,8 @@ class SFT(ftp.Trainer):
                 ledger.count_tokens(id, int(length), int(trained))
                 kept.append(index)
         if overlong:
-            more = len(overlong) - 10
-            raise ftp.DataError(
-                [
-                    *overlong[:10],
-                    *([f"… and {more} more rows; the longest has {lengths.max()} tokens"] if more > 0 else []),
-                    "Raise train.max_length, or set train.overlong: drop or truncate.",
-                ]
-            )
+            listed = first_few(overlong, 10, f"more rows; the longest has {lengths.max()} tokens")
+            raise ftp.DataError([*listed, "Raise train.max_length, or set train.overlong: drop or truncate."])
         origins = examples.column("origin")
         rows = cut if len(kept) == len(cut) else cut.take(kept)
         return TokenRows(rows.table.append_column("origin", [[origins[index] for index in kept]]))
-
-
-def _multiplies_bfloat16(device: str) -> bool:
-    from ftp_plugins.loaders.weights import pick_dtype
-
-    return bool(pick_dtype(device) == "bfloat16")
