@@ -89,7 +89,7 @@ def _unread_options(cls: type[Component]) -> Iterator[str]:
 
 
 def _own_imports(cls: type[Component], trees: Sequence[ast.Module]) -> set[str]:
-    """The modules of its own packages that a component's modules import, in functions too: they may read its options."""
+    """Return the modules of its packages that a component imports, in functions too: they may read its options."""
     packages = {of.__module__.split(".")[0] for of in own_classes(cls)}
     names = set()
     for node in (node for tree in trees for node in ast.walk(tree)):
