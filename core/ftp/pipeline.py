@@ -14,7 +14,9 @@ import yaml
 from ftp.components import Reporter, TrainingJob
 from ftp.data.examples import Corpus
 from ftp.data.ledger import Ledger
+from ftp.errors import ComponentError
 from ftp.files import shown
+from ftp.guard import call, described
 from ftp.plugins import Plugins
 from ftp.progress import Progress
 from ftp.recipe.checks import warnings
@@ -41,7 +43,8 @@ from ftp.stages.dev_score import DevScore
 from ftp.stages.evaluate import Evaluating, leaked_rows
 from ftp.stages.load_model import apply_adapter, give_memory_back, load_base_model, load_tokenizer
 from ftp.stages.prepare_data import prepare_data, read_prepared
-from ftp.types import FinishedRun, LoadedModel, RollBack, Stop
+from ftp.stages.rehearsal import rehearse_reporters, rehearse_watchers
+from ftp.types import FinishedRun, LoadedModel, RollBack, Stop, TrainResult
 
 
 def run(
@@ -167,6 +170,8 @@ class _Work:
             self.emit("end")
 
     def stages(self) -> None:
+        if not self.is_done("train"):
+            rehearse_watchers(self.recipe.watch or [])
         corpus, ledger = self.data()
         self.evaluating.check(corpus.evals)
         if not self.is_done("train"):
@@ -179,6 +184,8 @@ class _Work:
             # The base model answers before anything is trained: full training leaves no other base, and this is a
             # rehearsal of the evaluation before the hours that training takes.
             self.evidence("base", loaded, corpus)
+            if not self.is_done("train"):
+                self.rehearse(corpus)
             loaded = self.train(loaded, corpus, ledger)
             self.evidence("tuned", loaded, corpus)
         self.evaluate(corpus)
@@ -216,7 +223,7 @@ class _Work:
                 self.note(spelled)
             advance = self.progress.stage("Tokenising", len(corpus.train) + len(corpus.validation))
             # The trainer writes its own entries when it trains.
-            self.recipe.train.tokenise(corpus, tokenizer, copy.deepcopy(ledger), advance)
+            call(object, self.recipe.train.tokenise, corpus, tokenizer, copy.deepcopy(ledger), advance)
 
     def evidence(self, who: str, loaded: LoadedModel, corpus: Corpus) -> None:
         """Write a model's answers to every eval set and its losses on the references to disk, unless they are there."""
@@ -227,10 +234,18 @@ class _Work:
         give_memory_back()
         self.finish(who)
 
+    def rehearse(self, corpus: Corpus) -> None:
+        """Try evaluators and reporters on the base model's answers alone, before the hours that training takes."""
+        evaluations = self.evaluating.rehearse(corpus)
+        reporters = self.recipe.report or default_reporters(self.plugins)
+        for _, what in rehearse_reporters(reporters, self.directory, evaluations):
+            again = f"the run goes on, and `ftp report {self.directory.path}` writes reports again"
+            self.note(f"A reporter failed when it was tried before training: {what}; {again}.")
+
     def train(self, loaded: LoadedModel, corpus: Corpus, ledger: Ledger) -> LoadedModel:
         adapter = self.recipe.adapter
         if self.is_done("train"):
-            restored = adapter.restore(loaded, self.directory.path / "model")
+            restored = call(LoadedModel | None, adapter.restore, loaded, self.directory.path / "model")
             if restored is not None:
                 return restored
             self.progress.note(f"'{adapter.used_as}' can't be restored from disk, so training is repeated.")
@@ -239,9 +254,9 @@ class _Work:
         checkpoints = self.directory.path / "checkpoints"
         score = DevScore(self.recipe.evaluate, self.recipe.answers, loaded, corpus.validation)
         job = TrainingJob(loaded, corpus, ledger, checkpoints, self.recipe.seed, self.emit, score)
-        result = self.recipe.train.train(job)
+        result = call(TrainResult, self.recipe.train.train, job)
         with self.directory.new_directory("model") as target:
-            adapter.save(result.model, target)
+            call(object, adapter.save, result.model, target)
             result.model.tokenizer.save_pretrained(target)
         ledger.write(self.directory.path / "ledger.parquet")
         summary = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name != "model"}
@@ -264,7 +279,19 @@ class _Work:
 def write_reports(directory: RunDirectory, plugins: Plugins, reporters: Sequence[Reporter] = ()) -> list[Path]:
     """Write reports of a finished run with these reporters, or with every installed one that needs no options."""
     run = finished(directory)
-    return [reporter.report(run) for reporter in reporters or default_reporters(plugins)]
+    return [reported(reporter, run) for reporter in reporters or default_reporters(plugins)]
+
+
+def reported(reporter: Reporter, run: FinishedRun) -> Path:
+    """Write a report and return its path.
+
+    Raises:
+        ComponentError: the reporter failed, or returned no path of something that is there.
+    """
+    path = call(Path, reporter.report, run)
+    if not path.exists():
+        raise ComponentError(f"{described(reporter)}: report returned {path}, and nothing is there")
+    return path
 
 
 def default_reporters(plugins: Plugins) -> list[Reporter]:

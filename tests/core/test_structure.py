@@ -13,7 +13,19 @@ DESIGN = (CORE.parents[1] / "docs" / "design.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (\d+) \| ((?:`\w+`(?:, )?)+) \|", DESIGN, re.MULTILINE)
 # From the ground up; rooms on one floor don't know each other.
 FLOORS = [set(re.findall(r"\w+", rooms)) for _, rooms in sorted(ROWS, key=lambda row: int(row[0]))]
-KERNEL = {"errors", "types", "options", "files", "progress", "components", "hookspecs", "plugins", "recipe", "runs"}
+KERNEL = {
+    "errors",
+    "types",
+    "options",
+    "files",
+    "progress",
+    "components",
+    "hookspecs",
+    "guard",
+    "plugins",
+    "recipe",
+    "runs",
+}
 """With `pipeline` and `stages`, which put it to work, what a newcomer reads to understand FTP."""
 
 

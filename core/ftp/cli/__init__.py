@@ -70,13 +70,19 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line. Errors that the user can fix end with exit code 2 and no traceback."""
+    import traceback
+
     from ftp.errors import FtpError
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    settings: dict[str, bool] = {}
     try:
-        cli(prog_name="ftp")
+        cli(prog_name="ftp", obj=settings)
     except FtpError as error:
-        click.echo(str(error), err=True)
+        if settings.get("traceback"):
+            traceback.print_exception(error)
+        else:
+            click.echo(str(error), err=True)
         sys.exit(2)
