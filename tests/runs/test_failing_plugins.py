@@ -72,7 +72,9 @@ def run(ftp, ftp_install, ftp_recipe, ftp_tiny_model, tmp_path, monkeypatch):
 
 
 def events(tmp_path):
-    return [json.loads(line) for file in tmp_path.glob("runs/*/*/events.jsonl") for line in file.read_text().splitlines()]
+    return [
+        json.loads(line) for file in tmp_path.glob("runs/*/*/events.jsonl") for line in file.read_text().splitlines()
+    ]
 
 
 def assert_told(outcome, *said):

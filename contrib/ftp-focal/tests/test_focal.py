@@ -19,7 +19,7 @@ def installed(ftp_install: Install) -> None:
 
 
 def losses(gamma: float, probabilities: list[float]) -> Any:
-    """The loss of tokens to which a model of two words gives these probabilities, and its gradient on their logits."""
+    """Return the loss of tokens to which a model of two words gives these probabilities, and its gradient."""
     import torch
     from ftp_focal import Focal
 

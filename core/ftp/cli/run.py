@@ -105,7 +105,7 @@ def at_work() -> Iterator[Progress]:
 
 
 def _kept(run: Path) -> str:
-    """What is left of a run that a component has ended, and how to go on."""
+    """Say what is kept of a run that a component has ended, and how to resume it."""
     from ftp.runs.directory import RunDirectory
 
     words = {"data": "the rows", "base": "the base model's answers", "train": "the trained model"}

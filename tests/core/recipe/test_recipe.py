@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from ftp import plugins, recipe
-from ftp.errors import PluginError, RecipeError
+from ftp.errors import RecipeError
 from ftp.options import AnswerOptions
 from ftp.recipe import yaml_source
 
