@@ -13,7 +13,6 @@ import pytest
 
 from ftp.cli import main
 
-
 SLOW_LIMIT = 1800
 """Seconds for a test marked `slow`."""
 

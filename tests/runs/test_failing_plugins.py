@@ -93,7 +93,7 @@ def test_an_exception_names_plugin_component_and_method(run, tmp_path, kind, met
     assert_told(outcome, "'broken'", "ZeroDivisionError: by naught")
     if method == "format":  # the row is named, which says more
         return
-    called = "evaluate" if method == "score" else method
+    called = {"score": "evaluate", "peak_rate": "warnings"}.get(method, method)  # what a run calls, and that calls it
     assert f"{kind[:-1]} 'broken' of acme-broken: {called} failed: ZeroDivisionError: by naught (" in outcome.err
     if events(tmp_path):
         assert "Kept: " in outcome.err or "Nothing is done yet" in outcome.err
