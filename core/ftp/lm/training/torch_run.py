@@ -78,7 +78,8 @@ def planned_figures(trainer: TrainerWithParts) -> dict[str, int]:
 def _times(strategy: str, every: float | None, steps: int, args: Any) -> int:
     """Return how often a trainer stops to evaluate, or to save; `every` is a number of steps, or a share of them."""
     if strategy == "epoch":
-        return int(math.ceil(args.num_train_epochs))
+        epochs: float = args.num_train_epochs
+        return math.ceil(epochs)
     if strategy == "steps" and every:
         return math.ceil(steps / (every if every >= 1 else math.ceil(steps * every)))
     return 0
