@@ -13,6 +13,15 @@ import pytest
 
 from ftp.cli import main
 
+SLOW_LIMIT = 1800
+"""Seconds for a test marked `slow`."""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_LIMIT))
+
 
 class Outcome(NamedTuple):
     code: int

@@ -354,6 +354,17 @@ class Evaluator(Component):
         """Return notes on what its figures say, once their p-values are adjusted for the run's other metrics."""
         return ()
 
+    def rehearse(self, view: EvalView) -> Evaluation | None:
+        """Try the evaluation before training, and return what it finds; the figures are dropped.
+
+        A bug then shows before hours of training and not after them. Override it to return None where an evaluation
+        costs money or leaves traces.
+
+        Args:
+            view: the base model's answers to a few examples, as those of both models.
+        """
+        return self.anew().evaluate(view)
+
 
 class BringsEvals(ABC):
     """Mix-in for an evaluator that brings its own eval sets. An evaluator that defines the method counts, too."""

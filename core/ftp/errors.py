@@ -33,6 +33,10 @@ class PluginError(FtpError):
     """A plugin that can't be loaded, or two that offer the same name."""
 
 
+class ComponentError(FtpError):
+    """A component whose method raised something unforeseen, or returned what it may not."""
+
+
 class ModelError(FtpError):
     """A model that can't be loaded or doesn't fit the request."""
 

@@ -97,9 +97,7 @@ def append_line(file: Path, line: str) -> None:
 
 
 def forget_unused(cache: Path, pattern: str = "*") -> None:
-    """Delete the files and directories of a cache that have not been used for UNUSED_DAYS, and half-written files of a
-    day ago.
-    """
+    """Delete entries of a cache that have not been used for UNUSED_DAYS, and half-written files after a day."""
     for entry in cache.glob(pattern):
         with contextlib.suppress(FileNotFoundError):  # another run may be at it
             days = 1 if entry.suffix == ".part" else UNUSED_DAYS

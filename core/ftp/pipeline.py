@@ -12,8 +12,8 @@ from ftp.runs.directory import RunDirectory
 from ftp.runs.finished import finished
 from ftp.runs.lock import fingerprints, origin_of
 from ftp.runs.start import accept_changes, begin, run_directory
-from ftp.stages.reports import write_reports
-from ftp.stages.run_stages import ask, base_model_of, evaluate, rows_of, train
+from ftp.stages.reports import default_reporters, write_reports
+from ftp.stages.run_stages import ask, base_model_of, evaluate, rehearse, rows_of, train
 from ftp.stages.work import Work
 from ftp.types import FinishedRun
 
@@ -79,6 +79,7 @@ def _stages(work: Work, plugins: Plugins) -> None:
             # The base model answers before anything is trained: the only base that full training leaves, and a
             # rehearsal of the evaluation before the hours that training takes.
             ask(work, "base", loaded, corpus)
+            rehearse(work, corpus, work.recipe.report or default_reporters(plugins))
             loaded = train(work, loaded, corpus, ledger)
             ask(work, "tuned", loaded, corpus)
         evaluate(work, corpus)

@@ -71,6 +71,7 @@ class Plugins:
     plugins: list[Plugin]
     clashes: list[str]
     _offers: dict[tuple[str, str], Offer]
+    _clashing: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def offers(self, kind: str) -> dict[str, Offer]:
         """Return the components of a kind by name."""
@@ -80,10 +81,11 @@ class Plugins:
         """Return the offer that a component of a recipe was made from; None for one that nobody offers."""
         return self._offers.get((kind_of(component), component.used_as))
 
-    def refuse_clashes(self) -> None:
-        """Raise PluginError where two plugins offer one name."""
-        if self.clashes:
-            raise PluginError("\n".join(self.clashes))
+    def clash_of(self, name: str, kind: str | None = None) -> str | None:
+        """Return who else offers a name, in words, or None; in any kind of component, or in one."""
+        return next(
+            (what for (of, other), what in self._clashing.items() if other == name and kind in (of, None)), None
+        )
 
     def broken(self) -> list[Plugin]:
         return [plugin for plugin in self.plugins if plugin.error and not plugin.disabled]
@@ -138,17 +140,17 @@ def load(files: Sequence[Path] = (), without: Sequence[str] = ()) -> Plugins:
         if plugin.error and plugin.name.startswith("file:"):
             raise PluginError(f"-p {plugin.name.removeprefix('file:')}: {plugin.error}")
     offers: dict[tuple[str, str], Offer] = {}
-    clashes: list[str] = []
+    clashing: dict[tuple[str, str], str] = {}
     for offer in offered:
         if offer.plugin.error:
             continue
         first = offers.setdefault((offer.kind, offer.name), offer)
         if first is not offer:
-            clashes.append(
+            clashing[offer.kind, offer.name] = (
                 f"{offer.kind} '{offer.name}' is offered by both {first.plugin.name} and {offer.plugin.name}; "
                 f"{_way_out(first.plugin, offer.plugin)}"
             )
-    return Plugins(found, clashes, offers)
+    return Plugins(found, list(clashing.values()), offers, clashing)
 
 
 def _offered(manager: pluggy.PluginManager, plugins: Mapping[str, Plugin]) -> Iterator[Offer]:

@@ -18,7 +18,7 @@ from ftp.errors import RecipeError
 from ftp.testing import Install, WriteRecipe
 
 CONTRIB = Path(__file__).parents[2] / "contrib"
-SOURCES = {"ftp-brevity": "ftp_brevity.py", "ftp-acme-evals": "ftp_acme_evals"}
+SOURCES = {"ftp-brevity": "ftp_brevity.py", "ftp-acme-evals": "ftp_acme_evals", "ftp-focal": "ftp_focal.py"}
 TICKET = {
     "ticket": 4711,
     "subject": "Late fee",
@@ -29,7 +29,7 @@ TICKET = {
 
 @pytest.fixture
 def installed(ftp_install: Install) -> list[Path]:
-    """Both packages, by the entry points that their pyproject.toml declares."""
+    """The packages, by the entry points that their pyproject.toml declares."""
     sites = []
     for name, source in SOURCES.items():
         project = tomllib.loads((CONTRIB / name / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -54,11 +54,12 @@ def write_tickets(directory: Path) -> list[str]:
     return list(questions)
 
 
-def test_both_are_found(installed: list[Path]) -> None:
+def test_all_are_found(installed: list[Path]) -> None:
     found = plugins.load()
     assert found.clashes == []
     offers = {plugin.name: (plugin.version, plugin.error, plugin.offers) for plugin in found.plugins}
     assert offers["ftp-brevity:brevity"] == ("0.1", None, [("evaluators", "brevity")])
+    assert offers["ftp-focal:focal"] == ("0.1", None, [("trainers", "focal")])
     assert offers["ftp-acme-evals:acme"] == (
         "0.1",
         None,
@@ -123,7 +124,7 @@ def test_a_whole_run_on_the_houses_own_parts(
 
 
 @pytest.mark.slow
-def test_pip_installs_both_for_real(tmp_path: Path, ftp_recipe: WriteRecipe) -> None:
+def test_pip_installs_them_for_real(tmp_path: Path, ftp_recipe: WriteRecipe) -> None:
     target = tmp_path / "site"
     for name in SOURCES:
         # A copy, so that nothing that a build leaves behind comes into the tree.

@@ -331,6 +331,27 @@ def test_the_example_loader_adapter_trainer_and_reporter_make_a_run(
     assert 0 < run.training["trainable_parameters"] < run.training["total_parameters"]
 
 
+def test_the_trainer_of_the_toolkits_page_is_short_and_has_all_the_parts(
+    tmp_path: Path, ftp_recipe: Callable[..., Path], ftp_tiny_model: Path, installed: plugins.Plugins
+) -> None:
+    from ftp import pipeline
+    from ftp.runs.directory import RunDirectory
+
+    (trainer,) = (block.text for block in PLUGINS if "class Padded(" in block.text)
+    code = trainer[trainer.index("class Padded(") : trainer.index("@ftp.hookimpl")]
+    assert len(code.strip().splitlines()) <= 40
+    file = ftp_recipe(
+        model={"id": str(ftp_tiny_model), "device": "cpu"},
+        train={"use": "padded", "epochs": 2},
+        answers={"max_new_tokens": 4},
+    )
+    run = pipeline.run(recipe.read(file, installed), installed, file, tmp_path / "runs", pipeline.Progress())
+    events = [event["event"] for event in RunDirectory(run.directory).events()]
+    assert events.count("rehearsal") == 1 and events.count("validation") == 3 and events.count("checkpoint") == 3
+    losses = [event["loss"] for event in RunDirectory(run.directory).events() if event["event"] == "validation"]
+    assert losses[-1] < losses[0] and run.training["best_step"] == run.training["steps"] == 4
+
+
 @pytest.mark.parametrize("file", [ROOT / "docs" / "write-a-plugin.md", ROOT / "README.md"], ids=lambda f: f.name)
 def test_the_listing_of_brevity_is_the_package(file: Path) -> None:
     listings = [block.text for block in blocks("python", files=[file]) if "class Brevity" in block.text]

@@ -128,10 +128,9 @@ def test_a_training_after_it_is_the_same_as_without(ftp_tiny_model, tmp_path, ad
     assert all(torch.equal(weight, runs[1][2][name]) for name, weight in runs[0][2].items())
 
 
-def test_the_rate_grows_geometrically_and_the_first_loss_is_the_untouched_models(ftp_tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr("ftp_plugins.trainers.sft._multiplies_bfloat16", lambda device: False)
+def test_the_rate_grows_geometrically_and_the_first_loss_is_the_untouched_models(ftp_tiny_model, tmp_path):
     job, _ = job_of(load(ftp_tiny_model, Full()), tmp_path)
-    found = SFT(batch_size=8, warmup=0.5, schedule="cosine").range_test(job, 1e-6, 1e-2, 9)
+    found = SFT(batch_size=8, warmup=0.5, schedule="cosine", precision="float32").range_test(job, 1e-6, 1e-2, 9)
     assert found["rates"] == pytest.approx([1e-6 * 10 ** (n / 2) for n in range(9)], rel=1e-6)
     assert not found["diverged"]
     assert found["losses"][0] == pytest.approx(found["start"], rel=1e-5)  # every batch is all of the rows

@@ -75,17 +75,16 @@ def metrics(events, event="metric", key="loss"):
     return [values[key] for name, values in events if name == event]
 
 
-@pytest.fixture
-def float32(monkeypatch):
-    """Exact arithmetic: no bfloat16 autocast."""
-    monkeypatch.setattr("ftp_plugins.trainers.sft._multiplies_bfloat16", lambda device: False)
+EXACT = {"precision": "float32"}
+"""No bfloat16 where the machine would have it."""
 
 
-def test_a_tuned_model_answers_and_stops(ftp_tiny_model, tmp_path, float32):
+def test_a_tuned_model_answers_and_stops(ftp_tiny_model, tmp_path):
     loaded = load(ftp_tiny_model, Full())
     loaded.tokenizer.pad_token = loaded.tokenizer.eos_token  # the trap: EOS masked along with the padding
     job, events = job_of(loaded, tmp_path)
-    result = SFT(epochs=60, learning_rate=5e-3, batch_size=4, schedule="constant", evals_per_epoch=0.1).train(job)
+    trainer = SFT(epochs=60, learning_rate=5e-3, batch_size=4, schedule="constant", evals_per_epoch=0.1, **EXACT)
+    result = trainer.train(job)
 
     said = generate(result.model, list(job.corpus.train), AnswerOptions(max_new_tokens=60))
     assert [answer.text for answer in said] == [reference for _, reference in ROWS]
@@ -95,11 +94,12 @@ def test_a_tuned_model_answers_and_stops(ftp_tiny_model, tmp_path, float32):
     assert result.best_step in [values["step"] for name, values in events if name == "validation"]
 
 
-def test_the_best_state_is_kept_not_the_last(ftp_tiny_model, tmp_path, float32):
+def test_the_best_state_is_kept_not_the_last(ftp_tiny_model, tmp_path):
     loaded = load(ftp_tiny_model, Full())
     other = [("Name the shape of the moon.", "round, and bright, and far away")]
     job, events = job_of(loaded, tmp_path, validation=other)
-    result = SFT(epochs=40, learning_rate=5e-3, batch_size=4, schedule="constant", evals_per_epoch=1).train(job)
+    trainer = SFT(epochs=40, learning_rate=5e-3, batch_size=4, schedule="constant", evals_per_epoch=1, **EXACT)
+    result = trainer.train(job)
 
     losses = metrics(events, "validation")
     assert min(losses) < losses[-1], "this run was meant to overfit"
@@ -118,12 +118,12 @@ def test_training_that_only_harms_says_so(ftp_tiny_model, tmp_path):
     assert note.startswith("Training never brought the validation loss below the base model's")
 
 
-def test_four_small_batches_are_one_large_one(ftp_tiny_model, tmp_path, float32):
+def test_four_small_batches_are_one_large_one(ftp_tiny_model, tmp_path):
     first = {}
     for name, options in {"large": {"batch_size": 8}, "small": {"batch_size": 2, "gradient_accumulation": 4}}.items():
         loaded = load(ftp_tiny_model, Full())
         job, events = job_of(loaded, tmp_path / name, validation=[])
-        SFT(epochs=1, learning_rate=1e-3, warmup=0, **options).train(job)
+        SFT(epochs=1, learning_rate=1e-3, warmup=0, **EXACT, **options).train(job)
         first[name] = (metrics(events)[0], metrics(events, key="grad_norm")[0])
     assert first["small"] == pytest.approx(first["large"], rel=1e-5)
 

@@ -70,15 +70,21 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line. Errors that the user can fix end with exit code 2 and no traceback."""
+    import traceback
+
     from ftp.errors import FtpError, printable
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    settings: dict[str, bool] = {}
     try:
-        sys.exit(cli.main(prog_name="ftp", standalone_mode=False))
+        sys.exit(cli.main(prog_name="ftp", standalone_mode=False, obj=settings))
     except FtpError as error:
-        click.echo(printable(str(error)), err=True)
+        if settings.get("traceback"):
+            traceback.print_exception(error)
+        else:
+            click.echo(printable(str(error)), err=True)
         sys.exit(2)
     except click.ClickException as error:
         error.message = printable(error.message)

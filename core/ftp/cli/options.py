@@ -45,6 +45,20 @@ REPLAY = click.option(
     callback=_replay,
     help="Make no calls to services: take every reply from the record of earlier calls.",
 )
+
+
+def _traceback(context: click.Context, option: click.Parameter, on: bool) -> None:
+    if on:
+        context.find_root().ensure_object(dict)["traceback"] = True
+
+
+TRACEBACK = click.option(
+    "--traceback",
+    is_flag=True,
+    expose_value=False,
+    callback=_traceback,
+    help="Show where in the code an error arose.",
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
-from ftp.cli.options import load_plugins, plugin_options
+from ftp.cli.options import TRACEBACK, load_plugins, plugin_options
 
 
 @click.command("report")
 @click.argument("run", type=click.Path(path_type=Path))
 @plugin_options
+@TRACEBACK
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
 def command(run: Path, files: tuple[Path, ...], without: tuple[str, ...], show: bool) -> None:
     """Write the reports of a finished run again from its run directory."""

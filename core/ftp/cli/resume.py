@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
-from ftp.cli.options import REPLAY, load_plugins
+from ftp.cli.options import REPLAY, TRACEBACK, load_plugins
 from ftp.cli.run import at_work, tell
 
 
 @click.command("resume")
 @click.argument("run", type=click.Path(path_type=Path))
 @REPLAY
+@TRACEBACK
 @click.option("--anyway", is_flag=True, help="Resume even though inputs have changed; the run records the changes.")
 def command(run: Path, anyway: bool) -> None:
     """Resume an interrupted run from its own directory.

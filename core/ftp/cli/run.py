@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ftp.cli.options import RECIPE, REPLAY, RUNS, SET, load_plugins, load_recipe, plugin_options
+from ftp.cli.options import RECIPE, REPLAY, RUNS, SET, TRACEBACK, load_plugins, load_recipe, plugin_options
 
 if TYPE_CHECKING:
     from ftp.progress import Progress
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @plugin_options
 @RUNS
 @REPLAY
+@TRACEBACK
 @click.option("--new", is_flag=True, help="Begin a new run even if an equal one exists.")
 @click.option(
     "--seeds",
@@ -68,7 +69,7 @@ def at_work() -> Iterator[Progress]:
     """Show a run in progress; if a signal ends it, exit with code 130 or 143 and print the command to resume it."""
     from ftp.cli.memory import is_lack_of_memory
     from ftp.cli.show import show
-    from ftp.errors import FtpError, Interrupted
+    from ftp.errors import ComponentError, FtpError, Interrupted
 
     def how_to_resume(before: str) -> str:
         if progress is None or progress.directory is None:
@@ -89,15 +90,31 @@ def at_work() -> Iterator[Progress]:
         click.echo(f"\n{how_to_resume(f'Interrupted{saved}')}", err=True)
         sys.exit(128 + number)
     except Exception as error:
-        if not isinstance(error, FtpError) and is_lack_of_memory(error):
-            first = str(error).strip().split("\n")[0][:200]
-            raise FtpError(how_to_resume(f"too little memory ({first or type(error).__name__})")) from error
-        if isinstance(error, FtpError) or not _is_out_of_space(error):
-            raise
-        raise FtpError(how_to_resume(f"{error}: free some space")) from error
+        root = (error.__cause__ or error) if isinstance(error, ComponentError) else error
+        if not isinstance(root, FtpError) and is_lack_of_memory(root):
+            first = str(root).strip().split("\n")[0][:200]
+            raise FtpError(how_to_resume(f"too little memory ({first or type(root).__name__})")) from error
+        if not isinstance(root, FtpError) and _is_out_of_space(root):
+            raise FtpError(how_to_resume(f"{root}: free some space")) from error
+        if isinstance(error, ComponentError) and progress is not None and progress.directory is not None:
+            raise FtpError(f"{error}\n{_kept(progress.directory)}") from error
+        raise
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _kept(run: Path) -> str:
+    """Say what is kept of a run that a component has ended, and how to resume it."""
+    from ftp.runs.directory import RunDirectory
+
+    words = {"data": "the rows", "base": "the base model's answers", "train": "the trained model"}
+    words |= {"tuned": "the tuned model's answers", "evaluate": "the evaluation"}
+    done = [words[stage] for stage in RunDirectory(run).stages() if stage in words]
+    if "train" not in RunDirectory(run).stages():
+        done += [f"the checkpoint {path.name}" for path in run.glob("checkpoints/step-*[0-9]")]
+    kept = f"Kept: {', '.join(done)}. " if done else "Nothing is done yet. "
+    return f"{kept}Fix the plugin; `ftp resume {run} --anyway` resumes the run. --traceback shows where it failed."
 
 
 def _end(number: int, frame: object) -> None:

@@ -14,6 +14,7 @@ from ftp.components import Component, Curator
 from ftp.data.files import files_of, type_of
 from ftp.errors import DataError
 from ftp.files import shown
+from ftp.guard import call
 from ftp.plugins import Plugins, missing_packages
 from ftp.recipe.model import Recipe, Source, components_of
 from ftp.recipe.yaml_source import Path_, dotted
@@ -38,7 +39,7 @@ def cross_check(recipe: Recipe, plugins: Plugins) -> Problems:
 def warnings(recipe: Recipe) -> Problems:
     """Yield what the components warn of: settings that deserve a second look."""
     for path, component in components_of(recipe):
-        yield from _placed(path, component, component.warnings(recipe))
+        yield from _placed(path, component, call(list, component.warnings, recipe))
 
 
 def _components(recipe: Recipe, plugins: Plugins) -> Problems:
@@ -50,7 +51,8 @@ def _components(recipe: Recipe, plugins: Plugins) -> Problems:
             yield path, f"the default is a {type(component).__name__}, {what}"
         else:
             yield from ((path, missing) for missing in missing_packages(offer))
-        yield from _placed(path, component, [*component.problems(), *component.cross_problems(recipe)])
+        found = [*call(list, component.problems), *call(list, component.cross_problems, recipe)]
+        yield from _placed(path, component, found)
 
 
 def _placed(path: Path_, component: Component, problems: Iterable[str]) -> Problems:

@@ -20,7 +20,7 @@ OTHER_WORDS = {
     **dict.fromkeys(("metrics", "evaluators", "evaluation"), "evaluate"),
     **dict.fromkeys(("callbacks", "early_stopping", "early_stopping_patience", "report_to"), "watch"),
     **dict.fromkeys(("base_model", "model_name_or_path", "model_id"), "model"),
-    **dict.fromkeys(("peft", "peft_config", "lora", "lora_config"), "adapter"),
+    **dict.fromkeys(("peft", "peft_config", "lora_config"), "adapter"),
     **dict.fromkeys(("trainer", "training", "training_arguments"), "train"),
     **dict.fromkeys(("generation", "generation_config"), "answers"),
 }

@@ -18,6 +18,7 @@ from ftp.components import (
 from ftp.data.files import files_of, notes_on, rows_of
 from ftp.errors import DataError, RecipeError
 from ftp.files import shown
+from ftp.guard import call
 from ftp.plugins import Plugin, Plugins, missing_packages
 from ftp.recipe.checks import cross_check
 from ftp.recipe.explain import explain
@@ -53,7 +54,10 @@ def read(file: Path, plugins: Plugins, settings: Sequence[str] = ()) -> Recipe:
         raise RecipeError([f"{file}:1:1: a recipe is a block of keys such as `name:` and `model:`"])
     for setting in settings:
         override(document, setting)
-    plugins.refuse_clashes()
+    if clashes := [
+        f"{document.place(path)}: {dotted(path)}: {what}" for path, what in _clashes(document.data, plugins)
+    ]:
+        raise RecipeError(clashes)
     slots = Slots(plugins)
     model = slots.model(Recipe)
     try:
@@ -72,6 +76,18 @@ def read(file: Path, plugins: Plugins, settings: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
+def _clashes(block: Any, plugins: Plugins, path: Path_ = ()) -> Iterator[tuple[Path_, str]]:
+    """Find the names in a recipe that two plugins offer: a recipe can't say which of them it means."""
+    if isinstance(block, dict):
+        if isinstance(block.get("use"), str) and (what := plugins.clash_of(block["use"])):
+            yield (*path, "use"), what
+        for key, value in block.items():
+            yield from _clashes(value, plugins, (*path, key))
+    elif isinstance(block, list):
+        for at, value in enumerate(block):
+            yield from _clashes(value, plugins, (*path, at))
+
+
 def _with_formats(recipe: Recipe, slots: Slots) -> tuple[Recipe, list[tuple[Path_, str]]]:
     """Let formatters that choose by the data look at the first rows, so that the recipe contains their choice."""
     chosen: dict[Path_, Source] = {}
@@ -87,7 +103,7 @@ def _with_formats(recipe: Recipe, slots: Slots) -> tuple[Recipe, list[tuple[Path
         try:
             files = files_of(source.path)
             rows = (row.values for file in files for row in rows_of(file, source.reading) if row.values is not None)
-            formatter, evidence = source.format.settle(list(islice(rows, LOOKED_AT)))
+            formatter, evidence = call(tuple, source.format.settle, list(islice(rows, LOOKED_AT)))
         except DataError as error:
             problems.append(((*path, "format"), str(error)))
             continue
@@ -139,13 +155,16 @@ def _with_defaults(recipe: Recipe, plugins: Plugins, slots: Slots) -> tuple[Reci
         )
     for guard in guards:
         place = ("data", "evals") if data.evals else ("evaluate",)
-        offer = plugins.offer_of(guard)
+        offer, clash = plugins.offer_of(guard), plugins.clash_of(guard.used_as, "curators")
         problems += [(place, missing) for missing in (missing_packages(offer) if offer else ())]
+        problems += [(place, clash)] if clash else []
     if guards:
         update["curate"] = [*guards, *data.curate]
     changed: dict[str, Any] = {"data": data.model_copy(update=update)} if update else {}
     if recipe.watch is None:
         changed["watch"] = slots.without_options(Watcher, lambda cls: cls.by_default)
+        clashes = [plugins.clash_of(watcher.used_as, "watchers") for watcher in changed["watch"]]
+        problems += [(("watch",), clash) for clash in clashes if clash]
     return (recipe.model_copy(update=changed) if changed else recipe), problems
 
 

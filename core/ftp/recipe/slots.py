@@ -187,22 +187,12 @@ def _nothing_installed(value: object) -> None:
 
 
 def recipe_model(plugins: Plugins) -> type[Recipe]:
-    """Make the pydantic model of a recipe for what is installed.
-
-    Raises:
-        PluginError: two plugins offer one name.
-    """
-    plugins.refuse_clashes()
+    """Make the pydantic model of a recipe for what is installed."""
     return Slots(plugins).model(Recipe)
 
 
 def json_schema(plugins: Plugins) -> dict[str, Any]:
-    """Return the JSON schema (Draft 2020-12) of recipes for what is installed.
-
-    Raises:
-        PluginError: two plugins offer one name.
-    """
-    plugins.refuse_clashes()
+    """Return the JSON schema (Draft 2020-12) of recipes for what is installed."""
     schema = block_schema(Recipe, plugins)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "FTP recipe"}
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ftp.components import Watcher
+from ftp.errors import ComponentError
+from ftp.guard import call, described
 from ftp.runs.directory import RunDirectory
 from ftp.types import RollBack, Stop, Warn
 
@@ -34,11 +36,11 @@ class EventLog:
         if event == "resume":
             for earlier in done_until(self.directory.events(), values["step"]):
                 for watcher in self.watchers:
-                    watcher.replay(earlier)
+                    call(object, watcher.replay, earlier)
         self.directory.emit(event, **values)
         self.show(event, values)
         found: list[Stop | RollBack] = []
-        answers = [(watcher, watcher.see({"event": event, **values})) for watcher in self.watchers]
+        answers = [(watcher, asked(watcher, {"event": event, **values})) for watcher in self.watchers]
         for watcher, answer in answers:
             if answer is not None:
                 asks = ASKS[type(answer)]
@@ -46,10 +48,22 @@ class EventLog:
                 self.directory.emit("watcher", **decision)
                 self.show("watcher", decision)
                 for other in self.watchers:
-                    other.see({"event": "watcher", **decision})
+                    asked(other, {"event": "watcher", **decision})
             if isinstance(answer, Stop | RollBack):
                 found.append(answer)
         return min(found, key=lambda answer: not isinstance(answer, Stop), default=None)
+
+
+def asked(watcher: Watcher, event: Mapping[str, Any]) -> Stop | RollBack | Warn | None:
+    """Return what a watcher answers to an event.
+
+    Raises:
+        ComponentError: it failed, or answered with something else or without a reason.
+    """
+    answer = call(Stop | RollBack | Warn | None, watcher.see, event)
+    if answer is not None and not (isinstance(answer.reason, str) and answer.reason.strip()):
+        raise ComponentError(f"{described(watcher)}: see answered {event['event']} without a reason")
+    return answer
 
 
 def done_until(events: Iterable[Mapping[str, Any]], step: float = float("inf")) -> list[Mapping[str, Any]]:

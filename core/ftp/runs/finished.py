@@ -99,10 +99,10 @@ def _number(value: Any) -> Any:
     return float(value) if value in ("nan", "inf", "-inf") else value
 
 
-def view_of(directory: RunDirectory, corpus: Corpus, name: str) -> EvalView:
+def view_of(directory: RunDirectory, corpus: Corpus, name: str, tuned: str = "tuned") -> EvalView:
     """Return one eval set with the results of both models."""
     base_answers, base_losses = read_answers(answers_file(directory, "base", name))
-    tuned_answers, tuned_losses = read_answers(answers_file(directory, "tuned", name))
+    tuned_answers, tuned_losses = read_answers(answers_file(directory, tuned, name))
     return EvalView(
         name,
         list(corpus.evals[name]),

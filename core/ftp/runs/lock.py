@@ -15,6 +15,7 @@ from ftp.components import Evaluator
 from ftp.data.files import files_of
 from ftp.errors import RunError
 from ftp.files import digest, file_digest, finite
+from ftp.guard import call
 from ftp.plugins import Plugins
 from ftp.recipe.model import Recipe, components_of
 from ftp.recipe.read import plugins_of
@@ -30,7 +31,7 @@ def fingerprints(recipe: Recipe, plugins: Plugins) -> dict[str, Any]:
     """Return what the result depends on: the resolved recipe, the bytes of the data, packages, plugins, hardware."""
     files = {file for _, source in recipe.data.sources() if source.path for file in files_of(source.path)}
     evaluators = [component for _, component in components_of(recipe) if isinstance(component, Evaluator)]
-    files |= {file for evaluator in evaluators for file in evaluator.files()}
+    files |= {file for evaluator in evaluators for file in call(Sequence, evaluator.files)}
     return {
         "recipe": recipe.resolved(),
         "data": {str(file): file_digest(file) for file in sorted(files)},

@@ -10,6 +10,7 @@ from ftp.components import Evaluator
 from ftp.errors import ModelError
 from ftp.lm.rendering import encode, stop_ids
 from ftp.options import AnswerOptions
+from ftp.stages.evaluate import evaluated
 from ftp.types import Answer, EvalView, Example, LoadedModel, TokenLoss
 
 
@@ -53,9 +54,8 @@ class DevScore:
             token_losses(self.loaded, encode(self.loaded.tokenizer, examples, self.stops)),
         )
         self.base = self.base or now
-        evaluation = self.evaluators[name].evaluate(
-            EvalView("validation", examples, self.base[0], now[0], self.base[1], now[1])
-        )
+        view = EvalView("validation", examples, self.base[0], now[0], self.base[1], now[1])
+        evaluation = evaluated(self.evaluators[name], view)
         found = {m.name: m for m in evaluation.metrics}
         if wanted and wanted not in found:
             raise ModelError(f"the evaluator '{name}' gives no metric '{wanted}'; it gives {', '.join(found)}")

@@ -12,6 +12,8 @@ from typing import Any
 
 from ftp.components import Curator, Evaluator, MeasuresModel
 from ftp.data.examples import Corpus, Examples
+from ftp.errors import ComponentError
+from ftp.guard import blaming, call, described
 from ftp.lm.rendering import Tokens, stop_ids
 from ftp.lm.tokens import tokenise
 from ftp.options import AnswerOptions
@@ -22,6 +24,9 @@ from ftp.stages import answer_cache
 from ftp.stages.own_evals import own_evals, together
 from ftp.stats.paired import adjusted, on_subsets
 from ftp.types import Answer, Evaluation, EvalView, Example, LoadedModel, LoadedTokenizer, Metric
+
+REHEARSED = 20
+"""Examples of each eval set that evaluators are tried on before training."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Evaluating:
         """
         for evaluator in self.evaluators:
             for name in self.sets_of(evaluator, evals):
-                evaluator.check(evals[name])
+                call(object, evaluator.check, evals[name])
 
     def ask(self, who: str, loaded: LoadedModel, trained: Path | None, evals: Mapping[str, Examples]) -> None:
         """Run a model on every eval set and write the results to disk: its answers, losses and measurements.
@@ -75,11 +80,12 @@ class Evaluating:
                 self.stage(f"{evaluator.used_as} on the {who} model", None)
                 was_training = loaded.model.training
                 loaded.model.eval()
-                found = evaluator.measure(loaded)
+                found = call(Mapping, evaluator.measure, loaded)
                 loaded.model.train(was_training)
                 file = self._measured(who, number)
                 (self.directory.path / file).parent.mkdir(parents=True, exist_ok=True)
-                self.directory.write_json(file, found)
+                with blaming(evaluator, "measure"):  # its figures may be nothing that JSON knows
+                    self.directory.write_json(file, found)
 
     def _ask(
         self,
@@ -133,7 +139,7 @@ class Evaluating:
         evaluated: list[tuple[Evaluator, Evaluation]] = []
         for number, evaluator in enumerate(self.evaluators):
             for view in self._views(number, evaluator, corpus):
-                evaluation = evaluator.evaluate(view)
+                evaluation = evaluated(evaluator, view)
                 flags = [example.id in leaked for example in view.examples]
                 notes = (*evaluation.notes, *_unscored(evaluation), *_leaks(flags))
                 subsets = _subsets(evaluation.metrics, flags) if any(flags) else {}
@@ -147,13 +153,76 @@ class Evaluating:
         self.directory.write_json("evaluation.json", [dataclasses.asdict(evaluation) for evaluation in found])
         return found
 
-    def _views(self, number: int, evaluator: Evaluator, corpus: Corpus) -> list[EvalView]:
-        views = [view_of(self.directory, corpus, name) for name in self.sets_of(evaluator, corpus.evals)]
+    def rehearse(self, corpus: Corpus) -> list[Evaluation]:
+        """Have every evaluator score some of the base model's answers against themselves, and return what it finds.
+
+        A bug in an evaluator shows before the hours of training, not after them.
+
+        Raises:
+            ComponentError: an evaluator failed, or returned what it may not.
+        """
+        found = []
+        for number, evaluator in enumerate(self.evaluators):
+            for whole in self._views(number, evaluator, corpus, tuned="base"):
+                view = first_rows(dataclasses.replace(whole, directory=None), REHEARSED)
+                evaluation = _tried(evaluator, view)
+                if evaluation is not None:
+                    found.append(dataclasses.replace(evaluation, evaluator=evaluator.used_as, evals=view.name))
+        return found
+
+    def _views(self, number: int, evaluator: Evaluator, corpus: Corpus, tuned: str = "tuned") -> list[EvalView]:
+        """Return the views of an evaluator; `tuned` names the model whose answers stand for the tuned one's."""
+        views = [view_of(self.directory, corpus, name, tuned) for name in self.sets_of(evaluator, corpus.evals)]
         if not isinstance(evaluator, MeasuresModel):
             return views
-        base, tuned = (self.directory.read_json(self._measured(who, number)) for who in ("base", "tuned"))
+        measured = [self.directory.read_json(self._measured(who, number)) for who in ("base", tuned)]
         views = views or [EvalView(evaluator.used_as, [], [], [], [], [], directory=self.directory.path)]
-        return [dataclasses.replace(view, base_measured=base, tuned_measured=tuned) for view in views]
+        return [dataclasses.replace(view, base_measured=measured[0], tuned_measured=measured[1]) for view in views]
+
+
+def evaluated(evaluator: Evaluator, view: EvalView) -> Evaluation:
+    """Have an evaluator compare the two models on an eval set.
+
+    Raises:
+        ComponentError: it failed, or returned what it may not.
+    """
+    found = call(Evaluation, evaluator.evaluate, view)
+    _refuse_faults(evaluator, view, found)
+    return found
+
+
+def _tried(evaluator: Evaluator, view: EvalView) -> Evaluation | None:
+    if type(evaluator).rehearse is Evaluator.rehearse:
+        return evaluated(evaluator.anew(), view)  # what it returns is checked, and errors name what the author wrote
+    return call(Evaluation | None, evaluator.rehearse, view)
+
+
+def _refuse_faults(evaluator: Evaluator, view: EvalView, found: Evaluation) -> None:
+    fault = _fault(found, None if isinstance(evaluator, MeasuresModel) else len(view.examples))
+    if fault:
+        raise ComponentError(f"{described(evaluator)}: evaluate {fault}, on the eval set '{view.name}'")
+
+
+def _fault(found: Evaluation, examples: int | None) -> str | None:
+    """Say what is wrong with an evaluation of so many examples, or None; None for one that measures the model."""
+    for metric in found.metrics:
+        if not isinstance(metric, Metric):
+            return f"returned {type(metric).__name__} among its metrics, not ftp.Metric"
+        counts = {len(metric.base_scores), len(metric.tuned_scores)}
+        if len(counts) > 1 or (examples is not None and counts not in ({0}, {examples})):
+            given = f"{len(metric.base_scores)} and {len(metric.tuned_scores)} scores"
+            return f"gave '{metric.name}' {given}; one for each of the {examples} examples is needed, or none"
+    numbers = [value for metric in found.metrics for value in (metric.base, metric.tuned)]
+    # One that counts what it could not score, such as a judge whose service is down, says so in its notes.
+    if numbers and all(map(math.isnan, numbers)) and "unscored" not in found.panel:
+        return "gave no score that is a number"
+    return None
+
+
+def first_rows(view: EvalView, most: int) -> EvalView:
+    """Return the view of the first examples of an eval set."""
+    lists = ("examples", "base_answers", "tuned_answers", "base_losses", "tuned_losses")
+    return dataclasses.replace(view, **{name: getattr(view, name)[:most] for name in lists})
 
 
 def _adjusted(evaluated: Sequence[tuple[Evaluator, Evaluation]]) -> list[tuple[Evaluator, Evaluation]]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ftp.components import Adapter, Loader, LoadsTokenizer
+from ftp.errors import ComponentError
+from ftp.guard import call, described
 from ftp.lm import allocator
 from ftp.recipe.model import Recipe
-from ftp.types import LoadedModel, LoadedTokenizer
+from ftp.types import LoadedModel, LoadedTokenizer, ModelRequest
 
 
 def load_tokenizer(loader: Loader) -> LoadedTokenizer | None:
     """Load the tokenizer without weights; None where the loader can't."""
-    return loader.load_tokenizer() if isinstance(loader, LoadsTokenizer) else None
+    if not isinstance(loader, LoadsTokenizer):
+        return None
+    return call(LoadedTokenizer | None, loader.load_tokenizer)
 
 
 def load_base_model(loader: Loader, adapter: Adapter | None, note: Callable[[str], object]) -> LoadedModel:
@@ -26,8 +30,10 @@ def load_base_model(loader: Loader, adapter: Adapter | None, note: Callable[[str
         ModelError: the model can't be loaded, or not in the way that the adapter requires.
     """
     allocator.keep_large_blocks()
-    request = loader.describe()
-    loaded = loader.load(adapter.prepare(request) if adapter else request)
+    request = call(ModelRequest, loader.describe)
+    if adapter:
+        request = call(ModelRequest, adapter.prepare, request)
+    loaded = call(LoadedModel, loader.load, request)
     for text in loaded.notes:
         note(text)
     return loaded
@@ -42,7 +48,9 @@ def apply_adapter(recipe: Recipe, loaded: LoadedModel, note: Callable[[str], obj
     import transformers
 
     transformers.set_seed(recipe.seed)
-    adapted = recipe.adapter.apply(loaded)
+    adapted = call(LoadedModel, recipe.adapter.apply, loaded)
+    if not any(weight.requires_grad for weight in adapted.model.parameters()):
+        raise ComponentError(f"{described(recipe.adapter)}: apply returned a model in which nothing trains")
     for text in adapted.notes[len(loaded.notes) :]:
         note(text)
     return adapted

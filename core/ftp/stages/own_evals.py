@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ftp.components import BringsEvals, Evaluator
 from ftp.errors import RecipeError
+from ftp.guard import call
 from ftp.types import Example
 
 
@@ -21,7 +22,7 @@ def bring_evals(evaluators: Sequence[Evaluator]) -> dict[str, Sequence[Example]]
 
 def own_evals(evaluator: Evaluator) -> Mapping[str, Sequence[Example]]:
     """Return the eval sets that one evaluator brings, by name."""
-    return evaluator.own_evals() if isinstance(evaluator, BringsEvals) else {}
+    return call(Mapping, evaluator.own_evals) if isinstance(evaluator, BringsEvals) else {}
 
 
 def together(own: Sequence[tuple[Evaluator, Mapping[str, Sequence[Example]]]]) -> dict[str, Sequence[Example]]:

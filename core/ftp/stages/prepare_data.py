@@ -14,6 +14,7 @@ from ftp.data.ledger import Ledger
 from ftp.data.split import carve
 from ftp.errors import DataError, RowError, did_you_mean
 from ftp.files import first_few, first_line, shown
+from ftp.guard import call
 from ftp.lm.tokens import token_counter
 from ftp.recipe.model import Data, Recipe, Source
 from ftp.stages.own_evals import bring_evals
@@ -237,7 +238,7 @@ class _Reader:
 def _curated(corpus: Corpus, curators: Iterable[Curator], ledger: Ledger) -> Corpus:
     """Run the curators one after the other."""
     for curator in curators:
-        corpus = curator.curate(corpus, ledger)
+        corpus = call(Corpus, curator.curate, corpus, ledger)
         _check_recorded(curator, corpus, ledger)
         ledger.step(curator.used_as)
     return corpus

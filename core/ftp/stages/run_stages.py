@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 
-from ftp.components import TrainingJob
+from ftp.components import Reporter, TrainingJob
 from ftp.data.examples import Corpus
 from ftp.data.ledger import Ledger, fates_in_words
+from ftp.guard import call
 from ftp.runs.lock import note_model
 from ftp.stages.dev_score import DevScore
 from ftp.stages.evaluate import leaked_rows
 from ftp.stages.load_model import apply_adapter, give_memory_back, load_base_model
 from ftp.stages.prepare_data import prepare_data, read_prepared
+from ftp.stages.rehearsal import rehearse_reporters, rehearse_watchers
 from ftp.stages.tokenise_rows import tokenise_rows
 from ftp.stages.work import Work
-from ftp.types import LoadedModel
+from ftp.types import LoadedModel, TrainResult
 
 
 def rows_of(work: Work) -> tuple[Corpus, Ledger]:
     """Return the rows that are left by the curators, and what became of the others."""
+    if not work.is_done("train"):
+        rehearse_watchers(work.recipe.watch or [])
     place, own = work.directory.path / "data", work.evaluating.own_evals
     if not work.is_done("data"):
         home, advance = work.file.absolute().parent, work.progress.stage("Reading rows")
@@ -54,11 +59,20 @@ def ask(work: Work, who: str, loaded: LoadedModel, corpus: Corpus) -> None:
         work.finish(who)
 
 
+def rehearse(work: Work, corpus: Corpus, reporters: Sequence[Reporter]) -> None:
+    """Try evaluators and reporters on the base model's answers alone, before the hours that training takes."""
+    if not work.is_done("train"):
+        evaluations = work.evaluating.rehearse(corpus)
+        for _, what in rehearse_reporters(reporters, work.directory, evaluations):
+            again = f"the run continues, and `ftp report {work.directory.path}` writes reports again"
+            work.note(f"A reporter failed when it was tried before training: {what}; {again}.")
+
+
 def train(work: Work, loaded: LoadedModel, corpus: Corpus, ledger: Ledger) -> LoadedModel:
     """Train the model and write the weights down, or restore those that are there."""
     recipe, directory = work.recipe, work.directory
     if work.is_done("train"):
-        restored = recipe.adapter.restore(loaded, directory.path / "model")
+        restored = call(LoadedModel | None, recipe.adapter.restore, loaded, directory.path / "model")
         if restored is not None:
             return restored
         work.progress.note(f"'{recipe.adapter.used_as}' can't be restored from disk, so training is repeated.")
@@ -66,9 +80,10 @@ def train(work: Work, loaded: LoadedModel, corpus: Corpus, ledger: Ledger) -> Lo
     loaded = apply_adapter(recipe, loaded, work.note)
     checkpoints = directory.path / "checkpoints"
     score = DevScore(recipe.evaluate, recipe.answers, loaded, corpus.validation)
-    result = recipe.train.train(TrainingJob(loaded, corpus, ledger, checkpoints, recipe.seed, work.emit, score))
+    job = TrainingJob(loaded, corpus, ledger, checkpoints, recipe.seed, work.emit, score)
+    result = call(TrainResult, recipe.train.train, job)
     with directory.new_directory("model") as target:
-        recipe.adapter.save(result.model, target)
+        call(object, recipe.adapter.save, result.model, target)
         result.model.tokenizer.save_pretrained(target)
     ledger.write(directory.path / "ledger.parquet")
     summary = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name != "model"}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from ftp.data.examples import Corpus
 from ftp.data.ledger import Ledger
+from ftp.guard import call
 from ftp.recipe.model import Recipe
 from ftp.stages.control_tokens import find_control_tokens
 from ftp.stages.load_model import load_tokenizer
@@ -34,5 +35,6 @@ def tokenise_rows(
         return ledger, ""
     spelled = find_control_tokens(corpus, tokenizer, ledger)
     told = copy.deepcopy(ledger)
-    recipe.train.tokenise(corpus, tokenizer, told, stage("Tokenising", len(corpus.train) + len(corpus.validation)))
+    advance = stage("Tokenising", len(corpus.train) + len(corpus.validation))
+    call(object, recipe.train.tokenise, corpus, tokenizer, told, advance)
     return told, spelled

@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 
+import ftp
 from ftp.lm import allocator
 from ftp.lm.torch_losses import token_losses
 from ftp.lm.training.torch_memory import peak_memory_mb
 from ftp.lm.training.torch_run import planned_figures
-from ftp_plugins.trainers.torch_sft import SFTTrainer
+from ftp_plugins.trainers.sft_options import SFTOptions
+from ftp_plugins.trainers.torch_sft import SFTTrainer, ready_trainer
 
 TIMED = 6
 """Steps that are timed."""
@@ -41,7 +43,7 @@ class MeasuredTrainer(SFTTrainer):
         raise Measured
 
 
-def estimate(trainer: MeasuredTrainer) -> dict[str, Any]:
+def estimate(options: SFTOptions, job: ftp.TrainingJob) -> dict[str, Any]:
     """Return the figures of a training with its time and memory, from the rehearsal and a few real steps.
 
     `seconds` is the time between the rehearsal and the end: a line through the times of batches of different sizes
@@ -49,6 +51,11 @@ def estimate(trainer: MeasuredTrainer) -> dict[str, Any]:
     process after the largest batch, the timed steps, a validation and a save. On a CPU the heap grows during a
     training, by about half, until its free memory is returned to the system: `memory_most_mb`.
     """
+    with ready_trainer(MeasuredTrainer, options, job) as trainer:
+        return _measured(trainer)
+
+
+def _measured(trainer: MeasuredTrainer) -> dict[str, Any]:
     parts, args, model = trainer.parts, trainer.args, trainer.parts.job.model.model
     planned = planned_figures(trainer)
     with contextlib.suppress(Measured):
@@ -93,11 +100,11 @@ def _timed(trainer: SFTTrainer) -> dict[str, Any]:
         samples = itertools.cycle(_samples(trainer.batches.of(0), trainer.batches.lengths))
         for rows in itertools.islice(samples, TIMED):
             inputs = trainer.data_collator([trainer.train_dataset[row] for row in rows])
-            tokens, count = inputs["tokens"], trainer._get_num_items_in_batch([inputs], trainer.args.device)
+            tokens, count = inputs["tokens"], trainer.items_in([inputs])
             taken = seconds(functools.partial(trainer.training_step, trainer.model_wrapped, inputs, count))
             steps.append({"tokens": tokens, "seconds": taken})
             optimizer_steps.append(seconds(functools.partial(_optimizer_step, trainer)))
-        checkpoint = seconds(functools.partial(trainer._save_checkpoint, trainer.model_wrapped, None))
+        checkpoint = seconds(trainer.save_checkpoint)
         validation = _validation_seconds(trainer) if trainer.parts.validation is not None else 0.0
     for group, rate in zip(trainer.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate

@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 
+import ftp
 from ftp.lm.learning_rates import rate_shown
 from ftp.lm.torch_losses import token_losses
-from ftp_plugins.trainers.torch_sft import SFTTrainer
+from ftp_plugins.trainers.sft_options import SFTOptions
+from ftp_plugins.trainers.torch_sft import SFTTrainer, ready_trainer
 
 SMOOTHING = 0.9
 """Weight of the running mean so far in each step."""
@@ -64,7 +66,7 @@ class RangeTrainer(SFTTrainer):
             self.control.should_training_stop = True
 
 
-def range_test(trainer: RangeTrainer, low: float, high: float, steps: int) -> dict[str, Any]:
+def range_test(options: SFTOptions, job: ftp.TrainingJob, low: float, high: float, steps: int) -> dict[str, Any]:
     """Train on the run's first batches while the rate rises from `low` to `high`; then restore the weights.
 
     Each step's loss is compared with that of the untrained model on the same rows: batches differ more from each other
@@ -73,6 +75,24 @@ def range_test(trainer: RangeTrainer, low: float, high: float, steps: int) -> di
     Returns:
         As documented at `ftp.Trainer.range_test`.
     """
+    with torch.random.fork_rng(), ready_trainer(RangeTrainer, options, job) as trainer:
+        _train_at_rising_rate(trainer, low, high, steps)
+    start = sum(trainer.bases) / len(trainer.bases)
+    smoothed = [start + value for value in trainer.smoothed]
+    diverged = len(trainer.rates) < steps or not math.isfinite(trainer.losses[-1])
+    suggestion, reason = suggest(trainer.rates, smoothed, start, diverged)
+    return {
+        "rates": trainer.rates,
+        "losses": trainer.losses,
+        "smoothed": smoothed,
+        "start": start,
+        "diverged": diverged,
+        "suggestion": suggestion,
+        "reason": reason,
+    }
+
+
+def _train_at_rising_rate(trainer: RangeTrainer, low: float, high: float, steps: int) -> None:
     model, args = trainer.parts.job.model.model, trainer.args
     before = {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
     args.learning_rate, args.max_steps = low, steps
@@ -88,19 +108,6 @@ def range_test(trainer: RangeTrainer, low: float, high: float, steps: int) -> di
                     weight.copy_(before[name])
         model.zero_grad()
         model.eval()
-    start = sum(trainer.bases) / len(trainer.bases)
-    smoothed = [start + value for value in trainer.smoothed]
-    diverged = len(trainer.rates) < steps or not math.isfinite(trainer.losses[-1])
-    suggestion, reason = suggest(trainer.rates, smoothed, start, diverged)
-    return {
-        "rates": trainer.rates,
-        "losses": trainer.losses,
-        "smoothed": smoothed,
-        "start": start,
-        "diverged": diverged,
-        "suggestion": suggestion,
-        "reason": reason,
-    }
 
 
 def _running(means: Sequence[float], value: float) -> float:
@@ -134,7 +141,7 @@ def _loss_of(trainer: RangeTrainer, rows: Sequence[int]) -> float:
     model, size, total = trainer.parts.job.model.model, trainer.batches.batch_size, 0.0
     batches = [trainer.data_collator([trainer.train_dataset[row] for row in rows[i : i + size]])
                for i in range(0, len(rows), size)]  # fmt: skip
-    count = trainer._get_num_items_in_batch(batches, trainer.args.device)
+    count = trainer.items_in(batches)
     model.eval()
     with torch.no_grad(), trainer.path.attention() if trainer.path else contextlib.nullcontext():
         for batch in batches:

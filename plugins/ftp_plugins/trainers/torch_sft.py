@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 import trl
@@ -12,13 +14,20 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 import ftp
+from ftp.lm.rendering import stop_ids
 from ftp.lm.tokens import TokenRows
+from ftp.lm.torch_devices import multiplies_bfloat16
+from ftp.lm.training.torch_deterministic import deterministic
 from ftp.lm.training.torch_parts import TrainingParts
+from ftp.lm.training.torch_run import train
 from ftp.lm.training.torch_trainer import TrainerWithParts, weight_types_kept
 from ftp.lm.training.torch_validation import RowValidation
 from ftp_plugins.speed.torch_batches import Batches, packed_batch, padded_batch, trained_in
 from ftp_plugins.speed.torch_head import TokenLoss
 from ftp_plugins.speed.torch_path import FastPath
+from ftp_plugins.trainers.sft_options import SFTOptions
+
+T = TypeVar("T", bound="SFTTrainer")
 
 
 class SFTTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
@@ -119,3 +128,115 @@ class CopiesFollow(TrainerCallback):  # type: ignore[misc]
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.path.weights_changed()
+
+
+def train_sft(options: SFTOptions, job: ftp.TrainingJob) -> ftp.TrainResult:
+    """Train as the options say and return the best state."""
+    with ready_trainer(SFTTrainer, options, job) as trainer:
+        return train(trainer)
+
+
+@contextlib.contextmanager
+def ready_trainer(kind: type[T], options: SFTOptions, job: ftp.TrainingJob) -> Iterator[T]:
+    """Give a trainer of the class `kind` that is ready to train; the model is as before when the block ends.
+
+    Raises:
+        DataError: no row is left to train on.
+    """
+    model, tokenizer = job.model.model, job.model.tokenizer
+    loaded = ftp.LoadedTokenizer(tokenizer, stop_ids(tokenizer, model.generation_config.eos_token_id))
+    rows = options.rows_of(job.corpus.train, loaded, job.ledger)
+    validation_rows = options.rows_of(job.corpus.validation, loaded, job.ledger)
+    if not rows:
+        raise ftp.DataError(["train: no row is left to train on; the ledger says why"])
+    with deterministic(options.deterministic), fast_path(options, job, rows) as path:
+        trainer = kind(
+            job,
+            training_arguments(options, job, len(rows), bool(validation_rows), autocast=path is None),
+            rows,
+            validation_rows,
+            path,
+            options.token_loss(),
+            best_by=options.best_by,
+            dev_rows=options.dev_rows,
+            checkpoint_minutes=options.checkpoint_minutes,
+        )
+        try:
+            yield trainer
+        finally:
+            # Accelerate leaves its bfloat16 autocast around forward; the base answered without it.
+            trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+
+
+@contextlib.contextmanager
+def fast_path(options: SFTOptions, job: ftp.TrainingJob, rows: TokenRows) -> Iterator[FastPath | None]:
+    """Give FTP's own path with its layers put in while the block lasts, or None with a note why not."""
+    if options.speed == "off":
+        job.emit("speed", on=[], why_not="speed: off")
+        yield None
+        return
+    model = job.model.model
+    why_not = FastPath.why_not(model, longest=int(rows.lengths().max()))
+    if why_not is None:
+        # Weights of the model itself that train in float32, and no adapter beside them.
+        mixes = multiplies_in_bfloat16(options, model) and not hasattr(model, "peft_config")
+        path = FastPath(model, torch.bfloat16 if mixes else torch.float32, options.token_loss())
+        why_not = path.disagrees(rows)
+    if why_not is None:
+        with path.layers() as layers:
+            job.emit("speed", on=["packed rows", "loss only at labels", *layers], why_not=None)
+            yield path
+        return
+    job.emit("speed", on=[], why_not=why_not)
+    job.emit("note", text=f"The fast path is off, because {why_not}; training uses TRL's slower path.")
+    yield None
+
+
+def multiplies_in_bfloat16(options: SFTOptions, model: Any) -> bool:
+    """Whether a model's float32 weights multiply in bfloat16; others do in their own type."""
+    wanted = options.precision == "auto" and model.dtype == torch.float32
+    return wanted and multiplies_bfloat16(model.device.type)
+
+
+def training_arguments(options: SFTOptions, job: ftp.TrainingJob, rows: int, validates: bool, autocast: bool) -> Any:
+    """Return the library's arguments for these options.
+
+    Args:
+        rows: to train on.
+        validates: whether there are validation rows.
+        autocast: whether the library shall multiply in bfloat16 where that is quicker.
+    """
+    model = job.model.model
+    steps_per_epoch = math.ceil(math.ceil(rows / options.batch_size) / options.gradient_accumulation)
+    steps = max(1, math.ceil(steps_per_epoch * options.epochs))
+    every = max(1, round(steps_per_epoch / options.evals_per_epoch))
+    on_cpu = model.device.type == "cpu"
+    return trl.SFTConfig(
+        output_dir=str(job.directory),
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.batch_size,
+        per_device_eval_batch_size=options.batch_size,
+        gradient_accumulation_steps=options.gradient_accumulation,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type=options.schedule if options.schedule != "constant" else "constant_with_warmup",
+        warmup_steps=round(options.warmup * steps),
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.max_grad_norm,
+        activation_checkpointing=options.gradient_checkpointing,
+        bf16=autocast and multiplies_in_bfloat16(options, model),
+        use_cpu=on_cpu,
+        max_length=None,  # overlong rows are dropped or cut before
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        eval_strategy="steps" if validates else "no",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=not on_cpu,
+        seed=job.seed,
+        data_seed=job.seed,
+    )

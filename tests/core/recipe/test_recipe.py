@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from ftp import plugins, recipe
-from ftp.errors import PluginError, RecipeError
+from ftp.errors import RecipeError
 from ftp.options import AnswerOptions
 from ftp.recipe import yaml_source
 
@@ -361,17 +361,18 @@ def test_a_kind_of_which_nothing_is_installed(toys, problems, ftp_install):
     ]
 
 
-def test_a_clash_stops_every_recipe(read, ftp_install):
+def test_a_clash_stops_the_recipes_that_use_the_name(read, problems, ftp_install):
     house = (
-        "import ftp\nclass House(ftp.Evaluator):\n    def score(self, example, answer): return 0.0\n"
+        "import ftp\nclass House(ftp.Evaluator):\n    pattern: str | None = None\n"
+        "    def score(self, example, answer): return 0.0\n"
         "@ftp.hookimpl\ndef ftp_evaluators(): return {'house': House}\n"
     )
     ftp_install("acme-one", house)
     ftp_install("acme-two", house)
-    with pytest.raises(PluginError) as caught:
-        read(plugins=plugins.load())
-    assert str(caught.value) == (
-        "evaluators 'house' is offered by both acme-one:acme-one and acme-two:acme-two; "
-        "disable one: --no-plugin acme-two:acme-two"
-    )
-    assert read(plugins=plugins.load(without=["acme-two:acme-two"])).name == "good"
+    assert read(plugins=plugins.load()).name == "good"
+    using = GOOD.replace("use: same", "use: house")
+    assert problems(using, plugins=plugins.load()) == [
+        "recipe.yaml:17:6: evaluate.1.use: evaluators 'house' is offered by both acme-one:acme-one and "
+        "acme-two:acme-two; disable one: --no-plugin acme-two:acme-two"
+    ]
+    assert read(using, plugins=plugins.load(without=["acme-two:acme-two"])).name == "good"

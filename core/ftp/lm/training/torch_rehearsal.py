@@ -50,7 +50,7 @@ def rehearse(trainer: Any) -> None:
 
 def _forward_and_backward(trainer: Any, batch: list[int]) -> None:
     inputs = trainer.data_collator([trainer.train_dataset[row] for row in batch])
-    count = trainer._get_num_items_in_batch([inputs], trainer.args.device)
+    count = trainer.items_in([inputs])
     trainer.current_gradient_accumulation_steps = 1
     trainer.training_step(trainer.model_wrapped, inputs, count)
     trainer.log({})  # TRL averages metrics of its own between two logs: not over this batch

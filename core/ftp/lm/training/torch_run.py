@@ -58,7 +58,6 @@ def planned_figures(trainer: TrainerWithParts) -> dict[str, int]:
     steps = max(1, math.ceil(steps_per_epoch * args.num_train_epochs))
     training = [weight for weight in model.parameters() if weight.requires_grad]
     weights = sum(weight.numel() * weight.element_size() for weight in training)
-    saves = math.ceil(steps / args.save_steps)  # times that the trainer stops to evaluate and to save
     validation_rows = len(parts.validation or trainer.eval_dataset or ())
     return {
         "steps": steps,
@@ -69,11 +68,21 @@ def planned_figures(trainer: TrainerWithParts) -> dict[str, int]:
         "trainable_parameters": sum(weight.numel() for weight in training),
         "total_parameters": model.num_parameters(),
         "validation_rows": validation_rows,
-        "evaluations": saves + 1 if validation_rows else 0,
-        "checkpoints": saves + 1,
+        "evaluations": _times(args.eval_strategy, args.eval_steps, steps, args) + 1 if validation_rows else 0,
+        "checkpoints": _times(args.save_strategy, args.save_steps, steps, args) + 1,
         "checkpoint_mb": math.ceil(3 * weights / 1e6),
         "best_mb": math.ceil(weights / 1e6) if validation_rows else 0,
     }
+
+
+def _times(strategy: str, every: float | None, steps: int, args: Any) -> int:
+    """Return how often a trainer stops to evaluate, or to save; `every` is a number of steps, or a share of them."""
+    if strategy == "epoch":
+        epochs: float = args.num_train_epochs
+        return math.ceil(epochs)
+    if strategy == "steps" and every:
+        return math.ceil(steps / (every if every >= 1 else math.ceil(steps * every)))
+    return 0
 
 
 def _train_steps(trainer: TrainerWithParts, steps: int) -> None:
@@ -101,7 +110,7 @@ def _is_finished(trainer: TrainerWithParts, checkpoint: Path, steps: int) -> boo
     step = step_of(checkpoint)
     if step < steps and not load_progress(checkpoint).stopped:
         return False
-    trainer._load_from_checkpoint(str(checkpoint))
+    trainer.load_checkpoint(checkpoint)
     trainer.state.global_step = step
     return True
 

@@ -72,10 +72,22 @@ class TrainerWithParts(Trainer):  # type: ignore[misc]
             self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.parts.emit_validation(values, self.state, self.control)
         if self.state.global_step == 0:
-            self._save_checkpoint(self.model_wrapped, None)
+            self.save_checkpoint()
         return metrics
 
+    def items_in(self, batches: list[Any]) -> Any:
+        """Return what a loss over these collated batches is divided by, as the trainer counts it."""
+        return self._get_num_items_in_batch(batches, self.args.device)
+
     # --- checkpoints
+
+    def save_checkpoint(self) -> None:
+        """Save the state of this step, to resume from."""
+        self._save_checkpoint(self.model_wrapped, None)
+
+    def load_checkpoint(self, checkpoint: Path) -> None:
+        """Take up the weights and the progress of a checkpoint."""
+        self._load_from_checkpoint(str(checkpoint))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         parts, step = self.parts, self.state.global_step
@@ -129,7 +141,7 @@ class PartsCallback(TrainerCallback):  # type: ignore[misc]
         if not self.parts.resumed:
             self.trainer.rehearse()
             if not args.eval_on_start:  # else it is saved with what that validation finds
-                self.trainer._save_checkpoint(self.trainer.model_wrapped, None)
+                self.trainer.save_checkpoint()
         self.parts.clock = self.parts.saved_at = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 from ftp.components import (
@@ -80,11 +80,22 @@ def _unread_options(cls: type[Component]) -> Iterator[str]:
     if not trees:
         yield f"the source of its module, {cls.__module__}, can't be read."
         return
-    nodes = [node for tree in trees for node in ast.walk(tree)]
+    parts = [tree for tree in map(source, _own_imports(cls, trees)) if tree is not None]
+    nodes = [node for tree in (*trees, *parts) for node in ast.walk(tree)]
     read = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
     for name in cls.model_fields:
         if name not in read:
             yield f"nothing reads the option '{name}'; remove it, or use it (self.{name})."
+
+
+def _own_imports(cls: type[Component], trees: Sequence[ast.Module]) -> set[str]:
+    """Return the modules of its packages that a component imports, in functions too: they may read its options."""
+    packages = {of.__module__.split(".")[0] for of in own_classes(cls)}
+    names = set()
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        if isinstance(node, ast.ImportFrom) and not node.level and str(node.module).split(".")[0] in packages:
+            names |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
 
 
 def _wrong_imports(cls: type[Component]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import math
 import sys
@@ -35,9 +36,17 @@ def own_classes(cls: type[Component]) -> list[type[Component]]:
 
 
 def source(module: str) -> ast.Module | None:
-    """Parse the file of an imported module; None if there is none."""
-    file = getattr(sys.modules.get(module), "__file__", None)
+    """Parse the file of a module, without importing it; None where there is none."""
+    file = getattr(sys.modules.get(module), "__file__", None) or _file_of(module)
     return ast.parse(Path(file).read_bytes()) if file and file.endswith(".py") else None
+
+
+def _file_of(module: str) -> str | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # what is above it is no package; a module without a spec
+        return None
+    return spec.origin if spec else None
 
 
 def sources(cls: type[Component]) -> list[ast.Module]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ftp.cli.options import REPLAY, RUNS, SET, load_plugins, load_recipe, plugin_options
+from ftp.cli.options import REPLAY, RUNS, SET, TRACEBACK, load_plugins, load_recipe, plugin_options
 
 
 @click.command("eval")
@@ -22,6 +22,7 @@ from ftp.cli.options import REPLAY, RUNS, SET, load_plugins, load_recipe, plugin
 @plugin_options
 @RUNS
 @REPLAY
+@TRACEBACK
 def command(
     model: Path,
     file: Path | None,
