@@ -151,7 +151,8 @@ def _with_defaults(recipe: Recipe, plugins: Plugins, slots: Slots) -> tuple[Reci
     if data.evals or any(e.on_its_own and isinstance(e, BringsEvals) for e in recipe.evaluate):
         named = [type(curator) for curator in data.curate]
         guards = slots.without_options(
-            Curator, lambda cls: cls.guards_evals and not any(issubclass(curator, cls) for curator in named)
+            Curator,  # type: ignore[type-abstract]
+            lambda cls: cls.guards_evals and not any(issubclass(curator, cls) for curator in named),
         )
     for guard in guards:
         place = ("data", "evals") if data.evals else ("evaluate",)

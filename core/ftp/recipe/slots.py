@@ -163,7 +163,11 @@ class Slots:
         """Tell a component its name, and a formatter that chooses by the data what it can choose from."""
         component = component.named(name)
         if isinstance(component, Formatter) and component.chooses_by_data():
-            return component.among(self.without_options(Formatter, lambda other: not other.chooses_by_data()))
+            others = self.without_options(
+                Formatter,  # type: ignore[type-abstract]
+                lambda other: not other.chooses_by_data(),
+            )
+            return component.among(others)
         return component
 
 

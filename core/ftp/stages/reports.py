@@ -35,4 +35,4 @@ def reported(reporter: Reporter, run: FinishedRun) -> Path:
 
 def default_reporters(plugins: Plugins) -> list[Reporter]:
     """Return every installed reporter that needs no options."""
-    return Slots(plugins).without_options(Reporter)
+    return Slots(plugins).without_options(Reporter)  # type: ignore[type-abstract]
