@@ -528,3 +528,15 @@ def test_the_page_is_opened(ftp, tmp_path, monkeypatch, code, told):
     assert opened == [str(run.path / "report.html")] and told in done.err
     assert done.out.splitlines() == [str(run.path / "report.html"), str(run.path / "README.md")]
     assert ftp("report", str(run.path)).code == 0 and len(opened) == 1
+
+
+def test_figures_of_one_thing_count_once():
+    def of(*metrics):
+        rows = [dataclasses.replace(m, family="rouge") for m in metrics]
+        other = Evaluation((UP,), evaluator="exact", evals="set", n=50)
+        return tables.headline(tables.rows_of([Evaluation(tuple(rows), evaluator="rouge", evals="set", n=50), other]))
+
+    assert "better than the base on 2 of 2 metrics" in of(UP, UP, UP)[1]
+    assert "better than the base on 2 of 2 metrics" in of(NONE, UP, UP)[1]
+    assert "on 1 of 2 metrics" in of(NONE, NONE, NONE)[1]
+    assert "on 2 of 4 metrics and worse on 1" in of(UP, DOWN, NONE)[1]
