@@ -87,8 +87,9 @@ def main() -> None:
             click.echo(printable(str(error)), err=True)
         sys.exit(2)
     except click.ClickException as error:
-        error.message = printable(error.message)
-        error.show()
+        message = printable(error.format_message())
+        usage = isinstance(error, click.UsageError)
+        (click.UsageError(message, error.ctx) if usage else click.ClickException(message)).show()
         sys.exit(error.exit_code)
     except click.Abort:
         click.echo("Aborted!", err=True)
