@@ -79,7 +79,8 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     settings: dict[str, bool] = {}
     try:
-        sys.exit(cli.main(prog_name="ftp", standalone_mode=False, obj=settings))
+        code = cli.main(prog_name="ftp", standalone_mode=False, obj=settings)
+        sys.exit(code if isinstance(code, int) else 0)
     except FtpError as error:
         if settings.get("traceback"):
             traceback.print_exception(error)
