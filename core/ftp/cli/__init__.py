@@ -89,8 +89,10 @@ def main() -> None:
         sys.exit(2)
     except click.ClickException as error:
         message = printable(error.format_message())
-        usage = isinstance(error, click.UsageError)
-        (click.UsageError(message, error.ctx) if usage else click.ClickException(message)).show()
+        shown: click.ClickException = click.ClickException(message)
+        if isinstance(error, click.UsageError):
+            shown = click.UsageError(message, error.ctx)
+        shown.show()
         sys.exit(error.exit_code)
     except click.Abort:
         click.echo("Aborted!", err=True)
