@@ -79,7 +79,8 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     settings: dict[str, bool] = {}
     try:
-        sys.exit(cli.main(prog_name="ftp", standalone_mode=False, obj=settings))
+        code = cli.main(prog_name="ftp", standalone_mode=False, obj=settings)
+        sys.exit(code if isinstance(code, int) else 0)
     except FtpError as error:
         if settings.get("traceback"):
             traceback.print_exception(error)
@@ -87,8 +88,11 @@ def main() -> None:
             click.echo(printable(str(error)), err=True)
         sys.exit(2)
     except click.ClickException as error:
-        error.message = printable(error.message)
-        error.show()
+        message = printable(error.format_message())
+        shown: click.ClickException = click.ClickException(message)
+        if isinstance(error, click.UsageError):
+            shown = click.UsageError(message, error.ctx)
+        shown.show()
         sys.exit(error.exit_code)
     except click.Abort:
         click.echo("Aborted!", err=True)

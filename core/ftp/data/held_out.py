@@ -13,7 +13,7 @@ from ftp.data.split import alike, groups_of, together
 from ftp.errors import DataError
 
 ALIKE = 0.8
-"""Similarity from which rows are near duplicates that stay together; that of the curators `split` and `dedupe`."""
+"""Similarity from which rows are near duplicates that stay together."""
 
 
 def hold_out(rows: Examples, name: str, size: float | int, ledger: Ledger) -> tuple[Examples, Examples]:

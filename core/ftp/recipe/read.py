@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -58,8 +59,7 @@ def read(file: Path, plugins: Plugins, settings: Sequence[str] = ()) -> Recipe:
         f"{document.place(path)}: {dotted(path)}: {what}" for path, what in _clashes(document.data, plugins)
     ]:
         raise RecipeError(clashes)
-    slots = Slots(plugins)
-    model = slots.model(Recipe)
+    slots, model = _slots_of(plugins)
     try:
         # JSON mode is strict about types ("3" is no number, true is no integer) and lenient about containers.
         checked = model.model_validate_json(
@@ -74,6 +74,13 @@ def read(file: Path, plugins: Plugins, settings: Sequence[str] = ()) -> Recipe:
     if document.problems or found:
         raise RecipeError(document.problems + found)
     return recipe
+
+
+@functools.lru_cache(maxsize=8)
+def _slots_of(plugins: Plugins) -> tuple[Slots, type[Recipe]]:
+    """Return the slots and the model of a recipe for these plugins; building them takes longer than reading."""
+    slots = Slots(plugins)
+    return slots, slots.model(Recipe)
 
 
 def _clashes(block: Any, plugins: Plugins, path: Path_ = ()) -> Iterator[tuple[Path_, str]]:

@@ -23,7 +23,7 @@ def csv_table(file: Path, stream: IO[bytes], options: ReadOptions) -> Iterator[R
     sample, stream = _looked_at(stream)
     delimiter, encoding = dialect_of(file, sample, options)
     # Bytes that are not of the encoding become lone surrogates here, so that the row they are in can be named.
-    with io.TextIOWrapper(stream, encoding, "surrogateescape", newline="") as lines:  # type: ignore[type-var]
+    with io.TextIOWrapper(stream, encoding, "surrogateescape", newline="") as lines:
         try:
             yield from _rows(file, lines, delimiter, encoding)
         except UnicodeError:  # of UTF-16 and the like, in which a wrong byte shifts all after it
