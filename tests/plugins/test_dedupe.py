@@ -3,7 +3,6 @@
 import json
 import math
 import random
-import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,9 @@ from ftp.data.examples import Corpus, write_examples
 from ftp.data.ledger import Ledger
 from ftp.testing import assert_component_ok
 from ftp.types import Example, Message
+from ftp_plugins.curators import near_duplicates
 from ftp_plugins.curators.dedupe import Dedupe, nearest_kept
+from ftp_plugins.words import words
 
 MEDQUAD = Path(__file__).resolve().parents[3] / Path("shared/data/medquad/medquad.jsonl")
 LONG = (
@@ -281,8 +282,8 @@ def test_sets_hang_together_when_a_pair_is_similar(threshold):
 @settings(deadline=None)
 def test_jaccard_is_exact(texts, n):
     def grams(text):
-        words = shingles.words(text)
-        return {tuple(words[k : k + n]) for k in range(max(1, len(words) - n + 1))} if words else set()
+        found = words(text)
+        return {tuple(found[k : k + n]) for k in range(max(1, len(found) - n + 1))} if found else set()
 
     number, sets = near_duplicates.distinct_sets([texts], n)
     assert [texts.index(text) for text in texts] == [
@@ -346,11 +347,6 @@ def test_a_chain_of_near_duplicates_hangs_together():
     texts = [" ".join(words[start : start + 80]) for start in range(0, 300, 3)]
     _, sets = near_duplicates.distinct_sets([texts], 3)
     assert set(near_duplicates.components(sets, 0.8).tolist()) == {0}
-
-
-@given(text=st.text(st.characters(max_codepoint=127)))
-def test_the_short_way_for_ascii_finds_the_same_words(text):
-    assert shingles.words(text) == shingles._WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 # --- real data ------------------------------------------------------------------------------------------------------
