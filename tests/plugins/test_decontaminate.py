@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from ftp.data.examples import Corpus, write_examples
 from ftp.data.ledger import Ledger
-from ftp.data.shingles import words
+from ftp.data.words import words
 from ftp.errors import DataError
 from ftp.testing import assert_component_ok
 from ftp.types import Example, Message
@@ -25,7 +25,6 @@ from ftp_plugins.curators.matching import Batch, Matcher
 from ftp_plugins.curators.ngram_index import MIN_WORDS, Entry
 from ftp_plugins.curators.paraphrases import Retriever, verdict
 from ftp_plugins.formatters.pairs import Alpaca, Instruct
-from ftp_plugins.words import words
 
 DATA = Path(__file__).resolve().parents[3] / Path("shared/data")
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not here")

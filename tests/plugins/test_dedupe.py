@@ -11,14 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ftp.data import near_duplicates, shingles
+from ftp.data import near_duplicates
 from ftp.data.examples import Corpus, write_examples
 from ftp.data.ledger import Ledger
+from ftp.data.words import words
 from ftp.testing import assert_component_ok
 from ftp.types import Example, Message
-from ftp_plugins.curators import near_duplicates
 from ftp_plugins.curators.dedupe import Dedupe, nearest_kept
-from ftp_plugins.words import words
 
 MEDQUAD = Path(__file__).resolve().parents[3] / Path("shared/data/medquad/medquad.jsonl")
 LONG = (

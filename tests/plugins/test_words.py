@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from ftp.data.examples import Corpus, write_examples
 from ftp.data.ledger import Ledger
+from ftp.data.words import words
 from ftp.types import Example
 from ftp_plugins.curators import rules
 from ftp_plugins.curators.quality import Quality
 from ftp_plugins.evaluators.rouge import Rouge
-from ftp_plugins.words import words
 
 TEXTS = {
     "en": "The lake is frozen in winter. Children skate on it after school, and their grandparents sell hot soup on "

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from ftp_plugins.words import words
+from ftp.data.words import words
 
 _MULTIPLIER = 0x9E3779B97F4A7C15
 REMEMBERED_WORDS = 2_000_000

@@ -79,7 +79,7 @@ class Boilerplate:
 
 
 def _long_runs(marked: Any, field: Any) -> Any:
-    """The marked n-grams among at least PASSAGE words in a row."""
+    """Return the marked n-grams among at least PASSAGE words in a row."""
     import numpy as np
 
     starts = np.flatnonzero(np.append(True, (marked[1:] != marked[:-1]) | (field[1:] != field[:-1]))[: len(marked)])

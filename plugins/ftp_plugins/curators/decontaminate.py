@@ -13,7 +13,6 @@ from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 import ftp
 from ftp.data.examples import BATCH, Examples
 from ftp.data.files import files_of
-from ftp.data.shingles import words
 from ftp.files import first_few
 from ftp_plugins.curators import ngram_index
 from ftp_plugins.curators.boilerplate import Boilerplate
@@ -160,7 +159,10 @@ class Decontaminate(ftp.Curator):
     def _checked(
         self, rows: Examples, indexes: Sequence[Index], usual: Boilerplate, ledger: ftp.Ledger, leaks: list[str]
     ) -> Examples:
-        """The rows that are in none of the indexes; the others are told to the ledger, and to `leaks` if they fail."""
+        """Return the rows that match none of the indexes.
+
+        The others are recorded in the ledger, and in `leaks` if the policy is to fail.
+        """
         matchers = [Matcher(index, usual.among(index), usual.of_prompts(index)) for index in indexes if len(index)]
         out: list[int] = []
         if not matchers:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import ftp
 from ftp.data.files import rows_of
-from ftp_plugins.words import words
+from ftp.data.words import words
 
 KINDS = ("prompt", "reference", "text", "document")
 """What a field is: a question or a whole prompt, an answer, a text of which no more is known, and what a question is
@@ -76,7 +76,7 @@ def question_and_document(example: ftp.Example) -> tuple[str, str]:
 
 
 def _blocks(text: str) -> list[str]:
-    """The paragraphs of a text; its lines when it is one paragraph."""
+    """Return the paragraphs of a text; its lines when it is one paragraph."""
     blocks = re.split(r"\n\s*\n", text.strip())
     return blocks if len(blocks) > 1 else text.strip().split("\n")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from ftp.data.shingles import hash_words, ngrams
+from ftp.data.words import words
 from ftp_plugins.curators.entries import KINDS
 from ftp_plugins.curators.ngram_index import (
     MIN_WORDS,
@@ -16,8 +18,6 @@ from ftp_plugins.curators.ngram_index import (
     whole_keys,
     within,
 )
-from ftp_plugins.curators.shingles import hash_words, ngrams
-from ftp_plugins.words import words
 
 QUOTED = 20
 """Words of a match that are shown."""
@@ -134,7 +134,8 @@ class Matcher:
     """Looks training rows up in an index."""
 
     def __init__(self, index: Index, usual: Any, usual_prompts: Any) -> None:
-        """
+        """Prepare the n-grams and keys of the index for look-ups.
+
         Args:
             usual: which n-grams of the index are boilerplate, bool [n-grams]. Words in them count on neither side.
             usual_prompts: hashes of whole prompts that count only together with their answer.

@@ -16,9 +16,9 @@ from typing import Any
 
 import ftp
 from ftp.data.files import files_of
+from ftp.data.shingles import hash_words, ngrams
 from ftp.files import first_line, new_file
 from ftp_plugins.curators.entries import KINDS, Entry, entries_of_file
-from ftp_plugins.curators.shingles import hash_words, ngrams
 
 FORMAT = 2
 """Of index files; raised when an older reader would misread them."""
@@ -187,7 +187,7 @@ def whole_keys(questions: Any, answers: Any) -> Any:
 
 
 def answer_keys(answers: Any) -> Any:
-    """What is looked up for an answer by itself."""
+    """Return what is looked up for an answer by itself."""
     import numpy as np
 
     with np.errstate(over="ignore"):

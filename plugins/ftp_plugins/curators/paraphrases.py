@@ -11,13 +11,13 @@ from pydantic import Field
 
 import ftp
 from ftp.data.examples import BATCH, Examples, decode
+from ftp.data.shingles import hash_words, ngrams
+from ftp.data.words import words
 from ftp.options import Options
 from ftp_plugins.curators.boilerplate import sample
 from ftp_plugins.curators.entries import question_and_document
 from ftp_plugins.curators.ngram_index import MIN_WORDS, N
-from ftp_plugins.curators.shingles import hash_words, ngrams
 from ftp_plugins.judging.client import CallFailed, JudgeError, Reply, Server
-from ftp_plugins.words import words
 
 COLUMNS = 2**20
 NUMBERS = 3
@@ -144,7 +144,7 @@ def _questions(rows: Examples) -> Iterator[list[str]]:
 
 
 def _telling(texts: Sequence[str], usual: Any) -> list[str]:
-    """The words of every text that are in no usual n-gram, with spaces between them."""
+    """Return the words of every text that are in no usual n-gram, with spaces between them."""
     import numpy as np
 
     hashes, offsets = hash_words(texts)

@@ -14,10 +14,10 @@ from pydantic import Field, model_validator
 
 import ftp
 from ftp.data.examples import Examples, decode
+from ftp.data.words import words
 from ftp.errors import did_you_mean
 from ftp_plugins.curators import rules
 from ftp_plugins.curators.pii import KINDS, PII, mask_example
-from ftp_plugins.words import words
 
 AT_ONCE = 10_000
 """Masked rows held as objects before they go into the table."""

@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
-from ftp_plugins.words import words
+from ftp.data.words import words
 
 LOOP_RUN, LOOP_SHARE, LOOP_CHARACTERS = 10, 0.4, 50
 """A text loops when runs of this many words that occurred before make up more than this share, and this many

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import ftp
-from ftp_plugins.words import words
+from ftp.data.words import words
 
 
 class Rouge(ftp.Evaluator):

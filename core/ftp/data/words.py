@@ -18,7 +18,7 @@ _SIMPLE_WORD = re.compile(r"[^\W_]+")
 
 @cache
 def _patterns() -> tuple[Any, Any, Any]:
-    """What doesn't count inside a word, a character of a script without spaces, and a word."""
+    """Compile what doesn't count inside a word, a character of a script without spaces, and a word."""
     import regex
 
     # Format characters such as joiners and soft hyphens (UAX 29 ignores them inside words), lone surrogates, and the
@@ -48,7 +48,7 @@ def words(text: str) -> list[str]:
 
 
 def _spaced(text: str) -> str:
-    """The text with a line break between words."""
+    """Return the text with a line break between words."""
     from icu4py.breakers import WordBreaker
 
     # NFKC takes Thai and Lao AM apart; ICU's dictionaries have it whole.
