@@ -134,6 +134,8 @@ def test_eval_sets_that_evaluators_bring_are_guarded_as_in_the_run(ftp, recipe, 
         found = json.loads(ftp("data", "check", str(file), "--json").out)
         assert found["steps"][-1]["evals"] == 5
         assert [group["reason"] for group in found["not_kept"]] == ["leak: general-instructions"]
+    told = "decontaminate dropped 1 rows that share text with eval rows (leak 1)."
+    assert found["notes"] == [told] and told in ftp("data", "check", str(file)).out
     why = ftp("data", "why", str(file), "train.jsonl:13").out
     assert "leak: general-instructions" in why and "general.jsonl:1" in why
     checked = ftp("check", str(file))

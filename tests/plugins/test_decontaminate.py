@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from ftp.data.examples import Corpus, write_examples
 from ftp.data.ledger import Ledger
-from ftp.data.shingles import words
+from ftp.data.words import words
 from ftp.errors import DataError
 from ftp.testing import assert_component_ok
 from ftp.types import Example, Message
@@ -104,13 +104,9 @@ def test_it_is_a_sound_component(options):
     [
         talk(QUESTION, ANSWER),
         talk(QUESTION, "36"),
-        talk("Something else entirely, please.", ANSWER),
         talk(QUESTION.upper().replace(",", " -- "), "36"),
         talk("Hello there, can you help me?", "Yes.", f"Here it is. {QUESTION} Thanks!", "36"),
         Example(text=f"Some exercises from a book. {QUESTION} The answer is found at the back."),
-        Example(
-            (Message("user", "Which is better?"), Message("assistant", "No.")), rejected=(Message("assistant", ANSWER),)
-        ),
     ],
 )
 def test_a_copy_is_dropped_with_its_evidence(curate, copy):
@@ -123,6 +119,108 @@ def test_a_copy_is_dropped_with_its_evidence(curate, copy):
     assert re.fullmatch(
         r'(prompt|reference): \d+ words in a row, "[^"]+"|the same prompt( and answer)?, "[^"]+"', found["detail"]
     )
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        talk("Something else entirely, please.", ANSWER),
+        Example(
+            (Message("user", "Which is better?"), Message("assistant", "No.")), rejected=(Message("assistant", ANSWER),)
+        ),
+    ],
+)
+def test_an_answer_alone_is_a_class_of_its_own(curate, row):
+    train, held = [*filler(20), row], [*filler(20, 1), talk(QUESTION, ANSWER)]
+    kept, _, ledger = curate(train, held)
+    assert kept == [f"train:{line}" for line in range(1, 21)]
+    assert ledger.row("train:21")["reason"] == "same answer: heldout"
+    kept, _, ledger = curate(train, held, same_answer="keep")
+    assert len(kept) == 21
+    (found,) = ledger.findings()
+    assert (found["id"], found["what"], found["other"]) == ("train:21", "same answer", "heldout:21")
+    with pytest.raises(DataError, match="train:21 ~ heldout:21"):
+        curate(train, held, policy="fail")
+    assert len(curate(train, held, policy="fail", same_answer="keep")[0]) == 21
+
+
+def test_a_passage_of_an_answer_is_noted_and_drops_nothing(curate):
+    long = " ".join(example.reference for example in filler(10, 5))
+    train = [*filler(20), talk("Tell me something else.", " ".join(words(long)[50:80]) + ".")]
+    kept, _, ledger = curate(train, [*filler(20, 1), talk(QUESTION, long)])
+    assert len(kept) == 21
+    (found,) = ledger.findings()
+    assert (found["id"], found["what"], found["score"]) == ("train:21", "shared passage", 0.2)
+
+
+def test_an_answer_that_many_rows_have_is_noted_and_drops_nothing(curate):
+    """Such as a standard reply of a help desk, in training, validation and eval rows."""
+    standard = "Thank you for your message; the department in charge will answer you within three working days."
+    rows = [talk(example.prompt[0].content, standard) for example in filler(16)]
+    kept, after, ledger = curate([*filler(20, 1), *rows[:8]], [*filler(20, 2), *rows[8:12]], rows[12:])
+    assert len(kept) == 28 and len(after.validation) == 4
+    assert {found["what"] for found in ledger.findings()} == {"common answer"}
+    assert {found["id"] for found in ledger.findings()} == {
+        *(f"train:{line}" for line in range(21, 29)),
+        *(f"watched:{line}" for line in range(1, 5)),
+    }
+    assert 'an answer that many rows have, "thank you for' in ledger.findings()[0]["detail"]
+
+
+# A question and the document that it is about.
+
+DOCUMENT = " ".join(example.reference for example in filler(14, 7))
+OTHER_QUESTION = "Who was the first person to build a bridge over the river, and which of the towns paid for the stone?"
+CITED = f"Where does it say that {' '.join(words(DOCUMENT)[30:42])}?"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "{question}\n\n{document}",
+        "{document}\n\n{question}",
+        "Context: {document}\nQuestion: {question}\nAnswer:",
+        "{question}\n\n{first}\n\n{second}",
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 12])
+def test_rows_that_share_a_document_with_an_eval_row(curate, prompt, rows):
+    def ask(question, document=DOCUMENT):
+        found = document.split()
+        return prompt.format(
+            question=question, document=document, first=" ".join(found[:100]), second=" ".join(found[100:])
+        )
+
+    held = [talk(ask(QUESTION), ANSWER), *(talk(ask(e.prompt[0].content), "No.") for e in filler(rows - 1, 9))]
+    held += filler(5 * rows, 10)
+    rng, vocabulary = random.Random(0), ["alpha", "beta", "gamma", "delta"]
+    train = [
+        *filler(20),
+        talk(QUESTION, "I don't know."),
+        talk(ask(QUESTION), "I don't know."),
+        talk(edited(ask(QUESTION), rng, vocabulary), edited(ANSWER, rng, vocabulary)),
+        talk(ask(OTHER_QUESTION), "Nobody knows."),
+        talk(ask(QUESTION, " ".join(e.reference for e in filler(14, 8))), "Nothing is said of it."),
+        talk("Give me a summary.\n\n" + DOCUMENT, "It is about nothing."),
+    ]
+    kept, _, ledger = curate(train, held)
+    assert kept == [f"train:{line}" for line in (*range(1, 21), 24, 26)]
+    found = {(found["id"], found["what"]) for found in ledger.findings()}
+    assert found >= {("train:24", "same document"), ("train:26", "same document")}
+    kept, _, ledger = curate(train, held, same_document="drop")
+    assert kept == [f"train:{line}" for line in range(1, 21)]
+    assert ledger.row("train:24")["reason"] == "same document: heldout"
+
+
+def test_a_question_that_quotes_its_document_is_not_found_in_that_document(curate):
+    held = [talk(f"{CITED}\n\n{DOCUMENT}", " ".join(words(DOCUMENT)[60:75]))]
+    train = [*filler(5), talk(f"{OTHER_QUESTION}\n\n{DOCUMENT}", "Nobody knows."), talk(CITED, "There.")]
+    kept, _, ledger = curate(train, held)
+    assert {found["id"]: found["what"] for found in ledger.findings()} == {
+        "train:6": "same document",
+        "train:7": "leak",
+    }
+    assert len(kept) == 6
 
 
 def test_the_evidence_quotes_the_words_of_the_training_row(curate):
@@ -430,7 +528,9 @@ def test_coverage_and_run_are_what_they_are_said_to_be(held, rows):
     batch = Batch(pa.Table.from_batches([encode_batch(examples)], schema()).select(list(Batch.COLUMNS)))
     usual = [" ".join("abcd"), " ".join("aaaa")]
     hashed = ngram_index.build("usual", [Entry("u:1", [("text", "a b c d a a a a")])]).grams[[0, 4]]
-    found = {(m.row, m.other): m for m in Matcher(index, hashed).matches(batch, 0.5, MIN_WORDS)}
+    found = {
+        (m.row, m.other): m for m in Matcher(index, np.isin(index.grams, hashed), []).matches(batch, 0.5, MIN_WORDS)
+    }
 
     n = ngram_index.N
     for r, row in enumerate(rows):
@@ -457,6 +557,14 @@ def test_coverage_and_run_are_what_they_are_said_to_be(held, rows):
 
 
 # Paraphrases.
+
+
+def test_questions_of_one_template_are_no_paraphrases(curate):
+    form = "How likely is it that a grown person who has been ill with {} will pass it on to the children of the house?"
+    names = [" ".join(example.reference.split()[:2]) for example in filler(60)]
+    train = [talk(form.format(name), "Rarely.") for name in names[:40]]
+    assert curate(train, [talk(form.format(name), "Often.") for name in names[40:]])[2].findings() == []
+
 
 REWORDED = (
     "She sells 12 loaves each morning, a baker, and after noon twice that many loaves. How many loaves sold in a day?"

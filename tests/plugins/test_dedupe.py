@@ -3,7 +3,6 @@
 import json
 import math
 import random
-import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ftp.data import near_duplicates, shingles
+from ftp.data import near_duplicates
 from ftp.data.examples import Corpus, write_examples
 from ftp.data.ledger import Ledger
+from ftp.data.words import words
 from ftp.testing import assert_component_ok
 from ftp.types import Example, Message
 from ftp_plugins.curators.dedupe import Dedupe, nearest_kept
@@ -281,8 +281,8 @@ def test_sets_hang_together_when_a_pair_is_similar(threshold):
 @settings(deadline=None)
 def test_jaccard_is_exact(texts, n):
     def grams(text):
-        words = shingles.words(text)
-        return {tuple(words[k : k + n]) for k in range(max(1, len(words) - n + 1))} if words else set()
+        found = words(text)
+        return {tuple(found[k : k + n]) for k in range(max(1, len(found) - n + 1))} if found else set()
 
     number, sets = near_duplicates.distinct_sets([texts], n)
     assert [texts.index(text) for text in texts] == [
@@ -346,11 +346,6 @@ def test_a_chain_of_near_duplicates_hangs_together():
     texts = [" ".join(words[start : start + 80]) for start in range(0, 300, 3)]
     _, sets = near_duplicates.distinct_sets([texts], 3)
     assert set(near_duplicates.components(sets, 0.8).tolist()) == {0}
-
-
-@given(text=st.text(st.characters(max_codepoint=127)))
-def test_the_short_way_for_ascii_finds_the_same_words(text):
-    assert shingles.words(text) == shingles._WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 # --- real data ------------------------------------------------------------------------------------------------------

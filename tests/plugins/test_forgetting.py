@@ -19,8 +19,9 @@ from ftp.runs.answers import read_answers
 from ftp.testing import assert_component_ok
 from ftp.types import EvalView
 from ftp_plugins.commands.compare.pairing import compare
-from ftp_plugins.evaluators.exact_match import ExactMatch, number
+from ftp_plugins.evaluators.exact_match import ExactMatch
 from ftp_plugins.evaluators.forgetting import Forgetting
+from ftp_plugins.evaluators.numbers import number
 from ftp_plugins.loaders.huggingface import HuggingFace
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -192,6 +193,9 @@ def test_general_rows_are_kept_out_of_training(run, instructions):
     assert ledger.row("train.jsonl:13")["reason"] == "leak: general-instructions"
     assert [found["other"] for found in ledger.findings("train.jsonl:13")] == ["general.jsonl:7"]
     assert ledger.row("general.jsonl:7")["split"] == "eval:general-instructions"
+    page = (directory / "report.html").read_text()
+    verdict = page[page.index('<section id="verdict"') : page.index("</section>", page.index('<section id="verdict"'))]
+    assert "decontaminate dropped 1 rows that share text with eval rows (leak 1)." in verdict
 
 
 def test_runs_with_general_text_are_evaluated_again_and_compared(run, text):

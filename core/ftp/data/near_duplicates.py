@@ -50,7 +50,7 @@ def text_of(example: Example, part: Part) -> str:
 def distinct_sets(batches: Iterable[Sequence[str]], n: int) -> tuple[Any, Any]:
     """Return the distinct texts among many, and the set of word n-grams of each.
 
-    Texts are the same when their words are (see `shingles.words`); without a word, when they are the same text.
+    Texts are the same when their words are (see `ftp.data.words`); without a word, when they are the same text.
     Takes 9 bytes for each n-gram of a text and 16 for each text.
 
     Returns:

@@ -6,19 +6,11 @@ The hashes are the same in every process and on every machine.
 from __future__ import annotations
 
 import hashlib
-import re
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-# Scripts that are written without spaces between words are taken character by character.
-_UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
-    "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Japanese, Chinese
-)
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
-# The same for ASCII, four times as fast: letters in lower case, digits, and a space for all else.
-_ASCII = {code: chr(code).lower() if chr(code).isalnum() else " " for code in range(128)}
+from ftp.data.words import words
+
 _MULTIPLIER = 0x9E3779B97F4A7C15
 REMEMBERED_WORDS = 2_000_000
 
@@ -35,13 +27,6 @@ class _WordHashes(dict[str, int]):
 
 
 _hashes = _WordHashes()
-
-
-def words(text: str) -> list[str]:
-    """Return the words of a text: NFKC, case folded, without punctuation."""
-    if text.isascii():
-        return text.translate(_ASCII).split()
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def hash_words(texts: Sequence[str]) -> tuple[Any, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ftp.components import Curator
 from ftp.data.examples import BATCH, Corpus, Examples, read_examples, write_examples
@@ -117,6 +119,35 @@ def prepare_data(
     for name, examples in corpus.evals.items():
         write_examples(place / _eval_file(name), examples)
     return corpus, ledger
+
+
+def notes_on_evals(ledger: Ledger, curators: Iterable[Curator]) -> list[str]:
+    """Return what the curators that guard the eval sets found, in rows: a sentence of each that found something."""
+    notes = []
+    for curator in curators:
+        found: dict[str, set[str]] = {}
+        for finding in ledger.findings() if curator.guards_evals else ():
+            if finding["by"] == curator.used_as:
+                found.setdefault(finding["what"], set()).add(finding["id"])
+        by_us = {id for ids in found.values() for id in ids if _dropped_by(ledger.row(id), curator.used_as)}
+        dropped = Counter(ledger.row(id)["reason"].partition(":")[0] for id in by_us)
+        noted = Counter({what: len(ids - by_us) for what, ids in found.items()})
+        parts = [
+            f"{do} {counts.total():,} rows that share text with eval rows ({_spelt(counts)})"
+            for do, counts in (("dropped", dropped), ("kept and noted", +noted))
+            if counts.total()
+        ]
+        if parts:
+            notes.append(f"{curator.used_as} {' and '.join(parts)}.")
+    return notes
+
+
+def _dropped_by(row: Mapping[str, Any], curator: str) -> bool:
+    return (row["fate"], row["by"]) == ("dropped", curator)
+
+
+def _spelt(counts: Counter[str]) -> str:
+    return ", ".join(f"{what} {rows:,}" for what, rows in counts.most_common())
 
 
 def read_prepared(place: Path, evals: Iterable[str]) -> Corpus:

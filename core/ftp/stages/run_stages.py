@@ -14,7 +14,7 @@ from ftp.runs.lock import note_model
 from ftp.stages.dev_score import DevScore
 from ftp.stages.evaluate import leaked_rows
 from ftp.stages.load_model import apply_adapter, give_memory_back, load_base_model
-from ftp.stages.prepare_data import prepare_data, read_prepared
+from ftp.stages.prepare_data import notes_on_evals, prepare_data, read_prepared
 from ftp.stages.rehearsal import rehearse_reporters, rehearse_watchers
 from ftp.stages.tokenise_rows import tokenise_rows
 from ftp.stages.work import Work
@@ -30,6 +30,8 @@ def rows_of(work: Work) -> tuple[Corpus, Ledger]:
         home, advance = work.file.absolute().parent, work.progress.stage("Reading rows")
         _, ledger = prepare_data(work.recipe, place, home, advance, own)
         ledger.write(place / "ledger.parquet")
+        for line in notes_on_evals(ledger, work.recipe.data.curate):
+            work.note(line)
         work.finish("data")
     # As it was before training: the trainer adds its own entries, once more when it has to begin again.
     corpus, ledger = read_prepared(place, (*work.recipe.data.evals, *own)), Ledger.read(place / "ledger.parquet")

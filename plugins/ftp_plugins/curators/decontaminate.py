@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 import ftp
-from ftp.data.examples import BATCH, Examples, decode
+from ftp.data.examples import BATCH, Examples
 from ftp.data.files import files_of
-from ftp.data.shingles import words
 from ftp.files import first_few
 from ftp_plugins.curators import ngram_index
-from ftp_plugins.curators.matching import Batch, Match, Matcher, common
+from ftp_plugins.curators.boilerplate import Boilerplate
+from ftp_plugins.curators.entries import entries_of, entries_of_file
+from ftp_plugins.curators.matching import Batch, Match, Matcher
 from ftp_plugins.curators.ngram_index import Index
-from ftp_plugins.curators.paraphrases import Judge, Retriever
+from ftp_plugins.curators.paraphrases import Judge, nearest, question_of
 
 SHOWN = 20
-USUAL_IN_TRAIN = 0.01
-"""Share of the training rows beyond which n-grams are ignored; at least five rows."""
-USUAL_IN_EVALS = 10
-"""Rows of an eval set beyond which n-grams are ignored; in a small set 5%, and at least three rows."""
-NEAREST = 20
-"""Training rows recorded as paraphrases of one eval row."""
 WHOLE = {"prompt": "the same prompt", "row": "the same prompt and answer"}
 
 
@@ -54,28 +49,47 @@ class Decontaminate(ftp.Curator):
 
     With `run: 15` at 0.6, 0.61% of the clean rows are flagged; with 25 as many as with 20.
 
+    A training row that has an eval row's answer and not its question is a class of its own, `same answer`. A passage of
+    an answer, found by `run` alone, is noted as `shared passage` and drops nothing.
+
+    When an eval prompt has a document beside its question (see `entries.question_and_document`), the question is
+    compared by itself as well: it is a leak without its document, too. A row that asks something else about the
+    document is a class of its own, `same document`. With the document, questions and answers count by the words that
+    they don't quote from it. On 1,159 documents of MedQuAD with five questions each, a tenth of the questions held out,
+    dropping such rows would take 47% of the training rows; without, 3% go. So they are kept unless an option says
+    otherwise: the document is before the model in evaluation anyway.
+
     What does not count: n-grams that more than 10 rows of an eval set have (in a small set more than 5%, and at least
-    4 rows) or more than 1% of the training rows (at least 6), such as an instruction that every prompt has. A prompt or
-    reference with fewer than 8 other words is compared as a whole only: a prompt of 3 words or more is a leak when a
-    training prompt or one of the user's turns is equal to it, a shorter one only together with its answer, and an
-    answer alone never. A whole prompt that many rows have counts only together with its answer, too.
+    4 rows) or more than 1% of the training and validation rows (at least 6), such as an instruction that every prompt
+    has; in documents, those of more than 20% of the rows on either side; in answers, passages of 12 words or more that
+    two eval rows and two of up to 8,000 training and validation rows have, such as a standard reply. Such an answer is
+    noted as `common answer` where a training row has it. A prompt or reference with fewer than 8 other words is
+    compared as a whole only: a prompt of 3 words or more is a leak when a training prompt or one of the user's turns is
+    equal to it, a shorter one only together with its answer, and an answer alone never. A whole prompt that
+    many rows have counts only together with its answer, too.
 
     Paraphrases are found by the words of the prompts, and by numbers above all: on GSM8K's test set reworded by a
     language model, 77% are found at 1% false positives (with the n-grams alone 0.4%). Prompts of fewer than 8 words
-    are left out, and so are `against` files.
+    outside of common n-grams are left out, so that questions of one template aren't taken for one another, and so are
+    `against` files.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("numpy", "pyarrow", "scipy", "sklearn")
+    requires: ClassVar[tuple[str, ...]] = ("numpy", "pyarrow", "scipy", "sklearn", "regex", "icu4py")
     guards_evals: ClassVar[bool] = True
-    leaks: ClassVar[tuple[str, ...]] = ("leak", "paraphrase")
+    leaks: ClassVar[tuple[str, ...]] = ("leak", "same answer", "paraphrase")
 
     policy: Literal["drop", "fail", "report"] = "drop"
     """What to do with a leak: drop the row, stop the run and list the rows, or only record it."""
     coverage: Annotated[float, Field(gt=0, le=1)] = 0.6
     """Share of the words of an eval prompt or reference that a training row must share with it to be a leak."""
     run: Annotated[int, Field(ge=ngram_index.MIN_WORDS)] = 20
-    """Number of consecutive words that make a training row a leak if it shares them with an eval row, whatever their
-    share."""
+    """Words in a row that a training row must share with an eval prompt to be a leak, however little of it that is."""
+    same_answer: Literal["drop", "keep"] = "drop"
+    """What to do with a training row that has an eval row's answer and not its question: treat it as a leak, or keep it
+    and note it."""
+    same_document: Literal["drop", "keep"] = "keep"
+    """What to do with a training row that asks something else about the document of an eval row: treat it as a leak, or
+    keep it and note it."""
     against: list[Annotated[str, Field(min_length=1), AfterValidator(_place)]] = Field(default_factory=list)
     """More rows to keep out of training: data files, directories or globs, of which every text in every column is
     compared (no format is needed), and index files made by `ftp data index`: FILE.ftpindex, or
@@ -120,16 +134,17 @@ class Decontaminate(ftp.Curator):
         return [Path(path)]
 
     def curate(self, corpus: ftp.Corpus, ledger: ftp.Ledger) -> ftp.Corpus:
-        evals = [ngram_index.build(name, ngram_index.entries_of(rows)) for name, rows in corpus.evals.items()]
+        evals = [ngram_index.build(name, entries_of(rows)) for name, rows in corpus.evals.items()]
         others = [index for path in self.against for file in self._files(path) for index in [_index_of(file)]]
         leaks: list[str] = []
-        validation = self._checked(corpus.validation, evals, ledger, leaks)
-        watched = ngram_index.build("validation", ngram_index.entries_of(validation))
-        train = self._checked(corpus.train, [*evals, *others, watched], ledger, leaks)
+        usual = Boilerplate([corpus.train, corpus.validation])
+        validation = self._checked(corpus.validation, evals, usual, ledger, leaks)
+        watched = ngram_index.build("validation", entries_of(validation))
+        train = self._checked(corpus.train, [*evals, *others, watched], usual, ledger, leaks)
         self._fail_on(leaks)
         if self.paraphrases != "ignore":
-            for name, examples in corpus.evals.items():
-                train = self._without_paraphrases(train, name, examples, ledger, leaks)
+            for index, examples in zip(evals, corpus.evals.values(), strict=True):
+                train = self._without_paraphrases(train, index, examples, usual.of_prompts(index), ledger, leaks)
             self._fail_on(leaks)
         return dataclasses.replace(corpus, train=train, validation=validation)
 
@@ -141,13 +156,14 @@ class Decontaminate(ftp.Curator):
                 [f"{self.used_as}: {len(leaks)} {rows} also in the eval sets", *first_few(leaks, SHOWN), advice]
             )
 
-    def _checked(self, rows: Examples, indexes: Sequence[Index], ledger: ftp.Ledger, leaks: list[str]) -> Examples:
+    def _checked(
+        self, rows: Examples, indexes: Sequence[Index], usual: Boilerplate, ledger: ftp.Ledger, leaks: list[str]
+    ) -> Examples:
         """Return the rows that match none of the indexes.
 
         The others are recorded in the ledger, and in `leaks` if the policy is to fail.
         """
-        usual = _common(rows)
-        matchers = [Matcher(index, _ignored(index, usual)) for index in indexes if len(index)]
+        matchers = [Matcher(index, usual.among(index), usual.of_prompts(index)) for index in indexes if len(index)]
         out: list[int] = []
         if not matchers:
             return rows
@@ -156,47 +172,65 @@ class Decontaminate(ftp.Curator):
             reasons: dict[int, str] = {}
             for matcher in matchers:
                 index = matcher.index
-                for match in matcher.matches(batch, self.coverage, self.run):
-                    id, other = batch.ids[match.row], index.id(match.other)
-                    detail = _detail(match, batch)
-                    ledger.find(id, self.used_as, "leak", other, round(match.coverage, 3), detail)
+                for match in self._noted(matcher, batch, ledger):
                     if match.row not in reasons:
-                        reasons[match.row] = f"leak: {index.name}"
+                        reasons[match.row] = f"{match.what}: {index.name}"
                         if self.policy == "fail":
-                            leaks.append(f"{id} ~ {other} ({index.name}): {match.coverage:.0%}, {detail}")
+                            at = f"{batch.ids[match.row]} ~ {index.id(match.other)} ({index.name})"
+                            leaks.append(f"{at}: {match.coverage:.0%}, {_detail(match, batch)}")
             if self.policy == "drop":
                 for row, reason in sorted(reasons.items()):
                     ledger.drop(batch.ids[row], by=self.used_as, reason=reason)
                 out += [number * BATCH + row for row in reasons]
         return _without(rows, out)
 
+    def _noted(self, matcher: Matcher, batch: Batch, ledger: ftp.Ledger) -> list[Match]:
+        """Tell the ledger what a batch shares with an index; return what is to be treated as a leak.
+
+        What is seldom a leak is noted once for each training row: many rows on both sides may share it.
+        """
+        index, leaks, known = matcher.index, [], set()
+        dropped = {"leak": "drop", "same answer": self.same_answer, "same document": self.same_document}
+        for match in matcher.matches(batch, self.coverage, self.run):
+            if dropped.get(match.what) == "drop":
+                leaks.append(match)
+            elif match.row in known:
+                continue
+            known.add(match.row)
+            id, score = batch.ids[match.row], round(match.coverage, 3)
+            ledger.find(id, self.used_as, match.what, index.id(match.other), score, _detail(match, batch))
+        for row, other in matcher.same_answers(batch):
+            if row not in known:
+                detail = f"an answer that many rows have, {batch.quote_answer(row)}"
+                ledger.find(batch.ids[row], self.used_as, "common answer", index.id(other), 1.0, detail)
+        return leaks
+
     def _without_paraphrases(
-        self, train: Examples, name: str, examples: Examples, ledger: ftp.Ledger, leaks: list[str]
+        self, train: Examples, index: Index, examples: Examples, usual: Any, ledger: ftp.Ledger, leaks: list[str]
     ) -> Examples:
         if not len(train) or not len(examples):
             return train
-        prompts = [_question(example) for example in examples]
-        asked = [prompt if len(words(prompt)) >= ngram_index.MIN_WORDS else "" for prompt in prompts]
-        rows, others, scores = _nearest(train, asked, self.judge.threshold if self.judge else self.similarity)
+        prompts = [question_of(example) for example in examples]
+        rows, others, scores = nearest(train, prompts, usual, self.judge.threshold if self.judge else self.similarity)
         known = set()
         if self.policy == "report":  # the leaks are still among the rows
-            known = {(found["id"], found["other"]) for found in ledger.findings() if found["what"] == "leak"}
+            known = {(found["id"], found["other"]) for found in ledger.findings() if found["what"] in self.leaks}
         out: dict[int, None] = {}
         for call, at in enumerate((-scores).argsort(kind="stable").tolist()):
             row, example = train[int(rows[at])], examples[int(others[at])]
             if (row.id, example.id) in known:
                 continue
-            what, verdict = self._judged(prompts[int(others[at])], _question(row), call)
-            detail = f"{verdict}{_shortened(_question(row))} ~ {_shortened(prompts[int(others[at])])}"
+            what, verdict = self._judged(prompts[int(others[at])], question_of(row), call)
+            detail = f"{verdict}{_shortened(question_of(row))} ~ {_shortened(prompts[int(others[at])])}"
             ledger.find(row.id, self.used_as, what, example.id, round(float(scores[at]), 3), detail)
             if what == "paraphrase" and (self.policy if self.judge else self.paraphrases) != "report":
                 out[int(rows[at])] = None
                 if self.judge and self.policy == "fail":
-                    leaks.append(f"{row.id} ~ {example.id} ({name}): reworded, {detail}")
+                    leaks.append(f"{row.id} ~ {example.id} ({index.name}): reworded, {detail}")
         if leaks:
             return train
         for position in sorted(out):
-            ledger.drop(train[position].id, by=self.used_as, reason=f"paraphrase: {name}")
+            ledger.drop(train[position].id, by=self.used_as, reason=f"paraphrase: {index.name}")
         return _without(train, list(out))
 
     def _judged(self, prompt: str, question: str, call: int) -> tuple[str, str]:
@@ -214,46 +248,7 @@ class Decontaminate(ftp.Curator):
 def _index_of(file: Path) -> Index:
     if file.suffix == ngram_index.SUFFIX:
         return ngram_index.read(file)
-    return ngram_index.build(file.name, ngram_index.entries_of_file(file, str(file)))
-
-
-def _sample(rows: Examples) -> Examples:
-    """Return a batch of rows sampled from the whole."""
-    return rows[:: max(1, -(-len(rows) // BATCH))]
-
-
-def _common(rows: Examples) -> Any:
-    """Return the n-grams and prompts that many rows have in common, counted on up to a thousand of them."""
-    import numpy as np
-
-    if not len(rows):
-        return np.empty(0, np.uint64)
-    batch = Batch(next(_sample(rows).batches(Batch.COLUMNS)))
-    limit = max(5, USUAL_IN_TRAIN * len(batch.ids))
-    return np.concatenate(
-        [
-            common(batch.grams, batch.gram_row, limit),
-            common(batch.questions, batch.question_row, limit),
-        ]
-    )
-
-
-def _ignored(index: Index, usual: Any) -> Any:
-    """Return the n-grams to ignore: the common ones, and those that many rows of this index have.
-
-    In a large set the limit is a number of rows and not a share: an n-gram in eleven rows distinguishes none of them,
-    and every row that has it would have to be compared.
-    """
-    import numpy as np
-
-    limit = min(max(3, 0.05 * len(index)), USUAL_IN_EVALS)
-    return np.concatenate(
-        [
-            usual,
-            common(index.grams, index.field_row[index.gram_field], limit),
-            common(index.questions, index.question_row, limit),
-        ]
-    )
+    return ngram_index.build(file.name, entries_of_file(file, str(file)))
 
 
 def _detail(match: Match, batch: Batch) -> str:
@@ -262,39 +257,9 @@ def _detail(match: Match, batch: Batch) -> str:
     return f"{match.kind}: {match.run} words in a row, {batch.quote(match.row, match.gram, match.length)}"
 
 
-def _question(example: ftp.Example) -> str:
-    """Return the user's turns, or the running text."""
-    return "\n".join(message.content for message in example.prompt if message.role == "user") or example.text
-
-
 def _shortened(text: str) -> str:
     found = text.split()
     return f'"{" ".join(found[:12])}{" …" if len(found) > 12 else ""}"'
-
-
-def _nearest(train: Examples, prompts: Sequence[str], threshold: float) -> tuple[Any, Any, Any]:
-    """Return the training rows most similar to each prompt, at most NEAREST each: rows, prompts and cosines."""
-    import numpy as np
-
-    retriever = Retriever(prompts, next(_questions(_sample(train))))
-    rows, others, scores = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
-    for number, texts in enumerate(_questions(train)):
-        row, other, score = retriever.similar(texts, threshold)
-        if not len(row):
-            continue
-        rows, others = np.append(rows, row + number * BATCH), np.append(others, other)
-        scores = np.append(scores, score)
-        order = np.lexsort((rows, -scores, others))
-        rows, others, scores = rows[order], others[order], scores[order]
-        first = np.searchsorted(others, others, "left")
-        keep = np.arange(len(others)) - first < NEAREST
-        rows, others, scores = rows[keep], others[keep], scores[keep]
-    return rows, others, scores
-
-
-def _questions(rows: Examples) -> Iterator[list[str]]:
-    for table in rows.batches(("text", "messages")):
-        yield [_question(example) for example in decode(table)]
 
 
 def _without(rows: Examples, out: Sequence[int]) -> Examples:

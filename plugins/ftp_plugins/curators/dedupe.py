@@ -26,7 +26,7 @@ class Dedupe(ftp.Curator):
     records that row and the similarity.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("numpy", "scipy", "rensa")
+    requires: ClassVar[tuple[str, ...]] = ("numpy", "scipy", "rensa", "regex", "icu4py")
 
     on: near_duplicates.Part = "whole"
     """What is compared: the whole row, the prompt (all turns before the answer) or the answer. Text has no parts."""

@@ -1,4 +1,4 @@
-"""Texts to keep out of training as hashed word n-grams: built, written, read, and matched against training rows.
+"""Texts to keep out of training as hashed word n-grams: built, written and read.
 
 One way for the eval sets of a recipe, for `against:` files, and for the index files that an organisation ships: a file
 holds hashes, names of files and line numbers, and no text.
@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ftp
-from ftp.data.files import files_of, rows_of
+from ftp.data.files import files_of
 from ftp.data.shingles import hash_words, ngrams
 from ftp.files import first_line, new_file
+from ftp_plugins.curators.entries import KINDS, Entry, entries_of_file
 
-FORMAT = 1
-"""Version of index files; increased when an older reader would misread them."""
+FORMAT = 2
+"""Of index files; raised when an older reader would misread them."""
 SUFFIX = ".ftpindex"
 N = 4
 """Words in an n-gram."""
 MIN_WORDS = 8
 """A field with fewer counted words is compared as a whole only."""
 MIN_QUESTION = 3
-"""Equal prompts with fewer words than this are not evidence."""
-KINDS = ("prompt", "reference", "text")
+"""Equal prompts of fewer words than this say nothing."""
 
 _ARRAYS = {
     "row_source": "int32",
@@ -37,24 +37,13 @@ _ARRAYS = {
     "questions": "uint64",
     "whole_row": "int32",
     "wholes": "uint64",
+    "answer_row": "int32",
+    "answers": "uint64",
     "field_row": "int32",
     "field_kind": "uint8",
     "field_words": "int32",
     "grams": "uint64",
 }
-
-
-class Entry(NamedTuple):
-    """A row to keep out of training."""
-
-    id: str
-    """`name:line`."""
-    fields: Sequence[tuple[str, str]]
-    """Kind (one of KINDS) and text; each is compared separately, by its n-grams."""
-    questions: Sequence[str] = ()
-    """Texts that a training row must not have as its prompt."""
-    wholes: Sequence[tuple[str, str]] = ()
-    """Pairs of prompt and answer that a training row must not have together."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +64,10 @@ class Index:
     """int32 [wholes]"""
     wholes: Any
     """uint64 [wholes], hashes of a prompt together with its answer."""
+    answer_row: Any
+    """int32 [answers]"""
+    answers: Any
+    """uint64 [answers], hashes of whole answers of at least MIN_WORDS words."""
     field_row: Any
     """int32 [fields]; fields of fewer than MIN_WORDS words are not among them."""
     field_kind: Any
@@ -95,43 +88,6 @@ class Index:
         import numpy as np
 
         return np.repeat(np.arange(len(self.field_words)), self.field_words - (N - 1))
-
-
-def entries_of(examples: Iterable[ftp.Example]) -> Iterator[Entry]:
-    """Yield eval examples as the prompt (user's and system's turns before the answer) and the reference."""
-    for example in examples:
-        asked = "\n".join(message.content for message in example.prompt if message.role in ("user", "system"))
-        question = "\n".join(message.content for message in example.prompt if message.role == "user")
-        yield Entry(
-            example.id,
-            (("prompt", asked), ("reference", example.reference)),
-            (question,),
-            ((question, example.reference),),
-        )
-
-
-def entries_of_file(file: Path, name: str) -> Iterator[Entry]:
-    """Yield the rows of a data file of any format; every text in a row is a field.
-
-    Raises:
-        DataError: the file or a row of it can't be read.
-    """
-    for row in rows_of(file):
-        if row.values is None:
-            raise ftp.DataError([f"{file}:{row.line}: {row.problem}"])
-        texts = list(_texts(row.values))
-        yield Entry(f"{name}:{row.line}", [("text", text) for text in texts], texts, [("", text) for text in texts])
-
-
-def _texts(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _texts(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
 
 
 # --- build, write, read ---------------------------------------------------------------------------------------------
@@ -189,6 +145,12 @@ def _add_keys(parts: dict[str, list[Any]], batch: Sequence[Entry], first: int) -
     parts["wholes"].append(whole_keys(sequences[::2], sequences[1::2])[some])
     parts["whole_row"].append(np.array([row for row, _, _ in wholes], np.int32)[some])
 
+    answers = [(row, entry.answer) for row, entry in enumerate(batch, first)]
+    hashes, offsets = hash_words([text for _, text in answers])
+    enough = np.diff(offsets) >= MIN_WORDS
+    parts["answers"].append(answer_keys(sequence_hashes(hashes, offsets))[enough])
+    parts["answer_row"].append(np.array([row for row, _ in answers], np.int32)[enough])
+
 
 def sequence_hashes(hashes: Any, offsets: Any) -> Any:
     """Return one hash of all the words of every text, in order: uint64 [texts]; 0 for a text without words."""
@@ -222,6 +184,14 @@ def whole_keys(questions: Any, answers: Any) -> Any:
 
     with np.errstate(over="ignore"):
         return (questions * np.uint64(0x94D049BB133111EB) + answers) * np.uint64(0xD6E8FEB86659FD93)
+
+
+def answer_keys(answers: Any) -> Any:
+    """Return what is looked up for an answer by itself."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        return (answers ^ np.uint64(0xD1342543DE82EF95)) * np.uint64(0xAEF17502108EF2D9)
 
 
 def write(index: Index, file: Path) -> None:
@@ -272,7 +242,7 @@ def _check(index: Index) -> None:
             raise ValueError(f"'{array}' is not a list of {of}")
     for part, whole in (
         ((index.row_source,), len(index.sources)),
-        ((index.question_row, index.whole_row, index.field_row), len(index)),
+        ((index.question_row, index.whole_row, index.answer_row, index.field_row), len(index)),
         ((index.field_kind,), len(KINDS)),
     ):
         if any(len(of) and not 0 <= of.min() <= of.max() < whole for of in part):
@@ -287,6 +257,7 @@ def _check(index: Index) -> None:
         or len(index.row_source) != len(index)
         or len(index.questions) != len(index.question_row)
         or len(index.wholes) != len(index.whole_row)
+        or len(index.answers) != len(index.answer_row)
     ):
         raise ValueError("its parts don't fit each other")
 

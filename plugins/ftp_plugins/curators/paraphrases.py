@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
 
 import ftp
-from ftp.data.shingles import words
+from ftp.data.examples import BATCH, Examples, decode
+from ftp.data.shingles import hash_words, ngrams
+from ftp.data.words import words
 from ftp.options import Options
+from ftp_plugins.curators.boilerplate import sample
+from ftp_plugins.curators.entries import question_and_document
+from ftp_plugins.curators.ngram_index import MIN_WORDS, N
 from ftp_plugins.judging.client import CallFailed, JudgeError, Reply, Server
 
 COLUMNS = 2**20
 NUMBERS = 3
-"""Weight of a number relative to another word: a reworded question keeps its numbers, a new one has others."""
+"""How much more a number weighs than another word: a reworded question keeps its numbers, a new one has others."""
+NEAREST = 20
+"""Training rows noted as paraphrases of one eval row."""
 USUAL = 0.8
 """A word in more than this share of the prompts is ignored."""
 
@@ -80,6 +87,79 @@ class Retriever:
         found = (self._vectors(_counts(texts)) @ self._prompts).tocoo()
         near = found.data >= threshold
         return found.row[near].astype("int64"), found.col[near].astype("int64"), found.data[near]
+
+    def cosines(self, left: Sequence[str], right: Sequence[str]) -> Any:
+        """Return how similar the texts of each pair are, float32 [pairs]."""
+        import numpy as np
+
+        both = self._vectors(_counts(left)).multiply(self._vectors(_counts(right)))
+        return np.asarray(both.sum(axis=1), np.float32).ravel()
+
+
+def nearest(train: Examples, prompts: Sequence[str], usual: Any, threshold: float) -> tuple[Any, Any, Any]:
+    """Return the training rows most like each prompt, at most NEAREST of each: rows, prompts and cosines.
+
+    Two questions of one template are alike by the template alone. So prompts of fewer than MIN_WORDS words outside of
+    the n-grams that many rows have are left out, and what is outside has to be as similar as the whole is.
+
+    Args:
+        usual: hashes of the n-grams that many rows have.
+    """
+    import numpy as np
+
+    telling = _telling(prompts, usual)
+    asked = [prompt if len(words(rest)) >= MIN_WORDS else "" for prompt, rest in zip(prompts, telling, strict=True)]
+    retriever = Retriever(asked, next(_questions(sample(train, BATCH))))
+    rows, others, scores = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
+    for number, texts in enumerate(_questions(train)):
+        row, other, score = retriever.similar(texts, threshold)
+        if not len(row):
+            continue
+        which, of = np.unique(row, return_inverse=True)
+        rests = _telling([texts[at] for at in which], usual)
+        near = retriever.cosines([rests[at] for at in of], [telling[at] for at in other]) >= threshold
+        row, other, score = row[near], other[near], score[near]
+        rows, others = np.append(rows, row + number * BATCH), np.append(others, other)
+        scores = np.append(scores, score)
+        order = np.lexsort((rows, -scores, others))
+        rows, others, scores = rows[order], others[order], scores[order]
+        first = np.searchsorted(others, others, "left")
+        keep = np.arange(len(others)) - first < NEAREST
+        rows, others, scores = rows[keep], others[keep], scores[keep]
+    return rows, others, scores
+
+
+def question_of(example: ftp.Example) -> str:
+    """Return what the user says, without the document that it is about; or the running text."""
+    said = "\n".join(message.content for message in example.prompt if message.role == "user")
+    if "\n" in said:
+        question, document = question_and_document(example)
+        said = question if document else said
+    return said or example.text
+
+
+def _questions(rows: Examples) -> Iterator[list[str]]:
+    for table in rows.batches(("text", "messages")):
+        yield [question_of(example) for example in decode(table)]
+
+
+def _telling(texts: Sequence[str], usual: Any) -> list[str]:
+    """Return the words of every text that are in no usual n-gram, with spaces between them."""
+    import numpy as np
+
+    hashes, offsets = hash_words(texts)
+    grams, starts = ngrams(hashes, offsets, N)
+    of = np.repeat(np.arange(len(texts)), np.diff(starts))
+    begin = np.arange(len(grams)) - starts[of] + offsets[of]
+    covered = np.zeros(len(hashes) + N + 1, np.int64)
+    found = begin[np.isin(grams, usual)]
+    np.add.at(covered, found, 1)
+    np.add.at(covered, found + N, -1)
+    telling = (np.cumsum(covered) == 0).tolist()
+    return [
+        " ".join(word for at, word in enumerate(words(text), int(start)) if telling[at])
+        for text, start in zip(texts, offsets[:-1], strict=True)
+    ]
 
 
 def _counts(texts: Sequence[str]) -> Any:

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 import ftp
 from ftp.data.examples import Examples, decode
+from ftp.data.words import words
 from ftp.errors import did_you_mean
 from ftp_plugins.curators import rules
 from ftp_plugins.curators.pii import KINDS, PII, mask_example
@@ -23,9 +24,9 @@ AT_ONCE = 10_000
 COMPARED_WORDS = 10
 """Answers with fewer words may be given to any number of prompts: labels, names, numbers."""
 ECHO_WORDS = 4
-"""Answers with fewer words may equal their question: a greeting is answered by a greeting."""
-LANGUAGE_LETTERS = 100
-"""No language is guessed for texts with fewer letters."""
+"""Words below which an answer may equal its question: a greeting is answered by a greeting."""
+LANGUAGE_BYTES = 100
+"""Bytes of letters (in UTF-8) below which no language is guessed: 100 Latin letters, 34 Chinese ones."""
 
 _CODE = re.compile(r"```.*?(?:```|\Z)|https?://\S+", re.DOTALL)
 
@@ -43,7 +44,9 @@ class Quality(ftp.Curator):
     broken rules are recorded.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("numpy", "pyarrow", "ftfy", "phonenumbers", "py3langid", "stdnum")
+    requires: ClassVar[tuple[str, ...]] = (
+        *("numpy", "pyarrow", "ftfy", "phonenumbers", "py3langid", "stdnum", "regex", "icu4py"),
+    )
 
     min_tokens: int | None = Field(default=None, ge=1)
     """Minimum number of tokens. Default: no limit."""
@@ -71,7 +74,7 @@ class Quality(ftp.Curator):
     languages: list[Annotated[str, Field(pattern="^[a-z]{2,3}$")]] = []
     """Allowed languages of answers, such as `[en, de]` (ISO 639-1). Default: any. Short texts are not checked."""
     language_confidence: float = Field(default=0.9, ge=0, le=1)
-    """Confidence in the detection of another language from which the row is dropped."""
+    """How sure it has to be that an answer is in none of `languages` for the row to be dropped."""
     broken_encoding: bool = True
     """Drop rows with lost characters or with bytes read in the wrong encoding, such as `schÃ¶n`."""
     code_fences: bool = True
@@ -206,11 +209,13 @@ class Quality(ftp.Curator):
 
     def _wrong_language(self, answer: str) -> str:
         prose = _CODE.sub(" ", answer)[:2000]
-        if sum(map(str.isalpha, prose)) < LANGUAGE_LETTERS:
+        if len("".join(filter(str.isalpha, prose)).encode("utf-8", "surrogatepass")) < LANGUAGE_BYTES:
             return ""
-        language, confidence = self._identifier.classify(prose)
-        wrong = language not in self.languages and confidence >= self.language_confidence
-        return f"{language}, {confidence:.0%} sure" if wrong else ""
+        # Close relatives share the probability (zh, wuu and yue), so the best guess alone is never sure of any.
+        guesses = self._identifier.rank(prose)
+        other = 1 - sum(chance for language, chance in guesses if language in self.languages)
+        wrong = guesses[0][0] not in self.languages and other >= self.language_confidence
+        return f"{guesses[0][0]}, {other:.0%} sure that it is none of {', '.join(self.languages)}" if wrong else ""
 
     def _limit_same_answers(self, examples: Examples, said: _Answers, ledger: ftp.Ledger) -> Examples:
         assert self.same_answer is not None
@@ -250,7 +255,7 @@ def _is_echo(example: ftp.Example) -> bool:
         return False
     question, answer = example.messages[-2].content, example.messages[-1].content
     # Lengths first: texts of very different length are never equal, and most are.
-    if not 0.5 < (len(question) + 1) / (len(answer) + 1) < 2 or len(answer.split()) < ECHO_WORDS:
+    if not 0.5 < (len(question) + 1) / (len(answer) + 1) < 2 or len(words(answer)) < ECHO_WORDS:
         return False
     return rules.normalised(question) == rules.normalised(answer)
 
@@ -263,7 +268,7 @@ class _Answers:
 
     def add(self, example: ftp.Example) -> None:
         answer = rules.normalised(example.reference)
-        counts = bool(example.messages) and len(answer.split()) >= COMPARED_WORDS
+        counts = bool(example.messages) and len(words(answer)) >= COMPARED_WORDS
         prompt = "\n".join(rules.normalised(message.content) for message in example.prompt) if counts else ""
         self.answers.append(_hash(answer) if counts else 0)
         self.pairs.append(_hash(f"{answer}\0{prompt}") if counts else 0)

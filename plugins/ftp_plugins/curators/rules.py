@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
-from ftp.data.shingles import words
+from ftp.data.words import words
 
 LOOP_RUN, LOOP_SHARE, LOOP_CHARACTERS = 10, 0.4, 50
 """A text loops when runs of this many words that occurred before make up more than this share, and this many
@@ -41,7 +41,7 @@ def gopher(text: str) -> str:
     if len(tokens) < _GOPHER_WORDS:
         return ""
     for what, (separator, most, most_characters) in _SAME_LINES.items():
-        parts = [part for part in map(str.strip, re.split(separator, text)) if len(part.split()) > 1]
+        parts = [part for part in map(str.strip, re.split(separator, text)) if len(words(part)) > 1]
         again = Counter(parts)
         again.subtract(set(again))
         share = again.total() / max(1, len(parts))

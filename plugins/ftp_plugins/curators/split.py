@@ -19,7 +19,7 @@ class Split(ftp.Curator):
     to the same side; if a replay row is among them, they stay in training.
     """
 
-    requires: ClassVar[tuple[str, ...]] = ("numpy", "pyarrow", "scipy", "rensa")
+    requires: ClassVar[tuple[str, ...]] = ("numpy", "pyarrow", "scipy", "rensa", "regex", "icu4py")
     splits: ClassVar[bool] = True
 
     share: ftp.Share = Field(default=0.1, gt=0)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import ClassVar
 
 import ftp
-
-GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d)")
-NUMBER = re.compile(r"[-+\u2212]?[$€£¥]?[-+\u2212]?(\d+(?:\.\d*)?|\.\d+)[$€£¥%]?\.?")
+from ftp_plugins.evaluators.numbers import number
 
 
 class ExactMatch(ftp.Evaluator):
@@ -23,8 +20,8 @@ class ExactMatch(ftp.Evaluator):
     ignore_case: bool = True
     """Compare without regard to case."""
     numbers: bool = False
-    """Compare numbers by value: 1,200 equals 1200, and $18 equals 18.0; currency and percent signs are ignored.
-    Anything that is not a single number is compared as text."""
+    """Compare numbers by their value: 1,200 is 1200 and 1.2e3, $18 is 18.0, 1/2 is 0.5, ($5) is -5; signs of money and
+    per cent don't count. What is not one number is compared as text."""
 
     def problems(self) -> list[str]:
         try:
@@ -60,17 +57,3 @@ class ExactMatch(ftp.Evaluator):
                 return None
         text = " ".join(text.split())
         return text.casefold() if self.ignore_case else text
-
-
-def number(text: str) -> Decimal | None:
-    """Return the value of a text that is a single number, else None.
-
-    Thousands separators and currency and percent signs are ignored.
-    """
-    text = GROUPS.sub(lambda match: match.group().replace(",", ""), text.strip())
-    found = NUMBER.fullmatch(text)
-    if found is None:
-        return None
-    # Neither `normalize` nor a minus before it: both round to 28 digits.
-    value = Decimal(found.group(1))
-    return value.copy_negate() if re.match(r"[$€£¥]?[-\u2212]", text) else value

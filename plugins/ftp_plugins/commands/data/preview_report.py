@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftp.data.examples import decode
 from ftp.recipe.model import Recipe
+from ftp.stages.prepare_data import notes_on_evals
 from ftp.types import Example
 from ftp_plugins.commands.data.preview import Preview
 
@@ -48,6 +49,7 @@ def summary(preview: Preview, recipe: Recipe) -> dict[str, Any]:
         "tokens": _tokens(rows),
         "not_kept": dropped,
         "found": list(found.values()),
+        "notes": notes_on_evals(preview.ledger, recipe.data.curate),
     }
 
 
@@ -121,6 +123,8 @@ def show(found: dict[str, Any]) -> None:
     _show_tokens(console, found["tokens"])
     _show_groups(console, "Changed or dropped", found["not_kept"], "rows")
     _show_groups(console, "Found", found["found"], "findings")
+    for note in found["notes"]:
+        console.print(f"\n{note}", markup=False)
     console.print(
         "\n`ftp data why RECIPE ID` tells the fate of a row, `ftp data show RECIPE ID` what the trainer sees of it."
     )
