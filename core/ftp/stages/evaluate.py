@@ -136,7 +136,7 @@ class Evaluating:
         p-values are adjusted for multiple comparisons (Holm): those of all metrics of all evaluators together, and
         those on all clean and leaked rows together, so that leaks don't weaken the verdicts on the whole.
         """
-        evaluated: list[tuple[Evaluator, Evaluation]] = []
+        pairs: list[tuple[Evaluator, Evaluation]] = []
         for number, evaluator in enumerate(self.evaluators):
             for view in self._views(number, evaluator, corpus):
                 evaluation = evaluated(evaluator, view)
@@ -144,8 +144,8 @@ class Evaluating:
                 notes = (*evaluation.notes, *_unscored(evaluation), *_leaks(flags))
                 subsets = _subsets(evaluation.metrics, flags) if any(flags) else {}
                 named = dataclasses.replace(evaluation, evaluator=evaluator.used_as, evals=view.name)
-                evaluated.append((evaluator, dataclasses.replace(named, notes=notes, subsets=subsets)))
-        found = [_concluded(evaluator, evaluation) for evaluator, evaluation in _adjusted(evaluated)]
+                pairs.append((evaluator, dataclasses.replace(named, notes=notes, subsets=subsets)))
+        found = [_concluded(evaluator, evaluation) for evaluator, evaluation in _adjusted(pairs)]
         for evaluation in found:
             for m in evaluation.metrics:
                 names = {"evaluator": evaluation.evaluator, "evals": evaluation.evals, "metric": m.name}
