@@ -73,7 +73,7 @@ def test_a_line_that_is_longer_than_a_window_is_cut(tmp_path):
         ("text", b"\xff\xfe", "can't be read as UTF-8 text"),
         ("instructions", b'{"instruction": "Go.", "output": "Yes."}\nnot json\n', "general.jsonl:2: "),
         ("instructions", b'{"question": "Go."}\n', "no format fits any of 1 row"),
-        ("instructions", b"", "no row to tell the format by"),
+        ("instructions", b"", "no row to detect the format from"),
         ("instructions", b"\xff\xfe\n", "general.jsonl:1: "),
         (
             "instructions",
