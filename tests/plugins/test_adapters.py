@@ -185,7 +185,7 @@ def test_a_rank_that_the_weights_do_not_have_is_an_error(untied, init):
         (LoRA(init="loftq"), "use qlora, or init: pissa"),
         (QLoRA(init="pissa"), "4 bits can't hold"),
         (QLoRA(init="olora"), "use lora, or init: loftq"),
-        (LoRA(pissa_iterations=4), "with init: pissa only"),
+        (LoRA(pissa_iterations=4), "only to init: pissa"),
         (LoRA(experts=True, dropout=0.1), "can't have dropout"),
         (LoRA(experts=True, dora=True), "can't have dora"),
         (LoRA(experts=True, init="pissa"), "can't begin as pissa"),

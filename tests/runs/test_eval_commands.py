@@ -444,7 +444,7 @@ def test_runs_on_other_examples_are_refused(recipe, tmp_path):
     assert f"eval set 'heldout' differs: 4 examples in {first}, 3 in {second}" in said
     assert f"only in {first}: 2, heldout.jsonl:3, heldout.jsonl:4" in said
     assert "1 have the same id and another text, heldout.jsonl:3 among them" in said
-    assert "name two or more" in str(ftp("compare", first).exception)
+    assert "two or more runs" in str(ftp("compare", first).exception)
     assert "not a run directory" in str(ftp("compare", first, tmp_path).exception)
 
 
