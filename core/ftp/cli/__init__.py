@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from typing import Any
@@ -86,6 +87,11 @@ def main() -> None:
             traceback.print_exception(error)
         else:
             click.echo(printable(str(error)), err=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        click.echo(printable(f"{error.filename}: {error.strerror}"), err=True)
         sys.exit(2)
     except click.ClickException as error:
         message = printable(error.format_message())

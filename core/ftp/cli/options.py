@@ -91,3 +91,13 @@ def load_recipe(file: Path, plugins: Plugins, settings: tuple[str, ...]) -> Reci
     from ftp import recipe
 
     return recipe.read(file, plugins, settings)
+
+
+def write_output(file: Path, text: str) -> None:
+    """Write a file that the command line names."""
+    from ftp.errors import FtpError
+
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise FtpError(f"{file}: can't be written: {error.strerror or error}") from None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ftp.cli.options import load_plugins, plugin_options
+from ftp.cli.options import load_plugins, plugin_options, write_output
 
 
 @click.command("schema")
@@ -22,5 +22,5 @@ def command(files: tuple[Path, ...], without: tuple[str, ...], output: Path | No
     if output is None:
         click.echo(text)
     else:
-        output.write_text(text + "\n", encoding="utf-8")
+        write_output(output, text + "\n")
         click.echo(output)

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import click
 
-from ftp.cli.options import JSON, RUNS
+from ftp.cli.options import JSON, RUNS, write_output
 
 if TYPE_CHECKING:
     from ftp.runs.directory import RunDirectory
@@ -74,7 +74,7 @@ def command(root: Path, as_json: bool, page: Path | None) -> None:
             click.echo(f"{run.path} is left out: {error}", err=True)
     if page is not None:
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(_page(records, page.absolute().parent), encoding="utf-8")
+        write_output(page, _page(records, page.absolute().parent))
         click.echo(page)
         return
     if as_json:

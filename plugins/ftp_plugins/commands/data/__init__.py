@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ftp.cli.options import JSON, RECIPE, SET, load_plugins, load_recipe, plugin_options
+from ftp.cli.options import JSON, RECIPE, SET, load_plugins, load_recipe, plugin_options, write_output
 
 if TYPE_CHECKING:
     from ftp.recipe.model import Recipe
@@ -43,7 +43,7 @@ def check(
     checked, preview = _prepare(recipe, settings, files, without)
     summary = preview_report.summary(preview, checked)
     if html:
-        html.write_text(preview_report.page(summary), encoding="utf-8")
+        write_output(html, preview_report.page(summary))
     if as_json:
         click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
     else:
@@ -77,7 +77,7 @@ def show(
     checked, preview = _prepare(recipe, settings, files, without)
     found = row_report.tokens_of(checked, preview, row)
     if html:
-        html.write_text(row_report.page(found), encoding="utf-8")
+        write_output(html, row_report.page(found))
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ftp.cli.options import JSON, RECIPE, SET, load_plugins, load_recipe, plugin_options
+from ftp.cli.options import JSON, RECIPE, SET, load_plugins, load_recipe, plugin_options, write_output
 
 RANGE = (5e-5, 2e-4)
 """The range for an adapter without a range of its own."""
@@ -74,7 +74,7 @@ def command(
     if html:
         from ftp_plugins.commands.lr_find.page import page
 
-        html.write_text(page(found, headline(found)), encoding="utf-8")
+        write_output(html, page(found, headline(found)))
     click.echo(json.dumps(finite(found), indent=2) if as_json else "\n".join(lines(found)))
     if html and not as_json:
         click.echo(html)
