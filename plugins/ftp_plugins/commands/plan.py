@@ -73,9 +73,9 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         )
         yield from (f"{'':12}not counted: {what}" for what in found.get("not_counted", ()))
     if "memory_mb" in found:
-        most = found.get("memory_most_mb", found["memory_mb"])
-        later = f"; about {most:,.0f} MB over a long training" if most > found["memory_mb"] else ""
-        yield f"{'memory':12}{found['memory_mb']:,.0f} MB at the peak of what was measured{later}"
+        measured = found.get("measured_mb", found["memory_mb"])
+        now = f"; {measured:,.0f} MB after the measured steps" if measured < found["memory_mb"] else ""
+        yield f"{'memory':12}about {found['memory_mb']:,.0f} MB at the peak{now}"
     if "checkpoint_mb" in found:
         checkpoint, best, model = found["checkpoint_mb"], found.get("best_mb", 0), found["model_mb"]
         yield (
