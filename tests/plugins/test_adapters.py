@@ -391,7 +391,7 @@ def test_a_new_token_that_is_there_already_is_an_error(untied, part):
         loader.load(loader.describe()) if part == "load" else loader.load_tokenizer()
 
 
-@pytest.mark.parametrize(("tokens", "what"), [(["<a>", "<a>"], "there twice"), ([" "], "more than white space")])
+@pytest.mark.parametrize(("tokens", "what"), [(["<a>", "<a>"], "occurs twice"), ([" "], "more than white space")])
 def test_new_tokens_are_checked(untied, tokens, what):
     with pytest.raises(ValueError, match=what):
         HuggingFace(id=str(untied), new_tokens=tokens)

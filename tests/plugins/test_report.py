@@ -322,7 +322,7 @@ UP, DOWN, NONE = metric(0.2, 0.1, 0.3), metric(-0.2, -0.3, -0.1), metric(0.0, -0
     ("metrics", "word", "sentence"),
     [
         ([], "not measured", "there is no evidence that the tuned one is better"),
-        ([Metric("perplexity", 2.0, 1.0, None)], "not measured", "nothing says"),
+        ([Metric("perplexity", 2.0, 1.0, None)], "not measured", "there is no evidence"),
         ([UP], "better", "0.500 → 0.700, difference +0.200 (95% interval +0.100 to +0.300, n = 50)"),
         ([NONE], "no evidence", "No evidence of a difference on set, eval m"),
         ([UP, UP], "better", "better than the base on 2 of 2 metrics, over 50 held-out examples; worse on none."),
