@@ -130,16 +130,21 @@ def _is_time(value: str) -> str:
     return value
 
 
-class Event(TypedDict):
-    """A line of events.jsonl."""
+class Named(TypedDict):
+    """What every line of events.jsonl has."""
 
     __pydantic_config__ = _MORE  # type: ignore[misc]
     event: str
     time: NotRequired[Annotated[str, AfterValidator(_is_time)]]
+
+
+class Event(Named):
+    """A line of events.jsonl."""
+
     step: NotRequired[Step | None]
 
 
-class StepEvent(Event):
+class StepEvent(Named):
     """`best`, `resume`, `rollback`: what happened at a step."""
 
     step: Step
