@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-SECONDS = 40
+SECONDS = 100
 """The longest that a command may take on a damaged small run."""
 TEXTS = (
     "../../../escape",
@@ -197,7 +197,7 @@ def outcome(arguments: list[str], where: Path, seconds: float = SECONDS) -> tupl
     said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="replace", write_through=True)
     before, home = sys.argv, Path.cwd()
     handler = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         os.chdir(where)
         sys.argv = ["ftp", *arguments]

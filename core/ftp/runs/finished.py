@@ -7,7 +7,7 @@ from typing import Any
 
 from ftp.data.examples import Corpus, read_examples
 from ftp.data.ledger import Ledger
-from ftp.errors import RecipeError, RunError
+from ftp.errors import DataError, RecipeError, RunError
 from ftp.recipe.yaml_source import parse
 from ftp.runs import records
 from ftp.runs.answers import read_answers
@@ -21,8 +21,14 @@ def finished(directory: RunDirectory) -> FinishedRun:
 
     Raises:
         RunError: it is not a run, it has not been evaluated yet, or one of its files is missing or damaged.
-        DataError: the same of a file with rows.
     """
+    try:
+        return _read(directory)
+    except DataError as error:
+        raise RunError(str(error)) from None
+
+
+def _read(directory: RunDirectory) -> FinishedRun:
     evaluations = evaluations_of(directory)
     if evaluations is None:
         what = "the run is not finished" if (directory.path / "run.lock.json").is_file() else "not a run directory"

@@ -73,7 +73,7 @@ def fingerprint_of(lock: Mapping[str, Any]) -> str:
 
     Release 0.1 wrote `commit None` for every model of the hub.
     """
-    found = lock.get(BASE_MODEL) or lock.get("model", {}).get("fingerprint") or ""
+    found = lock.get("model", {}).get("fingerprint") or lock.get(BASE_MODEL) or ""
     return "" if found == UNKNOWN else str(found)
 
 
