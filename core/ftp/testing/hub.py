@@ -1,4 +1,4 @@
-"""A model hub on loopback that answers `huggingface_hub`, `transformers` and `datasets` as huggingface.co does.
+"""A model hub on loopback that answers `huggingface_hub`, `transformers` and `datasets` as the public one does.
 
 It needs starlette and uvicorn. Repositories lie in memory; every upload is a commit. Wire format: the HTTP API that
 huggingface_hub 2.4 speaks, and Git LFS's batch API (basic transfer) for weights.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 TOKEN = "hf_loopback"
 """What has to be sent as the token to write, and to read a gated repository."""
-LARGE = (".safetensors", ".bin", ".gguf", ".parquet")
+LARGE = (".safetensors", ".bin", ".parquet")
 """What is uploaded by Git LFS."""
 
 
