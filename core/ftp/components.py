@@ -77,6 +77,19 @@ class Component(Options, ABC):
         """Return what is allowed in this recipe and worth a second look, as `cross_problems` does what is wrong."""
         return []
 
+    def needs_consent(self) -> Sequence[str]:
+        """List what these options have run, loaded or sent that the recipe of a stranger's run must not decide alone.
+
+        Each entry is what happens, as in "It would …": `run the code that comes with the model org/name`, `send
+        prompts and answers to https://…, with the key in $VARIABLE`. The user of the machine is asked about each,
+        unless the run was made there. Name every address and every variable of the environment that an option sets.
+        """
+        return ()
+
+    def needs_consent_in_recipe(self) -> Sequence[str]:
+        """List what of `needs_consent` the user is asked about even where the recipe is the user's own: the unusual."""
+        return ()
+
 
 class Formatter(Component):
     """Turns a row of a source into an example."""
@@ -144,6 +157,17 @@ class Loader(Component):
     def describe(self) -> ModelRequest:
         """Describe the model that would be loaded, from configuration files only; read no weights."""
         return ModelRequest(model=type(self).__name__)
+
+    def files(self) -> Sequence[Path]:
+        """Return the files it reads besides those of the fingerprint. If one of them changes, it is another run."""
+        return ()
+
+    def fingerprint(self) -> str:
+        """Identify the files that would be loaded, by their content; empty where that can't be told before the load.
+
+        A run with another fingerprint is another run. Asked for at the beginning of every one, so it has to be quick.
+        """
+        return ""
 
     @abstractmethod
     def load(self, request: ModelRequest) -> LoadedModel:

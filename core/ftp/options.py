@@ -57,8 +57,8 @@ class Options(BaseModel):
     stands for the block itself. For the hint that an unknown key gets; they are not accepted."""
 
 
-PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-"""Pattern for names that become file names."""
+PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+"""Pattern for names that become file names; file systems limit their length."""
 
 
 class AnswerOptions(Options):

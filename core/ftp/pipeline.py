@@ -35,7 +35,7 @@ def run(
     lock = fingerprints(recipe, plugins)
     directory = run_directory(root, recipe.name, lock, new, progress.note)
     with directory.lock():
-        begin(directory, recipe, plugins, file, lock)
+        begin(directory, recipe, plugins, file, lock, progress.note)
         progress.directory = directory.path
         work = Work(recipe, file, directory, progress)
         if work.is_done("report"):

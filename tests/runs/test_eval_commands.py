@@ -299,7 +299,7 @@ def test_a_run_with_a_damaged_file_is_told_in_one_line(recipe, tmp_path):
         with pytest.raises(RunError) as raised:
             finished(RunDirectory(place))
         (place / name).write_bytes(before)
-        assert str(raised.value).startswith(f"{place}: can't be read: a file is missing or damaged (")
+        assert str(raised.value).startswith(str(place / name))
         assert "\n" not in str(raised.value)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ftp.components import Curator, Evaluator, MeasuresModel
 from ftp.data.examples import Corpus, Examples
-from ftp.errors import ComponentError
+from ftp.errors import ComponentError, RunError
 from ftp.guard import blaming, call, described
 from ftp.lm.rendering import Tokens, stop_ids
 from ftp.lm.tokens import tokenise
@@ -82,10 +82,8 @@ class Evaluating:
                 loaded.model.eval()
                 found = call(Mapping, evaluator.measure, loaded)
                 loaded.model.train(was_training)
-                file = self._measured(who, number)
-                (self.directory.path / file).parent.mkdir(parents=True, exist_ok=True)
                 with blaming(evaluator, "measure"):  # its figures may be nothing that JSON knows
-                    self.directory.write_json(file, found)
+                    self.directory.write_json(self._measured(who, number), found)
 
     def _ask(
         self,
@@ -175,7 +173,9 @@ class Evaluating:
         views = [view_of(self.directory, corpus, name, tuned) for name in self.sets_of(evaluator, corpus.evals)]
         if not isinstance(evaluator, MeasuresModel):
             return views
-        measured = [self.directory.read_json(self._measured(who, number)) for who in ("base", tuned)]
+        measured = [self.directory.read_json(self._measured(who, number), dict[str, Any]) for who in ("base", tuned)]
+        if None in measured:
+            raise RunError(f"{self.directory.path}: what '{evaluator.used_as}' measured on the models is missing")
         views = views or [EvalView(evaluator.used_as, [], [], [], [], [], directory=self.directory.path)]
         return [dataclasses.replace(view, base_measured=measured[0], tuned_measured=measured[1]) for view in views]
 

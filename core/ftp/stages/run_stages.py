@@ -13,7 +13,7 @@ from ftp.guard import call
 from ftp.runs.lock import note_model
 from ftp.stages.dev_score import DevScore
 from ftp.stages.evaluate import leaked_rows
-from ftp.stages.load_model import apply_adapter, give_memory_back, load_base_model
+from ftp.stages.load_model import apply_adapter, give_memory_back, load_base_model, restore_adapter
 from ftp.stages.prepare_data import notes_on_evals, prepare_data, read_prepared
 from ftp.stages.rehearsal import rehearse_reporters, rehearse_watchers
 from ftp.stages.tokenise_rows import tokenise_rows
@@ -74,7 +74,7 @@ def train(work: Work, loaded: LoadedModel, corpus: Corpus, ledger: Ledger) -> Lo
     """Train the model and write the weights down, or restore those that are there."""
     recipe, directory = work.recipe, work.directory
     if work.is_done("train"):
-        restored = call(LoadedModel | None, recipe.adapter.restore, loaded, directory.path / "model")
+        restored = restore_adapter(recipe.adapter, loaded, directory.path / "model")
         if restored is not None:
             return restored
         work.progress.note(f"'{recipe.adapter.used_as}' can't be restored from disk, so training is repeated.")

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ftp.cli.echo import echo
 from ftp.cli.options import JSON, RECIPE, SET, load_plugins, load_recipe, plugin_options
 
 
@@ -42,7 +43,7 @@ def command(
         checked.adapter.save(job.model, saved)
         size = sum(file.stat().st_size for file in saved.rglob("*") if file.is_file())
     found = {**planned, "model_mb": round(size / 1e6, 1)}
-    click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_lines(found)))
+    echo(json.dumps(found, indent=2) if as_json else "\n".join(_lines(found)))
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:

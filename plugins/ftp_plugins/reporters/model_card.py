@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import ftp
+from ftp.files import digest, without_controls
 from ftp.runs.directory import RunDirectory
 from ftp_plugins.reporters import tables
 from ftp_plugins.reporters.tables import figure, rows_of, signed
@@ -44,13 +45,14 @@ class ModelCard(ftp.Reporter):
             adjustment=tables.adjustment(rows),
             unscored=unscored(run),
         )
-        text = f"---\n{metadata(run)}\n---\n\n{card}"
-        if (run.directory / "model").is_dir():  # not where a model was evaluated without training
-            (run.directory / "model" / "README.md").write_text(text, encoding="utf-8")
-            self._write_eval_results(run)
-        return RunDirectory(run.directory).write_text("README.md", text)
+        text = f"---\n{without_controls(metadata(run))}\n---\n\n{card}"
+        directory = RunDirectory(run.directory)
+        if directory.place("model").is_dir():  # not where a model was evaluated without training
+            directory.write_text("model/README.md", text)
+            self._write_eval_results(run, directory)
+        return directory.write_text("README.md", text)
 
-    def _write_eval_results(self, run: ftp.FinishedRun) -> None:
+    def _write_eval_results(self, run: ftp.FinishedRun, directory: RunDirectory) -> None:
         """Write a file for each figure on an eval set from the hub, in the hub's format.
 
         See hub-docs, eval_results.yaml.
@@ -66,10 +68,18 @@ class ModelCard(ftp.Reporter):
                 dataset_revision=source.get("revision"),
                 notes=f"{line['name']} on split {source.get('split') or 'train'}, {_against_base(line)}",
             )
-            file = run.directory / "model" / ".eval_results" / f"{line['evals']}-{line['name'].replace(' ', '-')}.yaml"
-            file.parent.mkdir(exist_ok=True)
             text = yaml.safe_dump(huggingface_hub.eval_result_entries_to_yaml([entry]), sort_keys=False)
-            file.write_text(text, encoding="utf-8")
+            directory.write_text(f"model/.eval_results/{file_name(line['evals'], line['name'])}.yaml", text)
+
+
+def file_name(*parts: str) -> str:
+    """Return a plain file name for names that others chose; one that had to be changed gets a digest, to stay unique.
+
+    A metric's name may hold slashes, dots and anything else.
+    """
+    name = "-".join(parts).replace(" ", "-")
+    plain = re.sub(r"[^A-Za-z0-9._-]", "-", name)[:100].lstrip(".")
+    return plain if plain == name else f"{plain}-{digest(parts)[:8]}"
 
 
 def _eval_source(run: ftp.FinishedRun, name: str) -> dict[str, Any]:
@@ -142,6 +152,7 @@ def plain(value: object) -> object:
     """Return text without anything that Markdown or HTML would interpret."""
     if not isinstance(value, str):
         return value
+    value = without_controls(value)
     for character in "\\`*_[]#":
         value = value.replace(character, f"\\{character}")
     return " ".join(value.replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;").split())
