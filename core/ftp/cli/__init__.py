@@ -87,7 +87,7 @@ def main() -> None:
             traceback.print_exception(error)
         else:
             click.echo(printable(str(error)), err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise

@@ -13,6 +13,7 @@ from ftp.data.ledger import Ledger
 from ftp.errors import RunError
 from ftp.runs.answers import read_answers
 from ftp.runs.directory import RunDirectory
+from ftp.runs.exports import read_exports
 from ftp.types import Evaluation, EvalView, FinishedRun, Interval, Metric
 
 
@@ -66,6 +67,7 @@ def _read(directory: RunDirectory, evaluations: Sequence[Evaluation]) -> Finishe
         views=[view_of(directory, corpus, name) for name in sets],
         events=directory.events(),
         reports=[directory.path / name for name in directory.stages().get("report", {}).get("files", ())],
+        exports=read_exports(directory.path),
         ledger_totals=Ledger.read(directory.path / "ledger.parquet").totals(),
     )
 
