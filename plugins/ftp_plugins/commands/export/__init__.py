@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ftp.cli.options import load_plugins, plugin_options
+from ftp.cli.options import TRACEBACK, load_plugins, plugin_options
 
 
 @click.command("export")
@@ -15,6 +15,7 @@ from ftp.cli.options import load_plugins, plugin_options
 @click.option("--set", "settings", metavar="OPTION=VALUE", multiple=True, help="Set an option: --set type=Q8_0")
 @click.option("-o", "output", type=click.Path(path_type=Path), help="Write into this directory, not below the run.")
 @plugin_options
+@TRACEBACK
 def command(
     run: Path,
     formats: tuple[str, ...],
@@ -30,11 +31,12 @@ def command(
     model card and in the report.
     """
     from ftp import recipe
-    from ftp.cli.run import at_work
-        from ftp.runs import finished
+    from ftp.cli.run import quiet_libraries
+    from ftp.cli.show import show
+    from ftp.runs import finished
     from ftp.runs.directory import RunDirectory
-    from ftp.stages.reports import default_reporters, write_reports
     from ftp.stages.export import Exporting, refuse_unproven
+    from ftp.stages.reports import default_reporters, write_reports
     from ftp_plugins.commands.export.formats import exporters_for
 
     directory = RunDirectory(run)
@@ -43,7 +45,8 @@ def command(
     trained_by = recipe.read(run / "resolved.yaml", plugins)
     exporters = exporters_for(formats, settings, output, plugins)
     written: list[Path] = []
-    with at_work() as progress, directory.lock():
+    quiet_libraries()
+    with show() as progress, directory.lock():
         exporting = Exporting(trained_by, directory, progress.stage, progress.note)
         targets = [output or run / "exports" / one.place for one in exporters]
         exporting.begin(exporters, targets[0])
