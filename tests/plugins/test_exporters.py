@@ -259,6 +259,17 @@ def test_no_room_is_said_before_anything_is_written(lora, monkeypatch):
     assert code == 2 and "make room" in said and not (lora / "exports").exists()
 
 
+def test_an_export_goes_where_it_is_told_and_replaces_nothing_else(lora, tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "letters.txt").write_text("mine")
+    code, said = ftp("export", lora, "merged", "-o", own)
+    assert code == 2 and "is there already and no export" in said and (own / "letters.txt").read_text() == "mine"
+    for _ in range(2):
+        assert ftp("export", lora, "merged", "-o", tmp_path / "new")[0] == 0
+        assert record(tmp_path / "new")["proven"] and not (lora / "exports").exists()
+
+
 def test_half_an_export_is_done_again(lora):
     assert ftp("export", lora, "merged")[0] == 0
     whole = record(lora / "exports" / "merged")["files"]

@@ -79,6 +79,7 @@ class Exporting:
         Raises:
             FtpError: it can't be exported; nothing is written then.
         """
+        refuse_to_replace(place)
         self.stage("Loading the model", None)
         base = self.base()
         rehearse_exports(exporters, base, self.recipe.adapter, place)
@@ -96,6 +97,7 @@ class Exporting:
         Returns:
             The directory; `TARGET-unproven` where the comparison was out of bounds.
         """
+        refuse_to_replace(target)
         proof = filled(exporter.proof, exporter.usual_proof())
         rows = self._reference("original" if exporter.weights == "original" else "trained", proof)
         self.stage(f"Exporting {exporter.used_as}", None)
@@ -181,6 +183,17 @@ def prompts_of(run: Path) -> Iterator[Example]:
     """Yield the examples of a run's eval sets, then those that it was validated on."""
     for file in [*sorted((run / "data").glob("eval-*.arrow")), run / "data" / "validation.arrow"]:
         yield from read_examples(file)
+
+
+def refuse_to_replace(target: Path) -> None:
+    """Raise RunError for a directory that isn't an export, or none that is whole: it would be lost.
+
+    Args:
+        target: where an export goes; one that isn't proven goes beside it.
+    """
+    for place in (target, target.with_name(f"{target.name}-unproven")):
+        if place.is_file() or (place.is_dir() and any(place.iterdir()) and not (place / RECORD).is_file()):
+            raise RunError(f"{place}: is there already and no export, so it isn't replaced; name another place with -o")
 
 
 def filled(proof: Proof, usual: Proof) -> Proof:

@@ -21,7 +21,8 @@ def check_mergeable(base: ftp.LoadedModel) -> None:
 
 def bytes_of(model: Any, dtype: str) -> int:
     """Count the bytes of a model's weights in a type, those of 4-bit layers unpacked."""
-    return int(model.num_parameters()) * getattr(torch, dtype).itemsize
+    size: int = getattr(torch, dtype).itemsize
+    return int(model.num_parameters()) * size
 
 
 def merged(loaded: ftp.LoadedModel) -> Any:

@@ -100,7 +100,7 @@ def load_lines(run: ftp.FinishedRun, where: str) -> list[str]:
         where: its directory, as it is to stand there.
     """
     model = run.lock["model"]
-    whole = run.recipe["adapter"]["use"] == "full"
+    whole = not (run.directory / "model" / "adapter_config.json").is_file()
     quantization = model.get("quantization")
     options = f'"{where}", dtype="{model["dtype"]}"'
     if quantization:
