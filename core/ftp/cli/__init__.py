@@ -89,7 +89,7 @@ def main() -> None:
             traceback.print_exception(error)
         else:
             echo(printable(str(error)), err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except OSError as error:
         if error.filename is None:
             raise

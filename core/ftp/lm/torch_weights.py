@@ -205,6 +205,20 @@ def _answer_greedily(model: Any, pad_token_id: int) -> None:
     model.generation_config.do_sample = False
 
 
+def dequantized(model: Any, dtype: str) -> Any:
+    """Return a bitsandbytes model with plain linear layers, whose weights are what the quantised ones stand for.
+
+    Args:
+        model: changed in place.
+        dtype: of the new weights, as torch names it.
+    """
+    plain = model.dequantize(dtype=getattr(torch, dtype))
+    plain.hf_quantizer = None
+    if hasattr(plain.config, "quantization_config"):  # this mark would make every later load go wrong
+        del plain.config.quantization_config
+    return plain
+
+
 def add_token_rows(model: Any, ids: Sequence[int]) -> None:
     """Give new tokens rows in the embeddings and in the output head: spare rows first, then new ones.
 

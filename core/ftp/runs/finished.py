@@ -12,6 +12,7 @@ from ftp.recipe.yaml_source import parse
 from ftp.runs import records
 from ftp.runs.answers import read_answers
 from ftp.runs.directory import RunDirectory
+from ftp.runs.exports import read_exports
 from ftp.runs.lock import lock_of
 from ftp.types import Evaluation, EvalView, FinishedRun
 
@@ -52,6 +53,7 @@ def _read(directory: RunDirectory) -> FinishedRun:
         views=[view_of(directory, corpus, name) for name in sets],
         events=directory.events(),
         reports=[directory.path / name for name in directory.stages().get("report", {}).get("files", ())],
+        exports=read_exports(directory.path),
         ledger_totals=Ledger.read(directory.place("ledger.parquet")).totals(),
     )
 

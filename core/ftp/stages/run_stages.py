@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 from ftp.components import Reporter, TrainingJob
 from ftp.data.examples import Corpus
 from ftp.data.ledger import Ledger, fates_in_words
+from ftp.files import shown
 from ftp.guard import call
 from ftp.runs.lock import note_model
 from ftp.stages.dev_score import DevScore
 from ftp.stages.evaluate import leaked_rows
 from ftp.stages.load_model import apply_adapter, give_memory_back, load_base_model, restore_adapter
+from ftp.stages.export import Exporting
 from ftp.stages.prepare_data import notes_on_evals, prepare_data, read_prepared
 from ftp.stages.rehearsal import rehearse_reporters, rehearse_watchers
 from ftp.stages.tokenise_rows import tokenise_rows
@@ -104,3 +107,16 @@ def evaluate(work: Work, corpus: Corpus) -> None:
         leaked = leaked_rows(ledger.findings(), lambda id: ledger.row(id)["fate"] != "dropped", curators)
         work.evaluating.evaluate(corpus, leaked, work.emit)
         work.finish("evaluate")
+
+
+def export(work: Work) -> list[Path]:
+    """Write the exports that the recipe names, and return their directories; one that was cut short is repeated."""
+    exporting = Exporting(work.recipe, work.directory, work.progress.stage, work.note)
+    written = []
+    for exporter in work.recipe.export:
+        stage = f"export {exporter.place}"
+        if not work.is_done(stage):
+            target = work.directory.path / "exports" / exporter.place
+            work.finish(stage, directory=shown(exporting.export(exporter, target), work.directory.path))
+        written.append(work.directory.path / work.directory.stages()[stage]["directory"])
+    return written

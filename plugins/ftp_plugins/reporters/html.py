@@ -21,6 +21,7 @@ from ftp.files import first_few
 from ftp.runs.directory import RunDirectory
 from ftp_plugins.reporters import curves, judge_panel, run_costs, tables
 from ftp_plugins.reporters.charts import forest, printable
+from ftp_plugins.reporters.export_tables import parity_row
 from ftp_plugins.reporters.tables import figure, rows_of, signed, standardised
 
 PAGE_BYTES = 2_980_000
@@ -69,6 +70,7 @@ class Html(ftp.Reporter):
             "leaks": tables.subsets(run.evaluations),
             "steps": tables.ledger_steps(run),
             "ledger_rows": sum(total["rows"] for total in run.ledger_totals),
+            "exports": [parity_row(record) for record in run.exports],
             "costs": run_costs.costs(run),
             "recipe": _yaml(run.recipe),
             "lock": _yaml({key: value for key, value in run.lock.items() if key != "recipe"}),

@@ -13,6 +13,7 @@ import ftp
 from ftp.files import digest, without_controls
 from ftp.runs.directory import RunDirectory
 from ftp_plugins.reporters import tables
+from ftp_plugins.reporters.export_tables import parity_row
 from ftp_plugins.reporters.tables import figure, rows_of, signed
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -29,24 +30,7 @@ class ModelCard(ftp.Reporter):
     requires: ClassVar[tuple[str, ...]] = ("huggingface_hub", "jinja2")
 
     def report(self, run: ftp.FinishedRun) -> Path:
-        import jinja2
-
-        environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=plain)
-        environment.filters |= {"figure": figure, "signed": signed}
-        template = environment.from_string((files("ftp_plugins.reporters") / "model_card.md.j2").read_text("utf-8"))
-        rows = rows_of(run.evaluations)
-        _, sentence = tables.headline(
-            [r for e in run.evaluations if not tables.is_general(run, e) for r in rows_of([e])]
-        )
-        card = template.render(
-            run=run,
-            rows=rows,
-            sentence=sentence if rows else "",
-            adjustment=tables.adjustment(rows),
-            unscored=unscored(run),
-        )
-        text = f"---\n{without_controls(metadata(run))}\n---\n\n{card}"
-        directory = RunDirectory(run.directory)
+        text, directory = card_of(run), RunDirectory(run.directory)
         if directory.place("model").is_dir():  # not where a model was evaluated without training
             directory.write_text("model/README.md", text)
             self._write_eval_results(run, directory)
@@ -88,7 +72,63 @@ def _eval_source(run: ftp.FinishedRun, name: str) -> dict[str, Any]:
     return source if isinstance(source, dict) else {}
 
 
-def metadata(run: ftp.FinishedRun) -> str:
+def card_of(run: ftp.FinishedRun, library: str = "", section: str = "") -> str:
+    """Return the model card of a run, with the metadata that the hub reads.
+
+    Args:
+        library: what loads the model, as the hub names it. Default: what loads the run's model directory.
+        section: Markdown to put in place of how the run's model directory is loaded.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=plain)
+    environment.filters |= {"figure": figure, "signed": signed}
+    template = environment.from_string((files("ftp_plugins.reporters") / "model_card.md.j2").read_text("utf-8"))
+    rows = rows_of(run.evaluations)
+    _, sentence = tables.headline([r for e in run.evaluations if not tables.is_general(run, e) for r in rows_of([e])])
+    if not section and (run.directory / "model").is_dir():
+        lines = ["## Load it", "", "From the run's directory, with plain transformers:", "", "```python"]
+        section = "\n".join([*lines, *load_lines(run, "model"), "```"])
+    card = template.render(
+        run=run,
+        rows=rows,
+        sentence=sentence if rows else "",
+        adjustment=tables.adjustment(rows),
+        unscored=unscored(run),
+        exports=[parity_row(record) for record in run.exports],
+        loading=Markup(section),  # code, which is not to be escaped
+    )
+    return f"---\n{without_controls(metadata(run, library))}\n---\n\n{card}"
+
+
+def load_lines(run: ftp.FinishedRun, where: str) -> list[str]:
+    """Return three lines of Python that load the model of a run as it was evaluated, with transformers and peft alone.
+
+    Args:
+        where: its directory, as it is to stand there.
+    """
+    model = run.lock["model"]
+    whole = not (run.directory / "model" / "adapter_config.json").is_file()
+    quantization = model.get("quantization")
+    options = f'"{where}", dtype="{model["dtype"]}"'
+    if quantization:
+        settings = {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": quantization["scheme"],
+            "bnb_4bit_use_double_quant": quantization["double"],
+            "bnb_4bit_compute_dtype": quantization["compute_dtype"],
+        }
+        options += f", quantization_config=transformers.BitsAndBytesConfig(**{settings})"
+    loader = "transformers.AutoModelForCausalLM" if whole else "peft.AutoPeftModelForCausalLM"
+    return [
+        "import transformers" if whole else "import peft, transformers",
+        f"model = {loader}.from_pretrained({options})",
+        f'tokenizer = transformers.AutoTokenizer.from_pretrained("{where}")',
+    ]
+
+
+def metadata(run: ftp.FinishedRun, library: str = "") -> str:
     """Return the YAML header: what the hub can link and list. What isn't known, or isn't on the hub, is left out."""
     import huggingface_hub
 
@@ -115,7 +155,7 @@ def metadata(run: ftp.FinishedRun) -> str:
     data = huggingface_hub.ModelCardData(
         base_model=base if HUB_ID.fullmatch(base) and not Path(base).exists() else None,
         datasets=list(dict.fromkeys(hub)) or None,
-        library_name="transformers" if adapter == "full" else "peft",
+        library_name=library or ("transformers" if adapter == "full" else "peft"),
         pipeline_tag="text-generation",
         tags=["ftp", adapter, run.recipe["train"]["use"]],
         model_name=run.name,
@@ -149,8 +189,8 @@ def _against_base(line: Mapping[str, Any]) -> str:
 
 
 def plain(value: object) -> object:
-    """Return text without anything that Markdown or HTML would interpret."""
-    if not isinstance(value, str):
+    """Return text without anything that Markdown or HTML would interpret; what is marked as safe stays as it is."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     value = without_controls(value)
     for character in "\\`*_[]#":
