@@ -15,8 +15,8 @@ from ftp.guard import call
 from ftp.runs.lock import note_model
 from ftp.stages.dev_score import DevScore
 from ftp.stages.evaluate import leaked_rows
-from ftp.stages.load_model import apply_adapter, give_memory_back, load_base_model, restore_adapter
 from ftp.stages.export import Exporting
+from ftp.stages.load_model import apply_adapter, give_memory_back, load_base_model, restore_adapter
 from ftp.stages.prepare_data import notes_on_evals, prepare_data, read_prepared
 from ftp.stages.rehearsal import rehearse_reporters, rehearse_watchers
 from ftp.stages.tokenise_rows import tokenise_rows
