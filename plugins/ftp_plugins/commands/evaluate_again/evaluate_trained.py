@@ -126,7 +126,7 @@ class _RunTarget(_Target):
         self, run: Path, asked: Recipe | None, file: Path | None, plugins: Plugins, progress: Progress
     ) -> None:
         if "train" not in RunDirectory(run).stages():
-            raise RunError(f"{run}: no trained model in it; `ftp run` with its recipe goes on with it")
+            raise RunError(f"{run}: no trained model in it; `ftp run` with its recipe resumes it")
         self.run, self.file = run, file
         self.trained_by = recipe.read(run / "resolved.yaml", plugins)
         RunDirectory(run).check()
