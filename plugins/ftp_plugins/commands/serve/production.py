@@ -1,0 +1,1 @@
+"""How to serve a run with another server."""
