@@ -105,6 +105,13 @@ class Formatter(Component):
     def format(self, row: Mapping[str, Any]) -> Example:
         """Return the row as an `ftp.Example`. Raise `ftp.RowError(column, what)` for a row that can't be used."""
 
+    def row(self, example: Example) -> Mapping[str, Any] | None:
+        """Return a row that `format` makes this example from, or None where it makes it from none.
+
+        For commands that write rows, such as `/save` of `ftp chat`, which compare what `format` makes of it.
+        """
+        return None
+
     def settle(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Formatter, str]:
         """Look at the first rows of a source; return the formatter to use instead of this one, and the reason in words.
 

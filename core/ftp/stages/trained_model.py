@@ -150,7 +150,9 @@ def load(path: str | Path, *, plugins: Sequence[str | Path] = (), trust: bool = 
     run = open_run(Path(path), installed)
     if not trust and (needed := consents.missing(run.directory, run.needs)):
         lines = "\n".join(f"  - {what}" for what in needed)
-        raise RunError(f"{path}: this run was not made on this machine by you. It would\n{lines}\ntrust=True allows it.")
+        raise RunError(
+            f"{path}: this run was not made on this machine by you. It would\n{lines}\ntrust=True allows it."
+        )
     return load_runs([run])[0]
 
 

@@ -145,9 +145,7 @@ class _Server:
             self.worker.cancel(job)
             raise
 
-    async def _stream(
-        self, job: Job, events: asyncio.Queue[Event], reply: Reply, usage: bool
-    ) -> AsyncIterator[str]:
+    async def _stream(self, job: Job, events: asyncio.Queue[Event], reply: Reply, usage: bool) -> AsyncIterator[str]:
         try:
             for chunk in reply.first_chunks(usage):
                 yield _sent(chunk)

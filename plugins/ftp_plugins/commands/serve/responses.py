@@ -11,7 +11,9 @@ from typing import Any
 from ftp.lm.sampling import Choice, Piece
 
 
-def error_body(message: str, type: str = "invalid_request_error", param: str | None = None, code: str | None = None) -> Any:
+def error_body(
+    message: str, type: str = "invalid_request_error", param: str | None = None, code: str | None = None
+) -> Any:
     """Return an error in OpenAI's form."""
     return {"error": {"message": message, "type": type, "param": param, "code": code}}
 
@@ -87,7 +89,9 @@ class Reply:
         choices = [piece.choice] if piece.choice is not None and piece.id is not None else []
         if not (piece.text or choices or piece.finish):
             return None
-        text = {"delta": {"content": piece.text} if piece.text or choices else {}} if self.chat else {"text": piece.text}
+        text = (
+            {"delta": {"content": piece.text} if piece.text or choices else {}} if self.chat else {"text": piece.text}
+        )
         return self._chunk(number, text, piece.finish or None, self._logprobs(choices), usage)
 
     def last_chunk(self) -> dict[str, Any]:

@@ -104,7 +104,9 @@ def _opened(runs: Sequence[str], files: tuple[Path, ...], without: tuple[str, ..
     plugins = load_plugins(files, without)
     named = [split_name(run) for run in runs]
     opened = [open_run(path, plugins, name) for name, path in named]
-    names = unique_names([(name, run.recipe.name, run.directory.id) for (name, _), run in zip(named, opened, strict=True)])
+    names = unique_names(
+        [(name, run.recipe.name, run.directory.id) for (name, _), run in zip(named, opened, strict=True)]
+    )
     for run in opened:
         ask_for_run(run.directory, run.needs, trust)
     return [OpenRun(name, run.recipe, run.directory) for name, run in zip(names, opened, strict=True)]

@@ -1,0 +1,55 @@
+"""Finished runs of a tiny model, trained once for all tests."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from ftp.cli import cli
+
+QUESTIONS = [f"Double {n}." for n in range(2, 18)]
+
+
+class Runs(NamedTuple):
+    """Paths of run directories."""
+
+    one: Path
+    two: Path
+    """Another rank and another rate on the same base model."""
+
+
+def train_run(place, model, name="one", adapter=None, rate=0.01, **more):
+    """Train a tiny run in a directory and return the directory of the run."""
+    place.mkdir(parents=True, exist_ok=True)
+    rows = [{"instruction": f"Double {n}.", "context": "", "response": f"{n} doubled is {2 * n}."} for n in range(2, 18)]
+    for part, some in (("train", rows[:12]), ("heldout", rows[12:])):
+        (place / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    source = {"format": {"use": "instruct"}}
+    recipe = {
+        "name": name,
+        "model": {"use": "huggingface", "id": str(model), "device": "cpu"},
+        "adapter": adapter or {"use": "lora", "r": 4},
+        "data": {
+            "train": [{"path": "train.jsonl", **source}],
+            "validation": "25%",
+            "evals": {"heldout": {"path": "heldout.jsonl", **source}},
+        },
+        "train": {"use": "sft", "epochs": 4, "batch_size": 4, "learning_rate": rate},
+        "evaluate": [{"use": "exact_match"}],
+        "answers": {"max_new_tokens": 12},
+    } | more
+    file = place / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    result = CliRunner().invoke(cli, ["run", str(file), "--runs", str(place / "runs")], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return max((place / "runs" / name).iterdir())
+
+
+@pytest.fixture(scope="session")
+def lora_runs(tmp_path_factory, ftp_tiny_model):
+    place = tmp_path_factory.mktemp("lora-runs")
+    two = train_run(place, ftp_tiny_model, "two", {"use": "lora", "r": 8}, rate=0.02)
+    return Runs(train_run(place, ftp_tiny_model), two)
