@@ -10,8 +10,6 @@ from click.testing import CliRunner
 
 from ftp.cli import cli
 
-QUESTIONS = [f"Double {n}." for n in range(2, 18)]
-
 
 class Runs(NamedTuple):
     """Paths of run directories."""
@@ -21,16 +19,17 @@ class Runs(NamedTuple):
     """Another rank and another rate on the same base model."""
 
 
-def train_run(place, model, name="one", adapter=None, rate=0.01, **more):
+def train_run(place, model, name="one", adapter=None, rate=0.01, says="{n} doubled is {twice}.", **more):
     """Train a tiny run in a directory and return the directory of the run."""
     place.mkdir(parents=True, exist_ok=True)
-    rows = [{"instruction": f"Double {n}.", "context": "", "response": f"{n} doubled is {2 * n}."} for n in range(2, 18)]
+    answers = {n: says.format(n=n, twice=2 * n) for n in range(2, 18)}
+    rows = [{"instruction": f"Double {n}.", "context": "", "response": answer} for n, answer in answers.items()]
     for part, some in (("train", rows[:12]), ("heldout", rows[12:])):
         (place / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     source = {"format": {"use": "instruct"}}
     recipe = {
         "name": name,
-        "model": {"use": "huggingface", "id": str(model), "device": "cpu"},
+        "model": {"use": "huggingface", "id": str(model), "device": "cpu", "dtype": "float32"},
         "adapter": adapter or {"use": "lora", "r": 4},
         "data": {
             "train": [{"path": "train.jsonl", **source}],
@@ -51,5 +50,5 @@ def train_run(place, model, name="one", adapter=None, rate=0.01, **more):
 @pytest.fixture(scope="session")
 def lora_runs(tmp_path_factory, ftp_tiny_model):
     place = tmp_path_factory.mktemp("lora-runs")
-    two = train_run(place, ftp_tiny_model, "two", {"use": "lora", "r": 8}, rate=0.02)
+    two = train_run(place, ftp_tiny_model, "two", {"use": "lora", "r": 8}, rate=0.02, says="The risk is {twice}!")
     return Runs(train_run(place, ftp_tiny_model), two)

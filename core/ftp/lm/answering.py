@@ -9,16 +9,8 @@ from typing import Any, Protocol, get_args
 
 from ftp.errors import ModelError
 from ftp.lm.rendering import prompt_ids
-from ftp.lm.sampling import Finish, Piece, Request, Sampling
+from ftp.lm.sampling import Piece, Request, Sampling
 from ftp.types import Example, Message, Role
-
-
-class Queued(Protocol):
-    """A request that a decoder has taken, as `ftp.lm.torch_decode.Row`."""
-
-    finish: Finish
-    cancelled: bool
-    tokens: int
 
 
 class Decodes(Protocol):
@@ -29,6 +21,9 @@ class Decodes(Protocol):
 
     def step(self) -> list[tuple[Any, Piece]]:
         """Decode one token of every request."""
+
+    def drop_cancelled(self) -> None:
+        """Have cancelled requests leave the batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +69,11 @@ def together(requests: Sequence[tuple[AnsweringModel, Request]]) -> Iterator[tup
     Raises:
         ModelError: a prompt doesn't fit into the model's context.
     """
-    rows = [(model.decoder, model.decoder.add(request)) for model, request in requests]
-    number = {id(row): at for at, (_, row) in enumerate(rows)}
+    rows: list[tuple[Decodes, Any]] = []
     try:
+        for model, request in requests:
+            rows.append((model.decoder, model.decoder.add(request)))
+        number = {id(row): at for at, (_, row) in enumerate(rows)}
         while any(not row.finish for _, row in rows):
             decoders = {id(decoder): decoder for decoder, row in rows if not row.finish}
             for decoder in decoders.values():
@@ -84,8 +81,9 @@ def together(requests: Sequence[tuple[AnsweringModel, Request]]) -> Iterator[tup
                     if id(row) in number:
                         yield number[id(row)], piece
     finally:
-        for _, row in rows:
+        for decoder, row in rows:
             row.cancelled = True
+            decoder.drop_cancelled()
 
 
 def as_messages(turns: Sequence[Mapping[str, Any]]) -> list[Message]:

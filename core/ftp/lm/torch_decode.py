@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections import deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ class Row:
         """Generated tokens, without the one that ends the answer."""
         self.finish: Finish = ""
         self.cancelled = False
-        """Set it to have the row leave the batch at the next step."""
+        """Set it to have the row leave the batch at the next step, or at `Decoder.drop_cancelled`."""
         self.text = AnswerText(request.tokenizer, request.sampling.stop)
         self.last = 0
         self.random = torch.Generator()
@@ -112,6 +112,17 @@ class Decoder:
         self.waiting.append(row)
         return row
 
+    @torch.inference_mode()
+    def drop_cancelled(self) -> None:
+        """Have cancelled requests leave the queue and the batch at once, and free their memory."""
+        self.waiting = deque(row for row in self.waiting if not row.cancelled)
+        for lane in self._lanes.values():
+            lane.keep([not row.cancelled for row in lane.rows])
+        self._drop_empty()
+
+    def _drop_empty(self) -> None:
+        self._lanes = {key: lane for key, lane in self._lanes.items() if lane.rows}
+
     def clear(self) -> None:
         """Drop every request, after an error."""
         self.waiting.clear()
@@ -120,9 +131,8 @@ class Decoder:
     @torch.inference_mode()
     def step(self) -> list[tuple[Row, Piece]]:
         """Decode one token of every request in the batch, after those that wait have joined it."""
+        self.drop_cancelled()
         pieces: list[tuple[Row, Piece]] = []
-        for lane in self._lanes.values():
-            lane.keep([not row.cancelled for row in lane.rows])
         joined = set[int]()
         for key, rows in self._admitted().items():
             lane = self._lanes.setdefault(key, Lane(self))
@@ -131,18 +141,8 @@ class Decoder:
         for lane in self._lanes.values():
             if lane.rows:
                 pieces += lane.step()
-        self._lanes = {key: lane for key, lane in self._lanes.items() if lane.rows}
+        self._drop_empty()
         return pieces
-
-    def stream(self, row: Row) -> Iterator[Piece]:
-        """Yield the pieces of a row's answer. Leaving early cancels it."""
-        try:
-            while not row.finish:
-                for other, piece in self.step():
-                    if other is row:
-                        yield piece
-        finally:
-            row.cancelled = True
 
     def forward(self, rows: Sequence[Row], ids: torch.Tensor, mask: torch.Tensor, cache: Any) -> torch.Tensor:
         """Run the model on the next tokens of some rows.
@@ -175,9 +175,8 @@ class Decoder:
         room = self.most_rows - self.running
         while self.waiting and room > 0:
             row = self.waiting.popleft()
-            if not row.cancelled:
-                groups.setdefault(self._lane_of(row), []).append(row)
-                room -= 1
+            groups.setdefault(self._lane_of(row), []).append(row)
+            room -= 1
         return groups
 
     def _lane_of(self, row: Row) -> Hashable:

@@ -101,6 +101,7 @@ class Worker(threading.Thread):
                 self._step(decoder)
             for job in [job for job in self._jobs if job.cancelled]:
                 self._end(job)
+                job.model.decoder.drop_cancelled()
 
     def _take_new(self) -> None:
         """Take what is in the inbox; wait for it where there is nothing else to do."""
@@ -116,7 +117,8 @@ class Worker(threading.Thread):
     def _begin(self, job: Job) -> None:
         try:
             requests = job.prepare()
-            job.rows = [job.model.decoder.add(request) for request in requests]
+            for request in requests:
+                job.rows.append(job.model.decoder.add(request))
         except Exception as error:  # what a template or a tokenizer raises is that request's alone
             self._fail(job, error)
         else:
@@ -124,9 +126,6 @@ class Worker(threading.Thread):
 
     def _step(self, decoder: Any) -> None:
         mine = [job for job in self._jobs if job.model.decoder is decoder]
-        for job in mine:
-            for row in job.rows:
-                row.cancelled = row.cancelled or job.cancelled
         try:
             pieces = decoder.step()
         except Exception as error:  # too little memory, say: these requests are lost, and the server goes on
