@@ -23,8 +23,8 @@ from ftp.components import (
 from ftp.data.readers.encodings import known_encoding
 from ftp.data.readers.rows import ReadOptions, SampleBy
 from ftp.options import PLAIN_NAME, AnswerOptions, FilePath, Options, Share
-from ftp.recipe.yaml_source import Path_
 from ftp.types import ControlTokenRule
+from ftp.yaml_source import Path_
 
 
 def _known_encoding(name: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from ftp.errors import DataError
 from ftp.files import digest, file_digest, forget_unused, new_file, user_cache
 from ftp.options import AnswerOptions
-from ftp.runs.answers import read_answers
+from ftp.records.answers import read_answers
 from ftp.types import Answer, Example, LoadedModel, TokenLoss
 
 LAYOUT = 2
@@ -81,7 +81,7 @@ def recall(key: str | None) -> tuple[list[Answer], list[TokenLoss]] | None:
 
 
 def keep(key: str | None, written: Path) -> None:
-    """Store the file of answers that `ftp.runs.answers.write_answers` wrote."""
+    """Store the file of answers that `ftp.records.answers.write_answers` wrote."""
     if key is None:
         return
     file = _file(key)

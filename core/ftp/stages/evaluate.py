@@ -17,7 +17,7 @@ from ftp.guard import blaming, call, described
 from ftp.lm.rendering import Tokens, stop_ids
 from ftp.lm.tokens import tokenise
 from ftp.options import AnswerOptions
-from ftp.runs.answers import write_answers
+from ftp.records.answers import write_answers
 from ftp.runs.directory import RunDirectory
 from ftp.runs.finished import answers_file, view_of
 from ftp.stages import answer_cache

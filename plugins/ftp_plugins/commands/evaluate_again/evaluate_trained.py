@@ -16,10 +16,10 @@ from ftp.files import shown
 from ftp.plugins import Plugins
 from ftp.progress import Progress
 from ftp.recipe.model import Data, Recipe
+from ftp.records.schemas import Training
 from ftp.runs.directory import RunDirectory
 from ftp.runs.finished import finished
 from ftp.runs.lock import fingerprint_of, fingerprints, lock_of, note_model
-from ftp.runs.records import Training
 from ftp.runs.trust import allow, of_recipe
 from ftp.stages.evaluate import Evaluating, leaked_rows
 from ftp.stages.load_model import load_base_model, restore_adapter
