@@ -91,7 +91,7 @@ class Proof(Options):
     max_new_tokens: int = Field(default=32, ge=1)
     """The longest greedy answer to compare."""
     kl: float | None = Field(default=None, ge=0)
-    """Largest mean Kullback-Leibler divergence from the model of the run, in nats per token."""
+    """Largest mean KL (Kullback-Leibler) from the model of the run, in nats per token."""
     top1: float | None = Field(default=None, ge=0, le=1)
     """Smallest share of positions with the same likeliest token."""
     same_answers: float | None = Field(default=None, ge=0, le=1)
