@@ -40,8 +40,6 @@ SHARED_WORDS = {
     "judge": "plain English, in `ftp.stats`",
     "html": "the suffix of a page",
     "mlflow": "a package whose distribution has another name",
-    "adapter": "a block of the recipe",
-    "hub": "where rows and models come from",
     "merged": "plain English",
 }
 """Names of built-in components that are also words of the core; none of them refers to the component there."""
