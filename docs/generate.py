@@ -196,6 +196,7 @@ PLACES = {
     "watchers": "`watch:`",
     "evaluators": "`evaluate:`",
     "reporters": "`report:`",
+    "exporters": "`export:`",
 }
 
 

@@ -23,6 +23,15 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.timeout(SLOW_LIMIT))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def user_data_of_tests(tmp_path_factory):
+    """Keep the key by which runs of this machine are known out of the home of whoever runs the tests."""
+    before = os.environ.get("FTP_USER_DATA")
+    os.environ["FTP_USER_DATA"] = str(tmp_path_factory.mktemp("user-data"))
+    yield
+    os.environ.pop("FTP_USER_DATA") if before is None else os.environ.update(FTP_USER_DATA=before)
+
+
 class Outcome(NamedTuple):
     code: int
     out: str

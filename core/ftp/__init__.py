@@ -12,6 +12,8 @@ if TYPE_CHECKING:
         Component,
         Curator,
         Evaluator,
+        Exporter,
+        ExportJob,
         Formatter,
         Loader,
         LoadsTokenizer,
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from ftp.data.ledger import Ledger
     from ftp.errors import DataError, FtpError, Interrupted, ModelError, RowError
     from ftp.hookspecs import hookimpl
-    from ftp.options import FilePath, Share
+    from ftp.options import FilePath, Proof, Share
     from ftp.stats.clusters import clusters_of
     from ftp.stats.paired import (
         across_seeds,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
         Evaluation,
         EvalView,
         Example,
+        Exported,
         FinishedRun,
         Interval,
         LoadedModel,
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
         Message,
         Metric,
         ModelRequest,
+        Parity,
         Quantization,
         RollBack,
         Score,
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
         TokenLoss,
         TrainResult,
         Warn,
+        Weights,
     )
 
 __version__ = "0.1.0"
@@ -73,6 +78,9 @@ __all__ = [
     "Evaluation",
     "Evaluator",
     "Example",
+    "ExportJob",
+    "Exported",
+    "Exporter",
     "FilePath",
     "FinishedRun",
     "Formatter",
@@ -89,6 +97,8 @@ __all__ = [
     "Metric",
     "ModelError",
     "ModelRequest",
+    "Parity",
+    "Proof",
     "Quantization",
     "Reporter",
     "RollBack",
@@ -102,6 +112,7 @@ __all__ = [
     "TrainingJob",
     "Warn",
     "Watcher",
+    "Weights",
     "across_seeds",
     "clusters_of",
     "correlation",
@@ -120,22 +131,22 @@ __all__ = [
 
 _HOME = {
     "ftp.components": (
-        "Adapter BringsEvals Component Curator Evaluator Formatter Loader LoadsTokenizer MeasuresModel Reporter "
-        "Trainer TrainingJob Watcher"
+        "Adapter BringsEvals Component Curator Evaluator Exporter ExportJob Formatter Loader LoadsTokenizer "
+        "MeasuresModel Reporter Trainer TrainingJob Watcher"
     ),
     "ftp.data.examples": "Corpus",
     "ftp.data.ledger": "Ledger",
     "ftp.errors": "DataError FtpError Interrupted ModelError RowError",
     "ftp.hookspecs": "hookimpl",
-    "ftp.options": "FilePath Share",
+    "ftp.options": "FilePath Proof Share",
     "ftp.stats.clusters": "clusters_of",
     "ftp.stats.paired": (
         "across_seeds holm on_subsets paired_difference paired_metric paired_ratio_difference verdict verdict_in_words"
     ),
     "ftp.stats.win_rates": "correlation length_controlled_win_rate order_consistency win_rate",
     "ftp.types": (
-        "Answer EvalView Evaluation Example FinishedRun Interval LoadedModel LoadedTokenizer Message Metric "
-        "ModelRequest Quantization RollBack Score Stop TokenLoss TrainResult Warn"
+        "Answer EvalView Evaluation Example Exported FinishedRun Interval LoadedModel LoadedTokenizer Message Metric "
+        "ModelRequest Parity Quantization RollBack Score Stop TokenLoss TrainResult Warn Weights"
     ),
 }
 

@@ -6,13 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Annotated, Any, ClassVar, Self, cast
 
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from ftp.data.examples import Corpus
 from ftp.data.ledger import Ledger
-from ftp.options import AnswerOptions, Decoding, Options
+from ftp.options import PLAIN_NAME, AnswerOptions, Decoding, Options, Proof
 from ftp.stats.clusters import clusters_of
 from ftp.stats.paired import paired_metric
 from ftp.types import (
@@ -20,6 +20,7 @@ from ftp.types import (
     Evaluation,
     EvalView,
     Example,
+    Exported,
     FinishedRun,
     Kind,
     LoadedModel,
@@ -31,6 +32,7 @@ from ftp.types import (
     TokenLoss,
     TrainResult,
     Warn,
+    Weights,
 )
 
 
@@ -77,6 +79,19 @@ class Component(Options, ABC):
     def warnings(self, recipe: Any) -> list[str]:
         """Return what is allowed in this recipe and worth a second look, as `cross_problems` does what is wrong."""
         return []
+
+    def needs_consent(self) -> Sequence[str]:
+        """List what these options have run, loaded or sent that the recipe of a stranger's run must not decide alone.
+
+        Each entry is what happens, as in "It would …": `run the code that comes with the model org/name`, `send
+        prompts and answers to https://…, with the key in $VARIABLE`. The user of the machine is asked about each,
+        unless the run was made there. Name every address and every variable of the environment that an option sets.
+        """
+        return ()
+
+    def needs_consent_in_recipe(self) -> Sequence[str]:
+        """List what of `needs_consent` the user is asked about even where the recipe is the user's own: the unusual."""
+        return ()
 
 
 class Formatter(Component):
@@ -146,6 +161,17 @@ class Loader(Component):
         """Describe the model that would be loaded, from configuration files only; read no weights."""
         return ModelRequest(model=type(self).__name__)
 
+    def files(self) -> Sequence[Path]:
+        """Return the files it reads besides those of the fingerprint. If one of them changes, it is another run."""
+        return ()
+
+    def fingerprint(self) -> str:
+        """Identify the files that would be loaded, by their content; empty where that can't be told before the load.
+
+        A run with another fingerprint is another run. Asked for at the beginning of every one, so it has to be quick.
+        """
+        return ""
+
     @abstractmethod
     def load(self, request: ModelRequest) -> LoadedModel:
         """Load the weights as `request` asks (dtype, quantization). Raise `ftp.ModelError` where that is impossible."""
@@ -169,6 +195,8 @@ class LoadsTokenizer(ABC):
 class Adapter(Component):
     """Decides which weights train."""
 
+    saves_whole_model: ClassVar[bool] = False
+    """Whether `save` writes all weights, and not a part that goes on the base model."""
     learning_rates: ClassVar[tuple[float, float] | None] = None
     """The usual range of peak learning rates, or None where it isn't known. `ftp check` warns of a rate outside it."""
 
@@ -489,6 +517,79 @@ class Reporter(Component):
         """Write the report into `run.directory` and return its path."""
 
 
+@dataclass(frozen=True, slots=True)
+class ExportJob:
+    """Everything an exporter needs."""
+
+    run: FinishedRun
+    directory: Path
+    """To write into. It takes its place among the exports when all is written and compared."""
+    load: Callable[[Weights], LoadedModel]
+    """Load the model of the run; the exporter may change what it gets. Raise `ftp.ModelError` where that can't be."""
+    base: Callable[[], LoadedModel]
+    """Load the base model as it was loaded for training."""
+    tokenizer: LoadedTokenizer
+    """The run's tokenizer and the tokens that end an answer."""
+    note: Callable[[str], None]
+    """Tell the user something worth knowing."""
+
+
+class Exporter(Component):
+    """Writes the model of a run in a form that other programs load."""
+
+    folder: Annotated[str, Field(pattern=PLAIN_NAME)] | None = None
+    """The directory below the run's exports/. Default: the name of the format."""
+    proof: Proof = Proof()
+    """How the export is compared with the model of the run, and how far it may be from it."""
+
+    @property
+    def place(self) -> str:
+        """Name of its directory below exports/."""
+        return self.folder or self.used_as
+
+    @property
+    def weights(self) -> Weights:
+        """Which model the export has to equal. With `original` it isn't the one that was evaluated, and says so."""
+        return "trained"
+
+    def usual_proof(self) -> Proof:
+        """Return the bounds that hold where the recipe gives none."""
+        return Proof(kl=1e-3, top1=0.99)
+
+    def rehearse(self, base: LoadedModel, whole: bool) -> int:
+        """Check on the base model, before anything is trained, that its trained form can be exported.
+
+        Nothing is written and the model is left as it is.
+
+        Args:
+            base: the base model as it is loaded for training.
+            whole: whether training leaves all weights, and not a part that goes on the base.
+
+        Returns:
+            Bytes of disk that the export takes at most, or 0 where that isn't known.
+
+        Raises:
+            ModelError: why it can't be exported.
+        """
+        return 0
+
+    @abstractmethod
+    def export(self, job: ExportJob) -> Path:
+        """Write the export into `job.directory` and return its main file, or the directory."""
+
+    @abstractmethod
+    def reopen(self, job: ExportJob, path: Path) -> Exported:
+        """Open the export with a program that people use it with, so that it can be compared with the run."""
+
+    def finish(self, job: ExportJob, path: Path, record: Mapping[str, Any]) -> None:
+        """Write what depends on the comparison, such as a model card, beside the export.
+
+        Args:
+            path: what `export` returned, under its final name.
+            record: what goes into export.json.
+        """
+
+
 KINDS: dict[str, type[Component]] = {
     "formatters": Formatter,
     "curators": Curator,
@@ -499,6 +600,7 @@ KINDS: dict[str, type[Component]] = {
     "engines": Engine,
     "evaluators": Evaluator,
     "reporters": Reporter,
+    "exporters": Exporter,
 }
 """The kinds of component, by hook name without the prefix `ftp_`."""
 

@@ -1,6 +1,7 @@
 """One family of errors: what the user did, where, and what to do about it.
 
-Every `FtpError` is shown as plain text with exit code 2. Any other exception that escapes is a bug in FTP.
+Every `FtpError` is shown as plain text with its exit code: 2, or 4 for an unproven export. Any other exception that
+escapes is a bug in FTP.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Iterable, Sequence
 
 class FtpError(Exception):
     """An error that the user can fix. The message says where it is and what to do."""
+
+    exit_code = 2
 
 
 class Problems(FtpError):  # noqa: N818 (it is a list of them)
@@ -43,6 +46,12 @@ class ModelError(FtpError):
 
 class RunError(FtpError):
     """A run directory that is in use, or was started with other inputs."""
+
+
+class ExportError(FtpError):
+    """An export that is there and is not proven to be the model of the run."""
+
+    exit_code = 4
 
 
 class Interrupted(FtpError):  # noqa: N818 (a signal is no error)

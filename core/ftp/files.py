@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
+import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+"""Flags of `os.open` that refuse a link and don't wait for the other end of a pipe."""
+ACTED_ON = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2028\u2029\u2066-\u2069\ud800-\udfff]")
+SMALL = 2**20
+"""Bytes below which a file is read again rather than looked up."""
+SETTLED_NS = 5 * 10**9
+"""Nanoseconds after its last change from which on a file counts as settled."""
 UNUSED_DAYS = 30
 """Days after which unused entries are removed from a cache."""
 
@@ -39,6 +49,49 @@ def file_digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def kept_digest(file: Path) -> str:
+    """SHA-256 of a file's bytes, from this user's cache where nothing of the file has changed since it was read.
+
+    What counts is path, inode, size and the times of its content and of its inode in nanoseconds; the last can't be
+    set back. A file that was written in the last seconds is not kept: another write could leave the same times.
+    """
+    before = file.stat()
+    mark = [before.st_dev, before.st_ino, before.st_size, before.st_mtime_ns, before.st_ctime_ns]
+    if before.st_size < SMALL:
+        return file_digest(file)
+    record = user_cache("digests") / f"{digest(str(file.resolve()))}.json"
+    try:
+        known = json.loads(read_plain_file(record, 4096))
+        if known["mark"] == mark:
+            os.utime(record)
+            return str(known["sha256"])
+    except (OSError, ValueError, LookupError, TypeError):  # not there, or damaged
+        pass
+    found = file_digest(file)
+    if time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) > SETTLED_NS:
+        with contextlib.suppress(OSError):  # a cache that can't be written is none
+            forget_unused(record.parent)
+            with new_file(record, shared=True) as aside:
+                aside.write_text(json.dumps({"mark": mark, "sha256": found}), encoding="utf-8")
+    return found
+
+
+def read_plain_file(file: Path, most: int) -> bytes:
+    """Read a file whole: one that is a file and no link, and no longer than `most` bytes.
+
+    Raises:
+        OSError: it isn't there, can't be read, is something else or too long; `strerror` says which.
+    """
+    handle = os.open(file, os.O_RDONLY | NO_LINK)
+    with os.fdopen(handle, "rb") as stream:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a plain file", str(file))
+        if found.st_size > most:
+            raise OSError(errno.EFBIG, f"has {found.st_size:,} bytes and may have {most:,}", str(file))
+        return stream.read(most)
+
+
 def shown(place: Path | str, home: Path) -> str:
     """Return a path relative to `home` if it lies below it, else the whole path; a hub name unchanged."""
     if isinstance(place, str):
@@ -53,6 +106,13 @@ def user_cache(name: str) -> Path:
     return Path(os.environ.get("FTP_CACHE") or platformdirs.user_cache_dir("ftp")) / name
 
 
+def user_data() -> Path:
+    """Return the directory of this user's lasting data: `FTP_USER_DATA`, or where the system keeps it."""
+    import platformdirs
+
+    return Path(os.environ.get("FTP_USER_DATA") or platformdirs.user_data_dir("ftp"))
+
+
 @contextlib.contextmanager
 def new_file(file: Path, *, shared: bool = False) -> Iterator[Path]:
     """Yield the path to write a file to; it replaces `file` when the block succeeds and is deleted when it fails.
@@ -62,6 +122,9 @@ def new_file(file: Path, *, shared: bool = False) -> Iterator[Path]:
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_name(f"{file.name}.{os.getpid()}.part" if shared else f"{file.name}.part")
+    remove(aside)
+    # Made here, so that whoever opens it by its name writes into this file and never through a link.
+    os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK, 0o666))
     try:
         yield aside
         aside.replace(file)
@@ -73,11 +136,19 @@ def new_file(file: Path, *, shared: bool = False) -> Iterator[Path]:
 def new_directory(target: Path) -> Iterator[Path]:
     """Yield an empty directory to fill; it replaces `target` when the block succeeds."""
     aside = target.with_name(f"{target.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
+    remove(aside)
     aside.mkdir(parents=True)
     yield aside
-    shutil.rmtree(target, ignore_errors=True)
+    remove(target)
     aside.replace(target)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a directory with what is in it, or a link and not what it points to; what isn't there is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(file: Path, text: str) -> None:
@@ -89,8 +160,15 @@ def write_text(file: Path, text: str) -> None:
 
 
 def append_line(file: Path, line: str) -> None:
-    """Append a line, on a line of its own even if a killed process left an unfinished one."""
-    with file.open("a+b") as stream:
+    """Append a line, on a line of its own even if a killed process left an unfinished one; follow no link.
+
+    Raises:
+        OSError: the path is that of a link, a pipe, a directory or a device, or it can't be written.
+    """
+    handle = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT | NO_LINK, 0o666)
+    with os.fdopen(handle, "a+b") as stream:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "not a plain file", str(file))
         if stream.seek(0, os.SEEK_END) and stream.seek(-1, os.SEEK_END) is not None and stream.read(1) != b"\n":
             stream.write(b"\n")
         stream.write(line.encode() + b"\n")
@@ -123,3 +201,12 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its class if it has none."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def without_controls(text: str) -> str:
+    """Return a text with what a terminal would act on written as JSON escapes it: `\\u001b`.
+
+    That is all control characters but line break and tab, half characters, and the marks that turn the direction of
+    text around (UAX 9). JSON stays the same JSON.
+    """
+    return ACTED_ON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

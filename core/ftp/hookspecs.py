@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pluggy
 
-from ftp.components import Adapter, Curator, Engine, Evaluator, Formatter, Loader, Reporter, Trainer, Watcher
+from ftp.components import (
+    Adapter,
+    Curator,
+    Engine,
+    Evaluator,
+    Exporter,
+    Formatter,
+    Loader,
+    Reporter,
+    Trainer,
+    Watcher,
+)
 
 hookspec = pluggy.HookspecMarker("ftp")
 hookimpl = pluggy.HookimplMarker("ftp")
@@ -53,3 +64,8 @@ def ftp_evaluators() -> dict[str, type[Evaluator]]:  # type: ignore[empty-body]
 @hookspec
 def ftp_reporters() -> dict[str, type[Reporter]]:  # type: ignore[empty-body]
     """Offer reporters: each writes a report of a finished run."""
+
+
+@hookspec
+def ftp_exporters() -> dict[str, type[Exporter]]:  # type: ignore[empty-body]
+    """Offer exporters: each writes the model of a run in a form that other programs load."""

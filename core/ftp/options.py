@@ -57,8 +57,8 @@ class Options(BaseModel):
     stands for the block itself. For the hint that an unknown key gets; they are not accepted."""
 
 
-PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-"""Pattern for names that become file names."""
+PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+"""Pattern for names that become file names; file systems limit their length."""
 
 
 class Decoding(Options):
@@ -94,3 +94,18 @@ def is_replay() -> bool:
     A component that calls a service then takes every reply from the records of earlier calls, and fails without one.
     """
     return os.environ.get(REPLAY, "") not in ("", "0")
+
+
+class Proof(Options):
+    """How an export is compared with the model of the run. A bound that is left out is the format's usual one."""
+
+    prompts: int = Field(default=16, ge=1)
+    """Prompts to compare on: the first of the eval sets, or of the validation rows where there are none."""
+    max_new_tokens: int = Field(default=32, ge=1)
+    """The longest greedy answer to compare."""
+    kl: float | None = Field(default=None, ge=0)
+    """Largest mean Kullback-Leibler divergence from the model of the run, in nats per token."""
+    top1: float | None = Field(default=None, ge=0, le=1)
+    """Smallest share of positions with the same likeliest token."""
+    same_answers: float | None = Field(default=None, ge=0, le=1)
+    """Smallest share of prompts with the same greedy answer."""

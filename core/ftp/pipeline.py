@@ -12,8 +12,9 @@ from ftp.runs.directory import RunDirectory
 from ftp.runs.finished import finished
 from ftp.runs.lock import fingerprints, origin_of
 from ftp.runs.start import accept_changes, begin, run_directory
+from ftp.stages.export import refuse_unproven, rehearse_exports
 from ftp.stages.reports import default_reporters, write_reports
-from ftp.stages.run_stages import ask, base_model_of, evaluate, rehearse, rows_of, train
+from ftp.stages.run_stages import ask, base_model_of, evaluate, export, rehearse, rows_of, train
 from ftp.stages.work import Work
 from ftp.types import FinishedRun
 
@@ -35,7 +36,7 @@ def run(
     lock = fingerprints(recipe, plugins)
     directory = run_directory(root, recipe.name, lock, new, progress.note)
     with directory.lock():
-        begin(directory, recipe, plugins, file, lock)
+        begin(directory, recipe, plugins, file, lock, progress.note)
         progress.directory = directory.path
         work = Work(recipe, file, directory, progress)
         if work.is_done("report"):
@@ -76,13 +77,18 @@ def _stages(work: Work, plugins: Plugins) -> None:
         corpus, ledger = rows_of(work)
         if not work.is_done("tuned"):
             loaded = base_model_of(work)
+            if not work.is_done("train"):
+                rehearse_exports(work.recipe.export, loaded, work.recipe.adapter, work.directory.path)
             # The base model answers before anything is trained: the only base that full training leaves, and a
             # rehearsal of the evaluation before the hours that training takes.
             ask(work, "base", loaded, corpus)
             rehearse(work, corpus, work.recipe.report or default_reporters(plugins))
             loaded = train(work, loaded, corpus, ledger)
             ask(work, "tuned", loaded, corpus)
+            del loaded
         evaluate(work, corpus)
+        exports = export(work)
         work.progress.stage("Writing reports")
         written = write_reports(work.directory, plugins, work.recipe.report)
         work.finish("report", files=[shown(path, work.directory.path) for path in written])
+    refuse_unproven(exports)

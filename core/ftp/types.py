@@ -149,6 +149,47 @@ class LoadedModel:
     """Loads the same model with unquantised weights, on the CPU; set for a model that was quantised on loading."""
 
 
+Weights = Literal["trained", "plain", "original"]
+"""Which form of a run's model to load: `trained` as it was evaluated; `plain` the same with a quantised base
+dequantised; `original` with the trained weights on the base as it was before it was quantised: another model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A model opened for comparison, with its own tokenizer and chat template."""
+
+    engine: str
+    """What opened it, with its version."""
+    encode: Callable[[Example], Sequence[int]]
+    """The prompt of an example of turns as token ids."""
+    encode_text: Callable[[str], Sequence[int]]
+    """Plain text as token ids, with the special tokens that the tokenizer adds by itself."""
+    logits: Callable[[Sequence[int]], Any]
+    """The logits behind every token, a float32 array or tensor on the CPU, [tokens, vocabulary]."""
+    answer: Callable[[Sequence[int], int], Sequence[int]]
+    """Greedy continuation of token ids by at most so many tokens, the one that ends it included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How near an exported model is to the model of the run."""
+
+    prompts: int
+    same_ids: int
+    """Prompts whose token ids are equal."""
+    positions: int
+    """Positions whose predictions were compared: the last ones of each prompt and the answer to it."""
+    top1: float
+    """Share of the positions at which both think the same token likeliest."""
+    kl: float
+    """Mean Kullback-Leibler divergence of the export from the run, nats per position."""
+    kl_max: float
+    same_answers: float
+    """Share of the prompts whose greedy answers are the same tokens."""
+    first_difference: str = ""
+    """The first prompt with other ids, in words; empty for none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stop:
     """A watcher's answer: end training now, with everything saved."""
@@ -321,3 +362,5 @@ class FinishedRun:
     ledger_totals: Sequence[Mapping[str, Any]] = field(default=())
     reports: Sequence[Path] = ()
     """The files that its reporters wrote, in order; empty until then."""
+    exports: Sequence[Mapping[str, Any]] = ()
+    """The export.json of each of its exports."""

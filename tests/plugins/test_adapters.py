@@ -185,7 +185,7 @@ def test_a_rank_that_the_weights_do_not_have_is_an_error(untied, init):
         (LoRA(init="loftq"), "use qlora, or init: pissa"),
         (QLoRA(init="pissa"), "4 bits can't hold"),
         (QLoRA(init="olora"), "use lora, or init: loftq"),
-        (LoRA(pissa_iterations=4), "with init: pissa only"),
+        (LoRA(pissa_iterations=4), "only to init: pissa"),
         (LoRA(experts=True, dropout=0.1), "can't have dropout"),
         (LoRA(experts=True, dora=True), "can't have dora"),
         (LoRA(experts=True, init="pissa"), "can't begin as pissa"),
@@ -391,7 +391,7 @@ def test_a_new_token_that_is_there_already_is_an_error(untied, part):
         loader.load(loader.describe()) if part == "load" else loader.load_tokenizer()
 
 
-@pytest.mark.parametrize(("tokens", "what"), [(["<a>", "<a>"], "there twice"), ([" "], "more than white space")])
+@pytest.mark.parametrize(("tokens", "what"), [(["<a>", "<a>"], "occurs twice"), ([" "], "more than white space")])
 def test_new_tokens_are_checked(untied, tokens, what):
     with pytest.raises(ValueError, match=what):
         HuggingFace(id=str(untied), new_tokens=tokens)

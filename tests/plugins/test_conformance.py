@@ -10,7 +10,12 @@ from ftp import plugins, recipe
 from ftp.components import KINDS
 from ftp.testing import MakeAnswers, WriteRecipe, assert_component_ok
 
-OPTIONS = {"mix": {"replay": "5%"}, "huggingface": {"id": "example/model"}, "gguf": {"file": "model.gguf"}}
+OPTIONS = {
+    "curators mix": {"replay": "5%"},
+    "loaders huggingface": {"id": "example/model"},
+    "loaders gguf": {"file": "model.gguf"},
+    "exporters hub": {"repo": "example/model"},
+}
 ROWS = {
     "instruct": {"instruction": "Add.", "context": "2 + 2", "response": "4"},
     "alpaca": {"instruction": "Add.", "input": "2 + 2", "output": "4"},
@@ -32,7 +37,7 @@ BUILT_IN = [
 @pytest.mark.parametrize("offer", BUILT_IN)
 def test_every_built_in_component_passes(offer: plugins.Offer) -> None:
     samples = [ROWS[offer.name]] if offer.name in ROWS else []
-    assert_component_ok(offer.component, *samples, **OPTIONS.get(offer.name, {}))
+    assert_component_ok(offer.component, *samples, **OPTIONS.get(f"{offer.kind} {offer.name}", {}))
 
 
 def test_every_kind_was_among_them() -> None:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tiny_tokenizers import INFILLING, sentencepiece_like
 
 from ftp import ModelError
 from ftp.components import TrainingJob
@@ -214,40 +215,6 @@ def test_full_training_of_a_mixture_trains_experts_and_router(family, tmp_path, 
 
 
 # Tokenizers of CodeLlama's kind.
-
-TEXT = """The notice term is thirty days. Say why in writing, and name the risk. Yes, by notice, in thirty days.
-def double(n):
-    return 2 * n
-May either party end this? What is the fix? Double two and you get four."""
-INFILLING = ["▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"]
-
-
-def sentencepiece_like(style):
-    """Llama 2's kind: a BPE over characters with ▁ for a space, bytes for what it doesn't know, BOS before a text.
-
-    Args:
-        style: how ▁ gets in: `normalizer` (older files) or `metaspace` (newer ones).
-    """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-
-    learnt = Tokenizer(models.BPE())
-    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=special, show_progress=False)
-    learnt.train_from_iterator(["▁" + line.replace(" ", "▁") for line in TEXT.split("\n")], trainer)
-    model = json.loads(learnt.to_str())["model"]
-    merges = [tuple(merge) for merge in model["merges"]]
-    bpe = Tokenizer(models.BPE(model["vocab"], merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    if style == "normalizer":
-        bpe.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    else:
-        bpe.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=False)
-    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    bpe.decoder = decoders.Sequence(steps)
-    bpe.add_special_tokens([AddedToken(token, normalized=False) for token in ["<unk>", "<s>", "</s>", *INFILLING]])
-    bpe.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", bpe.token_to_id("<s>"))]
-    )
-    return bpe
 
 
 @pytest.fixture(scope="session", params=["normalizer", "metaspace"])

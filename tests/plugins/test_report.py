@@ -265,7 +265,7 @@ def test_the_report_says_everything(tmp_path):
     assert "general_nll" not in special and "32 texts" not in special and "win_rate" in special
     for word in ("clean", "leaked", "may prefer longer answers", "81.0% (70.0% to 89.0%)", "15.3 min", "2.22 GB"):
         assert word in text, word
-    assert run.evaluations[0].metrics[0].p_adjusted is not None and "adjusted for looking at several" in text
+    assert run.evaluations[0].metrics[0].p_adjusted is not None and "adjusted for testing several" in text
 
 
 def test_a_run_of_an_older_release_can_be_reported(tmp_path):
@@ -282,7 +282,7 @@ def test_an_evaluation_without_training_and_one_without_metrics(tmp_path):
     shutil.rmtree(run.directory / "model")
     text = page_of(bare)
     assert "This recipe names no evaluator" in text and "not measured" in text and "No step was logged" in text
-    assert "Nothing: the recipe names no evaluator" in ModelCard().report(bare).read_text()
+    assert "None: the recipe names no evaluator" in ModelCard().report(bare).read_text()
 
 
 def test_odd_figures_and_odd_examples_are_shown(tmp_path):
@@ -321,8 +321,8 @@ UP, DOWN, NONE = metric(0.2, 0.1, 0.3), metric(-0.2, -0.3, -0.1), metric(0.0, -0
 @pytest.mark.parametrize(
     ("metrics", "word", "sentence"),
     [
-        ([], "not measured", "nothing says that the tuned one is better"),
-        ([Metric("perplexity", 2.0, 1.0, None)], "not measured", "nothing says"),
+        ([], "not measured", "there is no evidence that the tuned one is better"),
+        ([Metric("perplexity", 2.0, 1.0, None)], "not measured", "there is no evidence"),
         ([UP], "better", "0.500 → 0.700, difference +0.200 (95% interval +0.100 to +0.300, n = 50)"),
         ([NONE], "no evidence", "No evidence of a difference on set, eval m"),
         ([UP, UP], "better", "better than the base on 2 of 2 metrics, over 50 held-out examples; worse on none."),

@@ -278,7 +278,7 @@ def test_answers_do_not_depend_on_the_batch(ftp_tiny_model):
     [
         (LoRA(targets=["q_prj"]), {}, "has no linear layer 'q_prj'; did you mean 'q_proj'?"),
         (QLoRA(), {"already_quantized": "awq"}, "is quantised already"),
-        (Full(), {"already_quantized": "gptq"}, "can't train whole"),
+        (Full(), {"already_quantized": "gptq"}, "can't be trained in full"),
     ],
 )
 def test_wrong_pairs_are_refused_before_any_weight_is_loaded(ftp_tiny_model, adapter, options, message):

@@ -94,7 +94,7 @@ class ForgetsWhatItMissed(ftp.Watcher):
         (AnswersInWords, "returned 'stop'"),
         (GivesNoReason, "without a reason"),
         (SpeedsUp, "asks for 2 times the rate"),
-        (ForgetsWhatItMissed, "answers otherwise after replay"),
+        (ForgetsWhatItMissed, "answers differently after a replay"),
     ],
 )
 def test_the_conformance_check_finds(component, what):

@@ -1,8 +1,24 @@
 """What the commands say of a run that is none, or of which a file is damaged."""
 
 import json
+import os
+import shutil
+import signal
+import threading
+import time
 
 import pytest
+import yaml
+from mutator import on_a_copy, outcome
+
+from ftp.errors import RunError
+from ftp.files import without_controls
+from ftp.runs.directory import RunDirectory
+from ftp.runs.events import done_until
+from ftp.testing.fixtures import write_tiny_model
+
+MUTANTS = int(os.environ.get("FTP_MUTANTS", "16"))
+"""Damaged copies in the default run; `FTP_MUTANTS=500` tries more."""
 
 
 @pytest.mark.parametrize("command", ["resume", "report", "compare", "eval"])
@@ -34,3 +50,153 @@ def test_the_list_of_runs_leaves_out_a_damaged_one_and_names_it(ftp, tmp_path):
     lines = found.err.splitlines()
     assert [line.split(" is left out: ")[0] for line in lines] == [f"runs/{name}/1" for name in "dcb"]
     assert all("evaluation.json" in line and "damaged" in line for line in lines)
+
+
+# --- a real run, damaged ---------------------------------------------------------------------------------------------
+
+
+def _source(name):
+    return {"path": f"{name}.jsonl", "format": {"use": "instruct"}}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Make a finished run, and one that a signal has interrupted in its training."""
+    place = tmp_path_factory.mktemp("runs")
+    write_tiny_model(place / "model")
+    for name, numbers in (("train", range(2, 14)), ("heldout", range(14, 18))):
+        rows = [{"instruction": f"Double {n}.", "context": "", "response": f"It is {2 * n}."} for n in numbers]
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {
+        "name": "finished",
+        "model": {"use": "huggingface", "id": "./model", "device": "cpu"},
+        "adapter": {"use": "lora", "r": 4},
+        "data": {"train": [_source("train")], "validation": "25%", "evals": {"heldout": _source("heldout")}},
+        "train": {"use": "sft", "epochs": 1, "batch_size": 4},
+        "answers": {"max_new_tokens": 4},
+        "evaluate": [{"use": "loss"}, {"use": "exact_match"}],
+    }
+    (place / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FTP_CACHE", str(place / "cache"))
+        how, said = outcome(["run", "recipe.yaml"], place, seconds=120)
+        assert how == "code 0", said
+        threading.Thread(target=_interrupt, args=(place / "runs" / "long",), daemon=True).start()
+        long = ["--set", "name=long", "--set", "train.epochs=200", "--set", "train.evals_per_epoch=1"]
+        how, said = outcome(["run", "recipe.yaml", *long], place, seconds=120)
+        assert how == "code 143" and "checkpoint saved" in said, said
+        yield [next((place / "runs" / name).iterdir()) for name in ("finished", "long")]
+
+
+def _interrupt(runs):
+    """End this process's training as soon as it has taken some steps."""
+    while not any('"step": 6' in file.read_text() for file in runs.glob("*/events.jsonl")):
+        time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("seed", range(MUTANTS))
+def test_a_damaged_run_ends_in_a_message_and_nothing_is_written_outside(runs, tmp_path, seed):
+    endings = list(on_a_copy(*runs, tmp_path, seed))
+    bad = [ending for ending in endings if ending.is_bad or "Traceback" in ending.said]
+    assert not bad, "\n".join(f"{e.damage}: {e.command}: {e.how}\n{e.said}" for e in bad)
+
+
+@pytest.mark.parametrize("name", ["report.html.part", "README.md.part", ".writer.json", ".lock", "model/README.md"])
+@pytest.mark.parametrize("is_dangling", [False, True])
+def test_a_report_is_not_written_through_a_link(runs, tmp_path, name, is_dangling):
+    run = shutil.copytree(runs[0], tmp_path / "runs" / "r" / "1")
+    victim = tmp_path / "victim"
+    if not is_dangling:
+        victim.write_text("precious")
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(victim)
+    how, said = outcome(["report", str(run)], tmp_path)
+    assert how == "code 2" and f"{run / name}: a link" in said
+    assert victim.exists() != is_dangling and (is_dangling or victim.read_text() == "precious")
+
+
+def test_a_directory_of_a_run_that_is_a_link_is_not_written_into(runs, tmp_path):
+    run = shutil.copytree(runs[0], tmp_path / "runs" / "r" / "1")
+    outside = shutil.move(run / "model", tmp_path / "outside")
+    (run / "model").symlink_to(outside)
+    (tmp_path / "outside" / "README.md").unlink()
+    how, said = outcome(["report", str(run)], tmp_path)
+    assert how == "code 2" and f"{run / 'model'}: a link" in said
+    assert not (tmp_path / "outside" / "README.md").exists()
+
+
+def test_a_metrics_name_is_no_path(runs, tmp_path):
+    run = shutil.copytree(runs[0], tmp_path / "runs" / "r" / "1")
+    resolved = yaml.safe_load((run / "resolved.yaml").read_text())
+    resolved["data"]["evals"]["heldout"] |= {"path": None, "hub": "acme/rows"}
+    (run / "resolved.yaml").write_text(yaml.safe_dump(resolved))
+    found = json.loads((run / "evaluation.json").read_text())
+    found[0]["metrics"][0]["name"] = "x/../../../../escaped"
+    (run / "evaluation.json").write_text(json.dumps(found))
+    how, said = outcome(["report", str(run)], tmp_path)
+    assert how == "code 0", said
+    assert not list(tmp_path.rglob("escaped*"))
+    assert any("escaped" in file.name for file in (run / "model" / ".eval_results").iterdir())
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a//b", "a/../../x", ".", "a\\b", "a\0b", ""])
+def test_no_name_leads_out_of_a_run(tmp_path, name):
+    with pytest.raises(RunError, match="can't be the name of a file of a run"):
+        RunDirectory(tmp_path).write_text(name, "x")
+
+
+def test_names_and_notes_do_not_act_on_the_terminal(runs, tmp_path):
+    bad = "\x1b]0;owned\x07\x1b[2Jname\u202e"
+    run = shutil.copytree(runs[0], tmp_path / "runs" / "r\x1b[31mred" / "1")
+    found = json.loads((run / "evaluation.json").read_text())
+    found[0]["metrics"][0]["name"] = bad
+    found[0]["evaluator"] = bad
+    (run / "evaluation.json").write_text(json.dumps(found))
+    said = ""
+    for command in (["runs"], ["runs", "--json"], ["report", str(run)], ["compare", str(run), str(run)]):
+        how, output = outcome(command, tmp_path)
+        assert how == "code 0", output
+        said += output
+    for text in (said, (run / "README.md").read_text()):
+        assert not {*"\x1b\x07\u202e"} & {*text}, ascii(text)
+    assert "\\u001b[2Jname" in said
+    assert json.loads(outcome(["runs", "--json"], tmp_path)[1])[0]["name"] == "r\x1b[31mred"
+    assert without_controls("é \u4e2d\n\t") == "é \u4e2d\n\t"
+
+
+def test_paths_that_can_not_be_written_are_named(runs, tmp_path):
+    (tmp_path / "file").write_text("")
+    long = "n" * 300
+    recipe = str(runs[0].parents[2] / "recipe.yaml")
+    for arguments, what in (
+        (["run", recipe, "--runs", "file"], "file is not a directory"),
+        (["runs", "--runs", "file"], "file is not a directory"),
+        (["runs", "--html", "file/page.html"], "file"),
+        (["runs", "--html", "."], "'.' is a directory"),
+        (["runs", "--runs", long], "File name too long"),
+        (["run", recipe, "--set", f"name={long}"], "at most 100 characters"),
+        (["report", long], "ile name too long"),
+        (["resume", "\udcff\udcfe"], "not a run directory"),
+    ):
+        how, said = outcome(arguments, tmp_path)
+        assert how == "code 2" and what in said and "Traceback" not in said, (arguments, how, said)
+
+
+def test_many_events_are_read_in_time_that_grows_with_them():
+    def seconds(count):
+        events = [{"event": "resume" if n % 3 == 0 else "metric", "step": n // 2} for n in range(count)]
+        began = time.process_time()
+        kept = done_until(events)
+        assert len(kept) > count / 3
+        return time.process_time() - began
+
+    seconds(1000)
+    assert seconds(300_000) < 3
+
+
+def test_events_that_were_done_again_do_not_hold():
+    steps = [("metric", 1), ("metric", 2), ("metric", 3), ("resume", 1), ("metric", 2), ("note", None)]
+    events = [{"event": event, "step": step} for event, step in steps]
+    assert [(e["event"], e["step"]) for e in done_until(events)] == [steps[0], *steps[3:]]
+    assert [(e["event"], e["step"]) for e in done_until(events, 1)] == [steps[0], steps[3], steps[5]]

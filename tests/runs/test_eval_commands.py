@@ -107,7 +107,7 @@ def test_every_metric_is_given_on_clean_and_leaked_rows(recipe, tmp_path, policy
         if not leaks:
             assert evaluation["subsets"] == {} and not any("leak" in note for note in evaluation["notes"])
             continue
-        assert "leaks: 1 of 5 row is much like a training row" in " ".join(evaluation["notes"])
+        assert "leaks: 1 of 5 row is similar to a training row" in " ".join(evaluation["notes"])
         whole = {m["name"]: m for m in evaluation["metrics"] if m["base_scores"]}
         for part, rows in (("clean", slice(0, 4)), ("leaked", slice(4, 5))):
             assert [m["name"] for m in evaluation["subsets"][part]] == list(whole)
@@ -299,7 +299,7 @@ def test_a_run_with_a_damaged_file_is_told_in_one_line(recipe, tmp_path):
         with pytest.raises(RunError) as raised:
             finished(RunDirectory(place))
         (place / name).write_bytes(before)
-        assert str(raised.value).startswith(f"{place}: can't be read: a file is missing or damaged (")
+        assert str(raised.value).startswith(str(place / name))
         assert "\n" not in str(raised.value)
 
 
@@ -354,7 +354,7 @@ def test_an_old_run_is_evaluated_with_another_recipe(recipe, tmp_path):
     [found] = evaluations(only(place))
     assert (found["evaluator"], found["evals"], found["n"]) == ("rouge", "new", 4)
     # The row that the model was trained on is found, though decontaminate would have dropped it from a training.
-    assert "leaks: 1 of 4 row is much like a training row" in found["notes"][-1]
+    assert "leaks: 1 of 4 row is similar to a training row" in found["notes"][-1]
     assert found["subsets"]["leaked"][0]["tuned_scores"] == found["metrics"][0]["tuned_scores"][3:]
     lock = json.loads((only(place) / "run.lock.json").read_text())
     assert [name.rpartition("/")[2] for name in lock["data"]] == ["new.jsonl"]
@@ -444,7 +444,7 @@ def test_runs_on_other_examples_are_refused(recipe, tmp_path):
     assert f"eval set 'heldout' differs: 4 examples in {first}, 3 in {second}" in said
     assert f"only in {first}: 2, heldout.jsonl:3, heldout.jsonl:4" in said
     assert "1 have the same id and another text, heldout.jsonl:3 among them" in said
-    assert "name two or more" in str(ftp("compare", first).exception)
+    assert "two or more runs" in str(ftp("compare", first).exception)
     assert "not a run directory" in str(ftp("compare", first, tmp_path).exception)
 
 

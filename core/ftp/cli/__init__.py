@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
 import click
+
+from ftp.cli.echo import echo
 
 COMMANDS = ("init", "check", "run", "resume", "report", "plugins", "schema")
 GROUP = "ftp.commands"
@@ -85,7 +88,13 @@ def main() -> None:
         if settings.get("traceback"):
             traceback.print_exception(error)
         else:
-            click.echo(printable(str(error)), err=True)
+            echo(printable(str(error)), err=True)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A path that can't be read or written is the user's to mend, whichever command it was given to.
+        echo(printable(f"{os.fsdecode(error.filename)}: {error.strerror}"), err=True)
         sys.exit(2)
     except click.ClickException as error:
         message = printable(error.format_message())
@@ -95,5 +104,5 @@ def main() -> None:
         shown.show()
         sys.exit(error.exit_code)
     except click.Abort:
-        click.echo("Aborted!", err=True)
+        echo("Aborted!", err=True)
         sys.exit(1)

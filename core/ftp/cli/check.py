@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ftp.cli.echo import echo
 from ftp.cli.options import RECIPE, SET, load_plugins, load_recipe, plugin_options
 
 if TYPE_CHECKING:
@@ -31,18 +32,18 @@ def command(
     from ftp.types import Example
 
     checked = load_recipe(recipe, load_plugins(files, without), settings)
-    click.echo(f"{recipe}: the recipe is valid")
+    echo(f"{recipe}: the recipe is valid")
     for finding in checked.findings:
-        click.echo(finding)
+        echo(finding)
     for warning in _warnings(recipe, checked, settings):
-        click.echo(warning)
+        echo(warning)
     if no_data:
         return
     problems: list[str] = []
     for path, source in checked.data.sources():
         split = dotted(path[1:2] if path[1] == "train" else path[1:])
         if source.hub is not None:
-            click.echo(f"{split}: {source.hub}: on the hub, read when the run begins")
+            echo(f"{split}: {source.hub}: on the hub, read when the run begins")
             continue
         good = dropped = 0
         try:
@@ -57,16 +58,14 @@ def command(
             problems += error.problems
             continue
         bad = f", {dropped} bad rows will be dropped" if dropped else ""
-        click.echo(f"{split}: {shown(Path(str(source.path)), Path.cwd())}: {good} rows{bad}")
+        echo(f"{split}: {shown(Path(str(source.path)), Path.cwd())}: {good} rows{bad}")
     for name, size in checked.data.held_out.items():
         of = f"{size:.4g} of the rows" if isinstance(size, float) else f"{size} rows"
-        click.echo(
-            f"evals.{name}: {of} to train on, held out before validation and curators; `ftp data check` draws them"
-        )
+        echo(f"evals.{name}: {of} to train on, held out before validation and curators; `ftp data check` draws them")
     brought: list[str] = []
     try:
         for name, examples in bring_evals(checked.evaluate).items():
-            click.echo(f"evals.{name}: {len(examples)} rows that an evaluator brings")
+            echo(f"evals.{name}: {len(examples)} rows that an evaluator brings")
             if name in checked.data.evals:
                 what = "an evaluator brings an eval set of this name; give yours another name"
                 brought.append(f"data.evals.{name}: {what}")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from ftp.cli.echo import echo
+
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
@@ -40,5 +42,5 @@ def command(directory: Path, template: str) -> None:
     for name, text in written.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(text, encoding="utf-8")
-        click.echo(directory / name)
-    click.echo(f"Now: ftp run {directory / 'recipe.yaml'}")
+        echo(directory / name)
+    echo(f"Now: ftp run {directory / 'recipe.yaml'}")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ftp.cli.echo import echo
+
 if TYPE_CHECKING:
     from ftp.plugins import Plugins
     from ftp.recipe.model import Recipe
@@ -21,9 +23,27 @@ SET = click.option(
     multiple=True,
     help="Override a value of the recipe: --set train.epochs=1",
 )
+
+
+def _for_runs(context: click.Context, option: click.Parameter, root: Path) -> Path:
+    if root.exists() and not root.is_dir():
+        raise click.BadParameter(f"{root} is not a directory")
+    return root
+
+
+def for_writing(context: click.Context, option: click.Parameter, file: Path | None) -> Path | None:
+    """Make sure before the work begins that a file can be written; a directory that it lies in is made."""
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+            raise click.BadParameter(f"{file} can't be written")
+    return file
+
+
 RUNS = click.option(
     "--runs",
     "root",
+    callback=_for_runs,
     type=click.Path(path_type=Path),
     default=Path("runs"),
     show_default=True,
@@ -45,6 +65,14 @@ REPLAY = click.option(
     callback=_replay,
     help="Make no calls to services: take every reply from the record of earlier calls.",
 )
+PLUGIN = click.option(
+    "-p",
+    "--plugin",
+    "files",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="A Python file to use as a plugin.",
+)
 
 
 def _traceback(context: click.Context, option: click.Parameter, on: bool) -> None:
@@ -64,14 +92,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 def plugin_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options `-p FILE` and `--no-plugin NAME` to a command."""
-    command = click.option(
-        "-p",
-        "--plugin",
-        "files",
-        type=click.Path(path_type=Path),
-        multiple=True,
-        help="A Python file to use as a plugin.",
-    )(command)
+    command = PLUGIN(command)
     return click.option(
         "--no-plugin", "without", metavar="DIST:NAME", multiple=True, help="An installed plugin to disable."
     )(command)
@@ -83,7 +104,7 @@ def load_plugins(files: tuple[Path, ...], without: tuple[str, ...]) -> Plugins:
 
     found = plugins.load(files, without)
     for plugin in found.broken():
-        click.echo(f"warning: plugin {plugin.name} is broken and not in use: {plugin.error}", err=True)
+        echo(f"warning: plugin {plugin.name} is broken and not in use: {plugin.error}", err=True)
     return found
 
 
@@ -91,3 +112,13 @@ def load_recipe(file: Path, plugins: Plugins, settings: tuple[str, ...]) -> Reci
     from ftp import recipe
 
     return recipe.read(file, plugins, settings)
+
+
+def write_output(file: Path, text: str) -> None:
+    """Write a file that the command line names."""
+    from ftp.errors import FtpError
+
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise FtpError(f"{file}: can't be written: {error.strerror or error}") from None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ftp.cli.echo import echo
 from ftp.cli.options import JSON, plugin_options
 
 if TYPE_CHECKING:
@@ -37,9 +38,10 @@ def _list(found: Plugins, as_json: bool) -> None:
     import json
     import sys
 
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from ftp.cli.console import Console
 
     if as_json:
         records = [
@@ -52,7 +54,7 @@ def _list(found: Plugins, as_json: bool) -> None:
             }
             for plugin in found.plugins
         ]
-        click.echo(json.dumps({"plugins": records, "clashes": found.clashes}, indent=2))
+        echo(json.dumps({"plugins": records, "clashes": found.clashes}, indent=2))
         return
     table = Table("Plugin", "Version", "Kind", "Name", "What it is", box=None, pad_edge=False)
     for plugin in found.plugins:
@@ -66,7 +68,7 @@ def _list(found: Plugins, as_json: bool) -> None:
             table.add_row(plugin.name, plugin.version, kind, name, Text(doc))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     for clash in found.clashes:
-        click.secho(clash, fg="red", err=True)
+        echo(clash, err=True)
 
 
 def _show(found: Plugins, name: str, as_json: bool) -> None:
@@ -84,17 +86,17 @@ def _show(found: Plugins, name: str, as_json: bool) -> None:
         raise PluginError(f"nothing called '{name}' is installed{did_you_mean(name, known)}")
     if as_json:
         schemas = [block_schema(offer.component, found) for offer in offers]
-        click.echo(json.dumps(schemas, indent=2, ensure_ascii=False))
+        echo(json.dumps(schemas, indent=2, ensure_ascii=False))
         return
     for offer in offers:
-        click.echo(f"{offer.name} ({offer.kind}), from {offer.plugin.name} {offer.plugin.version}".rstrip())
-        click.echo(f"\n{(offer.component.__doc__ or '').strip()}\n")
+        echo(f"{offer.name} ({offer.kind}), from {offer.plugin.name} {offer.plugin.version}".rstrip())
+        echo(f"\n{(offer.component.__doc__ or '').strip()}\n")
         fields = sorted(offer.component.model_fields.items(), key=lambda field: not field[1].is_required())
         for option, field in fields:
-            click.echo(f"  {option}  ({'; '.join([*slots.uses(field.annotation), _default(slots, field)])})")
-            click.echo(f"      {' '.join((field.description or '').split())}")
+            echo(f"  {option}  ({'; '.join([*slots.uses(field.annotation), _default(slots, field)])})")
+            echo(f"      {' '.join((field.description or '').split())}")
         if offer.component.requires:
-            click.echo(f"\nNeeds: {', '.join(offer.component.requires)}")
+            echo(f"\nNeeds: {', '.join(offer.component.requires)}")
 
 
 def _default(slots: Slots, field: FieldInfo) -> str:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from ftp.cli.consent import TRUST, ask_for_run
+from ftp.cli.echo import echo
 from ftp.cli.options import TRACEBACK, load_plugins, plugin_options
 
 
@@ -13,27 +15,30 @@ from ftp.cli.options import TRACEBACK, load_plugins, plugin_options
 @click.argument("run", type=click.Path(path_type=Path))
 @plugin_options
 @TRACEBACK
+@TRUST
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
-def command(run: Path, files: tuple[Path, ...], without: tuple[str, ...], show: bool) -> None:
+def command(run: Path, files: tuple[Path, ...], without: tuple[str, ...], trust: bool, show: bool) -> None:
     """Write the reports of a finished run again from its run directory."""
     from ftp import recipe
     from ftp.runs import finished
+    from ftp.runs import trust as consents
     from ftp.runs.directory import RunDirectory
     from ftp.stages.reports import write_reports
 
     directory = RunDirectory(run)
     finished.finished(directory)
     plugins = load_plugins(files, without)
-    reporters = recipe.read(run / "resolved.yaml", plugins).report
+    reporters = recipe.read(directory.place("resolved.yaml"), plugins).report
+    ask_for_run(directory, consents.of_recipe(reporters), trust)
     with directory.lock():
         written = write_reports(directory, plugins, reporters)
     for path in written:
-        click.echo(path)
+        echo(path)
     if not show:
         return
     pages = [path for path in written if path.suffix == ".html"]
     if not pages:
-        click.echo("none of this run's reporters writes a page; name one that does under `report:`", err=True)
+        echo("none of this run's reporters writes a page; name one that does under `report:`", err=True)
     for page in pages:
         if click.launch(str(page.absolute())) != 0:
-            click.echo(f"no browser could be started; open {page.absolute()}", err=True)
+            echo(f"no browser could be started; open {page.absolute()}", err=True)

@@ -6,29 +6,40 @@ from pathlib import Path
 
 import click
 
-from ftp.cli.options import REPLAY, TRACEBACK, load_plugins
+from ftp.cli.consent import TRUST, ask_for_run
+from ftp.cli.options import PLUGIN, REPLAY, TRACEBACK, load_plugins
 from ftp.cli.run import at_work, tell
 
 
 @click.command("resume")
 @click.argument("run", type=click.Path(path_type=Path))
+@PLUGIN
+@TRUST
 @REPLAY
 @TRACEBACK
 @click.option("--anyway", is_flag=True, help="Resume even though inputs have changed; the run records the changes.")
-def command(run: Path, anyway: bool) -> None:
+def command(run: Path, files: tuple[Path, ...], trust: bool, anyway: bool) -> None:
     """Resume an interrupted run from its own directory.
 
     It resumes exactly where it stopped. If the recipe, the data, the model, the packages or the plugins have changed
     since the run began, it says what has changed and stops.
+
+    A run that began on this machine needs no permission. Before one from elsewhere is resumed, you are asked about
+    every Python file, model code, address and environment variable that it would use; -p names the files yourself.
     """
     from ftp import pipeline, recipe
+    from ftp.runs import trust as consents
     from ftp.runs.directory import RunDirectory
     from ftp.runs.lock import origin_of
 
     directory = RunDirectory(run)
     origin = origin_of(directory)
-    plugins = load_plugins(tuple(map(Path, origin["plugins"])), tuple(origin["without"]))
-    checked = recipe.read(run / "resolved.yaml", plugins)
+    if not files:
+        files = tuple(map(Path, origin["plugins"]))
+        ask_for_run(directory, consents.of_files(files), trust)
+    plugins = load_plugins(files, tuple(origin["without"]))
+    checked = recipe.read(directory.place("resolved.yaml"), plugins)
+    ask_for_run(directory, consents.of_recipe(checked), trust)
     with at_work() as progress:
         finished = pipeline.resume(checked, plugins, directory, progress, anyway=anyway)
     tell(finished)

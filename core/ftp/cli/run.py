@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ftp.cli.consent import TRUST, ask_for_recipe
+from ftp.cli.echo import echo
 from ftp.cli.options import RECIPE, REPLAY, RUNS, SET, TRACEBACK, load_plugins, load_recipe, plugin_options
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 @RUNS
 @REPLAY
 @TRACEBACK
+@TRUST
 @click.option("--new", is_flag=True, help="Begin a new run even if an equal one exists.")
 @click.option(
     "--seeds",
@@ -41,6 +44,7 @@ def command(
     files: tuple[Path, ...],
     without: tuple[str, ...],
     root: Path,
+    trust: bool,
     new: bool,
     seeds: int,
 ) -> None:
@@ -56,6 +60,7 @@ def command(
     plugins = load_plugins(tuple(file.absolute() for file in files), without)
     checked = load_recipe(recipe, plugins, settings)
     others = [load_recipe(recipe, plugins, (*settings, f"seed={checked.seed + more}")) for more in range(1, seeds)]
+    ask_for_recipe(checked, str(recipe), trust)
     with at_work() as progress:
         runs = [pipeline.run(one, plugins, recipe, root, progress, new=new) for one in (checked, *others)]
     if seeds > 1:
@@ -87,7 +92,7 @@ def at_work() -> Iterator[Progress]:
     except (KeyboardInterrupt, Interrupted) as stop:
         number = stop.number if isinstance(stop, Interrupted) else (*stop.args, signal.SIGINT)[0]
         saved = " with a checkpoint saved" if isinstance(stop, Interrupted) else ""
-        click.echo(f"\n{how_to_resume(f'Interrupted{saved}')}", err=True)
+        echo(f"\n{how_to_resume(f'Interrupted{saved}')}", err=True)
         sys.exit(128 + number)
     except Exception as error:
         root = (error.__cause__ or error) if isinstance(error, ComponentError) else error
@@ -134,8 +139,8 @@ def tell(finished: FinishedRun) -> None:
     from ftp.cli.show import three_lines
 
     for line in three_lines(finished):
-        click.echo(line)
-    click.echo(next((report for report in finished.reports if report.exists()), finished.directory))
+        echo(line)
+    echo(next((report for report in finished.reports if report.exists()), finished.directory))
 
 
 def _print_seeds(runs: list[FinishedRun]) -> None:
@@ -145,10 +150,10 @@ def _print_seeds(runs: list[FinishedRun]) -> None:
 
     found = over_seeds(runs)
     for metric in found["metrics"]:
-        click.echo(in_words(metric))
+        echo(in_words(metric))
     for run in runs:
-        click.echo(run.directory)
-    click.echo(RunDirectory(runs[-1].directory).write_json("seeds.json", found))
+        echo(run.directory)
+    echo(RunDirectory(runs[-1].directory).write_json("seeds.json", found))
 
 
 def quiet_libraries() -> None:

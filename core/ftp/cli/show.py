@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Column
 
+from ftp.cli.console import Console
+from ftp.cli.echo import echo
 from ftp.progress import Progress
 from ftp.stats.paired import verdict_in_words
 from ftp.types import FinishedRun, Metric
@@ -136,7 +136,7 @@ class Plain(Progress):
 
     def _line(self, text: str) -> None:
         self.last = time.monotonic()
-        print(text, file=sys.stderr, flush=True)
+        echo(text, err=True)
 
 
 def plan_line(values: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
+from ftp.data.tables import reading
 from ftp.files import new_file
 from ftp.types import Example, Message
 
@@ -176,19 +177,50 @@ def write_examples(file: Path, examples: Iterable[Example]) -> Examples:
             rows = iter(examples)
             while batch := list(itertools.islice(rows, BATCH)):
                 writer.write_batch(encode_batch(batch))
-    return read_examples(file)
+    return Examples(_mapped(file))
 
 
 def read_examples(file: Path) -> Examples:
     """Open an Arrow file of examples, mapped into memory.
 
     Fields missing from an older release's file get their defaults.
+
+    Raises:
+        DataError: it is missing or damaged.
     """
     import pyarrow as pa
 
-    with pa.memory_map(str(file)) as source:
-        table = pa.ipc.open_file(source).read_all()
-    if table.schema != schema():
-        batches = [encode_batch(decode(batch)) for batch in Examples(table).batches()]
-        table = pa.Table.from_batches(batches, schema())
+    with reading(file):
+        table = _mapped(file)
+        table.validate(full=True)
+        _complete(table)
+        if table.schema != schema():
+            batches = [encode_batch(decode(batch)) for batch in Examples(table).batches()]
+            table = pa.Table.from_batches(batches, schema())
     return Examples(table)
+
+
+def _mapped(file: Path) -> Any:
+    import pyarrow as pa
+
+    with pa.memory_map(str(file)) as source:
+        return pa.ipc.open_file(source).read_all()
+
+
+def _complete(table: Any) -> None:
+    """Raise ValueError where a column is unknown or lacks a value that every example has."""
+    known = {field.name: field.type for field in schema()}
+    for name in table.column_names:
+        if name not in known:
+            raise ValueError(f"unknown column {name}")
+        column = table.column(name)
+        turns = name in ("messages", "rejected")
+        if turns:
+            flat = column.combine_chunks().flatten()
+            lacking = column.null_count + sum(flat.field(part).null_count for part in ("role", "content"))
+        else:
+            lacking = 0 if name in ("label", "tools") else column.null_count
+        if lacking:
+            raise ValueError(f"column {name} lacks a value")
+    if not {"id", "source", "messages"} <= set(table.column_names):
+        raise ValueError("has no examples in it")

@@ -8,6 +8,9 @@ from bisect import bisect_left
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from ftp.data.tables import batches, open_parquet, reading
 from ftp.errors import DataError
 from ftp.files import new_file
 
@@ -255,21 +258,30 @@ class Ledger:
 
     @classmethod
     def read(cls, file: Path) -> Ledger:
-        import pyarrow.parquet as pq
+        """Read what `write` wrote.
 
-        ledger = cls()
-        for batch in pq.ParquetFile(file).iter_batches(100_000):
-            known = set(batch.schema.names)  # ledgers of 0.1 have no lost tokens
-            columns = [batch[name].to_pylist() if name in known else [0] * len(batch) for name in cls.COLUMNS[1:]]
-            rows = zip(*columns, strict=True)
-            for at, (source, line, split, role, fate, by, reason, *counts) in enumerate(rows, len(ledger)):
-                ledger.add(source, line, split, role)
-                ledger._fate[at] = ledger._fate_code((fate, by, reason))
-                if counts[0] is not None:
-                    ledger._tokens[at], ledger._trained[at], ledger._lost[at] = counts
-        ledger.steps = json.loads((pq.read_schema(file).metadata or {}).get(b"steps", b"[]"))
-        found = pq.read_table(_findings_file(file))
-        ledger._findings = list(zip(*(found.column(name).to_pylist() for name in cls.FINDINGS), strict=True))
+        Raises:
+            DataError: a file of the two is missing or damaged.
+        """
+        ledger, findings = cls(), _findings_file(file)
+        with reading(file):
+            parquet = open_parquet(file, {name: of for name, of in _ROWS.items() if name != LOST})
+            # Ledgers of 0.1 have no lost tokens.
+            known = {name: of for name, of in _ROWS.items() if name != LOST or name in parquet.schema_arrow.names}
+            for columns in batches(parquet, known):
+                rows = zip(*columns.values(), strict=True)
+                for at, (source, line, split, role, fate, by, reason, *counts) in enumerate(rows, len(ledger)):
+                    ledger.add(source, line, split, role)
+                    ledger._fate[at] = ledger._fate_code((fate, by, reason))
+                    if counts[0] is not None:
+                        tokens, trained, *lost = counts
+                        ledger._tokens[at], ledger._trained[at] = tokens, trained
+                        ledger._lost[at] = lost[0] if lost else 0
+            steps = json.loads((parquet.schema_arrow.metadata or {}).get(b"steps", b"[]"))
+            ledger.steps = TypeAdapter(list[dict[str, Any]]).validate_python(steps)
+        with reading(findings):
+            for columns in batches(open_parquet(findings, _FOUND), _FOUND):
+                ledger._findings += zip(*columns.values(), strict=True)
         return ledger
 
 
@@ -287,6 +299,17 @@ def fates_in_words(ledger: Ledger) -> list[str]:
         tokens = f", {lost:,} tokens lost" if lost else ""
         lines.append(f"{by}: {rows:,} row{'s' if rows > 1 else ''} of {split} {fate}{tokens} ({first['reason']}{more})")
     return lines
+
+
+LOST = "lost_tokens"
+_ROWS = {
+    **dict.fromkeys(Ledger.COLUMNS[1:], "string"),
+    "line": "int64",
+    "tokens": "int32?",
+    "trained_tokens": "int32?",
+    LOST: "int32?",
+}
+_FOUND = dict.fromkeys(Ledger.FINDINGS, "string") | {"score": "double?"}
 
 
 def _findings_file(file: Path) -> Path:

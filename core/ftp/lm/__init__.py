@@ -23,6 +23,7 @@ Computing:
 - `torch_attention`: causal attention within the documents of a packed sequence.
 - `torch_losses`: the loss of a model on every row.
 - `torch_generate`: greedy answers.
+- `torch_parity`: how near two forms of a model are.
 - `allocator`: glibc's allocator, set up for tensors on the CPU.
 
 Modules named `torch_*` import torch at the top; import them inside functions, so that commands which need no torch stay

@@ -45,7 +45,9 @@ class Growth:
     so it isn't done at every step.
     """
 
-    MOST = 1.5
+    MOST = 1.3
+    WITHIN = 50
+    """Steps after which it has usually grown so far."""
 
     def __init__(self) -> None:
         self.first: int | None = None

@@ -9,6 +9,7 @@ from typing import Any
 
 from ftp.errors import ModelError
 from ftp.lm.control_tokens import ControlTokens
+from ftp.lm.template_limits import MOST_CHARACTERS, limited
 from ftp.types import Message
 
 
@@ -37,8 +38,6 @@ def write_out(tokenizer: Any, rows: Sequence[Turns], answer_next: bool) -> list[
     Raises:
         ModelError: the template refuses a row.
     """
-    import jinja2
-
     texts: list[Any] = [None] * len(rows)
     batches: dict[tuple[str, bool], list[int]] = {}
     for at, row in enumerate(rows):
@@ -50,14 +49,21 @@ def write_out(tokenizer: Any, rows: Sequence[Turns], answer_next: bool) -> list[
         turns = [rows[at].as_dicts() for at in batch]
         _check_writes(tokenizer, tools, any("tool_calls" in turn for row in turns for turn in row))
         try:
-            found = tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=answer_next)
-        except (jinja2.TemplateError, TypeError) as error:  # a template may stumble over what it doesn't know
+            with limited():
+                found = tokenizer.apply_chat_template(
+                    turns, tools=tools, tokenize=False, add_generation_prompt=answer_next
+                )
+        except ModelError:
+            raise
+        except Exception as error:  # a template may stumble over what it doesn't know
             if len(batch) > 1:  # once more, to name the row
                 for at in batch:
                     texts[at] = write_out(tokenizer, [rows[at]], answer_next)[0]
                 continue
             roles = ", ".join(message.role for message in rows[batch[0]].messages)
             raise ModelError(f"the chat template refuses the turns {roles}: {error}") from None
+        if max(map(len, found), default=0) > MOST_CHARACTERS:
+            raise ModelError(f"the chat template makes more than {MOST_CHARACTERS:,} characters of a conversation")
         for at, text in zip(batch, found, strict=True):
             texts[at] = controls.for_twin(text) if controls else text
     return texts

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
+from ftp.errors import ModelError
+from ftp.lm.template_limits import limited
 from ftp.types import Message
 
 MARK = "\U000f8000"
@@ -129,11 +131,12 @@ def _of(tokenizer: Any, names: tuple[str, ...]) -> ControlTokens:
 
 
 def _user_turn(tokenizer: Any) -> str:
-    import jinja2
-
     try:
-        return str(tokenizer.apply_chat_template([{"role": "user", "content": "text"}], tokenize=False))
-    except (jinja2.TemplateError, TypeError):  # it will refuse the rows as well, and name them
+        with limited():
+            return str(tokenizer.apply_chat_template([{"role": "user", "content": "text"}], tokenize=False))
+    except ModelError:
+        raise
+    except Exception:  # it will refuse the rows as well, and name them
         return ""
 
 

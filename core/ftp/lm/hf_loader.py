@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
+import os
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from ftp.components import Loader, LoadsTokenizer
-from ftp.files import file_digest
+from ftp.errors import ModelError
+from ftp.files import first_line, kept_digest
 from ftp.lm.hf_tokenizer import ChatTemplate, NewTokens, load_tokenizer
 from ftp.types import LoadedModel, LoadedTokenizer, ModelRequest
 
@@ -62,42 +65,163 @@ class HuggingFaceFiles(Loader, LoadsTokenizer):
         """
 
     def fingerprint(self) -> str:
-        """Identify the files by their content. Empty: the commit of a model on the hub identifies it."""
-        directory = Path(self.locate().where)
-        return directory_fingerprint(directory) if directory.is_dir() else ""
+        """Identify the files by their content, or those of a model of the hub by its commit."""
+        files = self.locate()
+        if Path(files.where).is_dir():
+            return directory_fingerprint(Path(files.where))
+        return f"commit {hub_commit(files.where, files.revision)}"
+
+    def files(self) -> Sequence[Path]:
+        return [Path(self.chat_template)] if self.chat_template and "{" not in self.chat_template else []
+
+    def needs_consent(self) -> Sequence[str]:
+        files = self.locate()
+        return [f"run the code that comes with the model {files.where}"] if files.trust_remote_code else []
 
     def describe(self) -> ModelRequest:
         """Describe the model: layers, modules, quantisation. Reads no weights."""
         from ftp.lm.torch_weights import describe
 
-        files = self.locate()
+        files = self._checked()
         request = describe(files.where, files.revision, files.trust_remote_code, self.new_tokens)
         return dataclasses.replace(request, model=files.name, dtype=self.dtype)
 
     def load_tokenizer(self) -> LoadedTokenizer:
         """Load the tokenizer alone, from the configuration files."""
-        files = self.locate()
+        files = self._checked()
         return load_tokenizer(files.where, self.chat_template, files.revision, files.trust_remote_code, self.new_tokens)
 
     def load(self, request: ModelRequest) -> LoadedModel:
         """Load weights and tokenizer as `request` asks."""
         from ftp.lm.torch_weights import load
 
-        files = self.locate()
+        files, fingerprint = self._checked(), self.fingerprint()
+        # The commit that was looked at is the one that is loaded, should the branch move in between.
+        commit = fingerprint.removeprefix("commit ") if fingerprint.startswith("commit ") else None
         return load(
             files.where,
             request,
             name=files.name,
-            fingerprint=self.fingerprint(),
+            fingerprint=fingerprint,
             device=self.device,
             attention=self.attention,
             chat_template=self.chat_template,
-            revision=files.revision,
+            revision=commit or files.revision,
             trust_remote_code=files.trust_remote_code,
         )
 
+    def _checked(self) -> ModelFiles:
+        files = self.locate()
+        if Path(files.where).is_dir():
+            check_model_files(Path(files.where))
+        return files
+
+
+LOADED = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py", ".tiktoken", ".spm", ".vocab")
+"""What a file of a model ends in that is loaded: weights, configuration, tokenizer, templates, code."""
+MOST_BYTES_OF_TEXT = 2**29
+"""The largest configuration, vocabulary or template."""
+LARGEST = {
+    "num_hidden_layers": 2000,
+    "n_layer": 2000,
+    "num_layers": 2000,
+    "vocab_size": 10**8,
+    "hidden_size": 10**6,
+    "n_embd": 10**6,
+    "intermediate_size": 10**7,
+    "num_attention_heads": 10**5,
+    "num_experts": 10**4,
+    "num_local_experts": 10**4,
+    "n_routed_experts": 10**4,
+}
+"""Sizes in a config.json beyond which it is damaged: a model is built from it before a weight is read."""
+MOST_FILES = 10_000
+"""A directory with more of them is none of a model."""
+
 
 def directory_fingerprint(directory: Path) -> str:
-    """Return the SHA-256, in hex, over names and bytes of a model's files: weights, configuration, tokenizer."""
-    files = sorted(f for f in directory.iterdir() if f.suffix in (".safetensors", ".json", ".jinja", ".model", ".txt"))
-    return hashlib.sha256("".join(f"{f.name} {file_digest(f)}\n" for f in files).encode()).hexdigest()
+    """Return the SHA-256, in hex, over names and bytes of a model's files: weights, configuration, tokenizer.
+
+    Files below it count too, as an index of weights may name them; hidden ones don't.
+
+    Raises:
+        ModelError: a file of them can't be read, or is no file but a pipe or a device.
+    """
+    lines = (f"{file.relative_to(directory).as_posix()} {kept_digest(file)}\n" for file in model_files(directory))
+    try:
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+    except OSError as error:
+        raise ModelError(f"{error.filename or directory}: can't be read: {error.strerror}") from None
+
+
+def model_files(directory: Path) -> list[Path]:
+    """Return the files of a model directory that are loaded, in order.
+
+    Raises:
+        ModelError: one is no file, its link leads nowhere, or there are too many.
+    """
+    found: list[Path] = []
+    for place, directories, names in os.walk(directory):
+        directories[:] = sorted(name for name in directories if not name.startswith((".", "__pycache__")))
+        found += [Path(place, name) for name in names if name.endswith(LOADED) and not name.startswith(".")]
+        if len(found) > MOST_FILES:
+            raise ModelError(f"{directory}: has more than {MOST_FILES:,} files, so it is not the directory of a model")
+    for file in found:
+        if not file.is_file():  # links are usual: the hub's cache is made of them
+            raise ModelError(f"{file}: not a plain file, and no link to one")
+    return sorted(found)
+
+
+def check_model_files(directory: Path) -> None:
+    """Refuse a model directory whose files would be read without end or take memory without end.
+
+    Raises:
+        ModelError: which file, and what is wrong with it.
+    """
+    for file in model_files(directory):
+        size = file.stat().st_size
+        if file.suffix != ".safetensors":
+            if size > MOST_BYTES_OF_TEXT:
+                raise ModelError(f"{file}: has {size:,} bytes and may have {MOST_BYTES_OF_TEXT:,}")
+            continue
+        with file.open("rb") as stream:
+            header = int.from_bytes(stream.read(8), "little")
+        if size < 8 or header > min(size - 8, 100_000_000):  # the format allows no longer one
+            raise ModelError(f"{file}: damaged: its header says that it has {header:,} bytes")
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except OSError:
+        return  # whoever loads the model says so
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{directory / 'config.json'}: can't be read: {first_line(error)}") from None
+    for part in (config, *(config.values() if isinstance(config, dict) else ())):
+        for key, most in LARGEST.items():
+            found = part.get(key) if isinstance(part, dict) else None
+            if isinstance(found, int) and found > most:
+                raise ModelError(f"{directory / 'config.json'}: {key}: {found:.3g} is more than any model has")
+
+
+def hub_commit(id: str, revision: str | None = None) -> str:
+    """Return the commit that a model of the hub is at: the hub's word, or where it can't be asked, the cache's.
+
+    Raises:
+        ModelError: there is no such model or revision, it is gated, or neither the hub nor the cache has it.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    where = id if revision is None else f"{id} at {revision}"
+    try:
+        file = Path(hf_hub_download(id, "config.json", revision=revision))
+    except GatedRepoError:
+        raise ModelError(
+            f"{where}: the hub gives it only to those it knows: accept its terms there, and log in with "
+            "`hf auth login` or set HF_TOKEN"
+        ) from None
+    except RevisionNotFoundError:
+        raise ModelError(f"{where}: the model has no such revision on the hub") from None
+    except RepositoryNotFoundError:
+        raise ModelError(f"{where}: no such model on the hub; if it is a private one, set HF_TOKEN") from None
+    except (HfHubHTTPError, OSError, ValueError) as error:  # a lost connection is an OSError, a bad id a ValueError
+        raise ModelError(f"{where}: can't be had from the hub: {first_line(error)}") from None
+    return file.parent.name

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ValidationInfo
 
 from ftp.errors import ModelError
-from ftp.files import first_line
+from ftp.files import first_line, read_plain_file
 from ftp.lm.rendering import DEFAULT_CHAT_TEMPLATE, stop_ids
+from ftp.lm.template_limits import MOST_SOURCE, check_source
 from ftp.types import LoadedTokenizer
 
 
@@ -93,6 +94,9 @@ def finish_tokenizer(tokenizer: Any, chat_template: str | None = None) -> list[s
         notes.append(
             "the model has no chat template; FTP's default (### User: / ### Assistant:) is used and saved with it"
         )
+    templates = tokenizer.chat_template
+    for template in templates.values() if isinstance(templates, dict) else [templates]:
+        check_source(template)
     if tokenizer.pad_token_id is None:
         # Labels are masked by position, never by token, so a pad token that is also EOS hides no EOS.
         tokenizer.pad_token = tokenizer.eos_token
@@ -125,6 +129,9 @@ def read_template(value: str) -> str:
     if "{" in value:
         return value
     try:
-        return Path(value).read_text(encoding="utf-8")
+        # Links are usual where models lie; a pipe or a device is no template.
+        return read_plain_file(Path(value).resolve(), 4 * MOST_SOURCE).decode("utf-8")
+    except UnicodeDecodeError:
+        raise ModelError(f"chat_template: {value}: not UTF-8") from None
     except OSError as error:
         raise ModelError(f"chat_template: {value}: {error.strerror}; give Jinja source or a file") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ def describe(
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except Exception as error:  # the libraries raise many kinds; the user needs the model and the reason
         raise ModelError(f"{where}: can't be loaded: {first_line(error)}") from None
+    _check_size(where, model)
     head = model.get_output_embeddings()
     return ModelRequest(
         model=where,
@@ -63,6 +65,20 @@ def describe(
         experts=frozenset(".".join(name.split(".")[-2:]) for name in expert_weights(model)),
         new_tokens=tuple(new_tokens),
     )
+
+
+def _check_size(where: str, model: Any) -> None:
+    """Refuse a configuration that describes far more weights than there are, before memory is taken for them.
+
+    Raises:
+        ModelError: the files of a local model hold less than 1.6 bits for each parameter.
+    """
+    files = list(Path(where).rglob("*.safetensors")) if Path(where).is_dir() else []
+    stored, parameters = sum(file.stat().st_size for file in files), model.num_parameters()
+    if files and parameters > 5 * stored:
+        raise ModelError(
+            f"{where}: config.json describes {parameters:,} parameters and the weights have {stored:,} bytes"
+        )
 
 
 def _quantized_by(config: Any) -> str | None:
@@ -93,7 +109,7 @@ def load(
     Args:
         where: a directory or a hub id.
         name: what reports call the model.
-        fingerprint: what identifies its files; empty for the commit of a model of the hub.
+        fingerprint: what identifies its files.
         device: as torch names it; `auto` for `pick_device`.
         attention: transformers' attention implementation; `auto` for its own choice.
         chat_template: Jinja source or the path of a file, in place of the model's own.
@@ -124,7 +140,7 @@ def load(
         model=model,
         tokenizer=tokenizer,
         name=name,
-        fingerprint=fingerprint or f"commit {getattr(model.config, '_commit_hash', None)}",
+        fingerprint=fingerprint,
         request=dataclasses.replace(request, dtype=dtype),
         notes=tuple(notes),
         new_tokens=new_ids,
@@ -187,6 +203,20 @@ def _answer_greedily(model: Any, pad_token_id: int) -> None:
     for sampling in ("temperature", "top_p", "top_k", "min_p", "typical_p"):
         setattr(model.generation_config, sampling, None)
     model.generation_config.do_sample = False
+
+
+def dequantized(model: Any, dtype: str) -> Any:
+    """Return a bitsandbytes model with plain linear layers, whose weights are what the quantised ones stand for.
+
+    Args:
+        model: changed in place.
+        dtype: of the new weights, as torch names it.
+    """
+    plain = model.dequantize(dtype=getattr(torch, dtype))
+    plain.hf_quantizer = None
+    if hasattr(plain.config, "quantization_config"):  # this mark would make every later load go wrong
+        del plain.config.quantization_config
+    return plain
 
 
 def add_token_rows(model: Any, ids: Sequence[int]) -> None:

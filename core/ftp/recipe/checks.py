@@ -32,6 +32,7 @@ def cross_check(recipe: Recipe, plugins: Plugins) -> Problems:
         _evaluators(recipe),
         _roles(recipe, plugins),
         _splitters(recipe),
+        _exports(recipe),
         _components(recipe, plugins),
     )
 
@@ -156,6 +157,15 @@ def _splitters(recipe: Recipe) -> Problems:
         yield ("data", "validation"), f"the curator '{use}' makes the validation split; remove one of the two"
     for index in splitters[1:]:
         yield ("data", "curate", index), "there can be only one validation split; remove one of the two"
+
+
+def _exports(recipe: Recipe) -> Problems:
+    """Yield exports that would take another's place."""
+    folders: dict[str, int] = {}
+    for index, exporter in enumerate(recipe.export):
+        first = folders.setdefault(exporter.place, index)
+        if first != index:
+            yield ("export", index), f"writes into exports/{exporter.place} as export.{first} does; give it a `folder:`"
 
 
 def _read_twice(recipe: Recipe) -> Problems:

@@ -84,6 +84,8 @@ def _must_be(detail: ErrorDetails) -> str | None:
         return str(context["expected"])
     if kind == "string_pattern_mismatch":
         if context["pattern"] == PLAIN_NAME:
+            if len(str(detail["input"])) > 100:
+                return "at most 100 characters"
             return "letters, digits and . _ - with a letter or digit first"
         return f"text that matches {context['pattern']}"
     if kind in _MUST_BE:

@@ -8,7 +8,18 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Discriminator, Field, PrivateAttr, Tag
 from pydantic_core import to_jsonable_python
 
-from ftp.components import Adapter, Component, Curator, Evaluator, Formatter, Loader, Reporter, Trainer, Watcher
+from ftp.components import (
+    Adapter,
+    Component,
+    Curator,
+    Evaluator,
+    Exporter,
+    Formatter,
+    Loader,
+    Reporter,
+    Trainer,
+    Watcher,
+)
 from ftp.data.readers.encodings import known_encoding
 from ftp.data.readers.rows import ReadOptions, SampleBy
 from ftp.options import PLAIN_NAME, AnswerOptions, FilePath, Options, Share
@@ -143,6 +154,8 @@ class Recipe(Options):
     """Evaluators, each run on every eval set."""
     report: list[Reporter] = Field(default_factory=list)
     """Reporters. Default: every report that needs no options."""
+    export: list[Exporter] = Field(default_factory=list)
+    """Forms to write the trained model in; each is compared with the model that was evaluated."""
 
     _findings: tuple[str, ...] = PrivateAttr(default=())
 
@@ -153,7 +166,8 @@ class Recipe(Options):
 
     def resolved(self) -> dict[str, Any]:
         """Return the recipe with every default written out, ready for YAML. Reading it gives the same recipe."""
-        unread = () if reads_answers(self) else ("answers",)  # given though nothing reads it, it would be an error
+        unread = [] if reads_answers(self) else ["answers"]  # given though nothing reads it, it would be an error
+        unread += [] if self.export else ["export"]  # so that a run of a release that knew no exports is still equal
         return {name: dump(getattr(self, name)) for name in type(self).model_fields if name not in unread}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ftp.data.tables import batches, open_parquet, reading
 from ftp.files import new_file
 from ftp.types import Answer, Example, TokenLoss
 
@@ -34,9 +35,32 @@ def write_answers(
 
 
 def read_answers(file: Path) -> tuple[list[Answer], list[TokenLoss]]:
-    """Read a file written by `write_answers`."""
-    import pyarrow.parquet as pq
+    """Read a file written by `write_answers`.
 
-    rows = pq.read_table(file).to_pylist()
-    answers = [Answer(r["answer"], r["answer_tokens"], r["stopped"]) for r in rows if r["answer"] is not None]
-    return answers, [TokenLoss(r["nll"], r["nll_tokens"]) for r in rows]
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    answers: list[Answer] = []
+    losses: list[TokenLoss] = []
+    with reading(file):
+        for rows in batches(open_parquet(file, COLUMNS), COLUMNS):
+            spoken = zip(rows["answer"], rows["answer_tokens"], rows["stopped"], strict=True)
+            for text, tokens, stopped in spoken:
+                if text is not None and (tokens is None or stopped is None):
+                    raise ValueError("an answer without its tokens")
+                if text is not None:
+                    answers.append(Answer(text, tokens, stopped))
+            losses += map(TokenLoss, rows["nll"], rows["nll_tokens"])
+        if answers and len(answers) != len(losses):
+            raise ValueError(f"{len(answers)} answers to {len(losses)} examples")
+    return answers, losses
+
+
+COLUMNS = {
+    "id": "string",
+    "answer": "string?",
+    "answer_tokens": "int64?",
+    "stopped": "bool?",
+    "nll": "double",
+    "nll_tokens": "int64",
+}

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import socket
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ftp.errors import RunError
-from ftp.files import append_line, clear_parts, finite, new_directory, write_text
+from ftp.files import append_line, clear_parts, finite, new_directory, new_file, read_plain_file, write_text
+from ftp.runs.records import EVENTS, MOST_BYTES, MOST_BYTES_OF_EVENTS, Event, StageRecord, checked
 
 
 class RunDirectory:
@@ -40,57 +42,132 @@ class RunDirectory:
 
     # --- files
 
+    def place(self, name: str) -> Path:
+        """Return the path of a file or directory of the run, which need not be there.
+
+        Raises:
+            RunError: the name leads out of the run, or the place or a directory above it is a link, a pipe or a
+                device.
+        """
+        parts = name.split("/")
+        if not all(parts) or any(part in (".", "..") or "\0" in part or "\\" in part for part in parts):
+            raise RunError(f"{self.path}: {name!r} can't be the name of a file of a run")
+        path = self.path
+        for part in parts:
+            path = path / part
+            _refuse_odd(path, above=path != self.path / name)
+        return path
+
+    def new_file(self, name: str) -> AbstractContextManager[Path]:
+        """Give the path to write a file to; it takes its name when the block ends well."""
+        return new_file(self.place(name))
+
     def write_text(self, name: str, text: str) -> Path:
         """Write a file aside, sync it, and move it into place."""
-        write_text(self.path / name, text)
+        write_text(self.place(name), text)
         return self.path / name
 
     def write_json(self, name: str, value: Any) -> Path:
-        return self.write_text(name, json.dumps(finite(value), indent=2, ensure_ascii=False) + "\n")
+        return self.write_text(name, _json(value, indent=2) + "\n")
 
-    def read_json(self, name: str) -> Any:
-        """Return the parsed file, or None when it doesn't exist.
+    def append_line(self, name: str, line: str) -> None:
+        """Append a line to a file."""
+        append_line(self.place(name), line)
+
+    def read_text(self, name: str, most: int = MOST_BYTES, errors: str = "strict") -> str | None:
+        """Return the text of a file, or None when it doesn't exist.
+
+        Args:
+            errors: what to do with bytes that aren't UTF-8, as for `bytes.decode`.
 
         Raises:
-            RunError: it is not whole, or can't be read.
+            RunError: it has more than `most` bytes, is no plain file or not UTF-8, or can't be read.
         """
-        file = self.path / name
+        file = self.place(name)
         try:
-            return json.loads(file.read_text(encoding="utf-8"))
+            return read_plain_file(file, most).decode("utf-8", errors)
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except UnicodeDecodeError as error:
+            line = error.object[: error.start].count(b"\n") + 1
+            raise RunError(f"{file}:{line}: damaged: not UTF-8") from None
+        except OSError as error:
+            raise RunError(f"{file}: can't be read: {error.strerror}") from None
+
+    def read_json(self, name: str, schema: Any = Any, most: int = MOST_BYTES) -> Any:
+        """Return the parsed file, or None when it doesn't exist.
+
+        Args:
+            schema: a type that pydantic knows, which the file has to be of.
+
+        Raises:
+            RunError: it is not whole, of another form, or can't be read.
+        """
+        text, file = self.read_text(name, most), self.path / name
+        if text is None:
+            return None
+        advice = "damaged; restore it from a copy, or begin a new run with --new"
+        try:
+            return checked(schema, json.loads(text))
         except json.JSONDecodeError as error:
-            what = "damaged; restore it from a copy, or begin a new run with --new"
-            raise RunError(f"{file}:{error.lineno}: {what} ({error.msg})") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise RunError(f"{file}: can't be read: {error}") from None
+            raise RunError(f"{file}:{error.lineno}: {advice} ({error.msg})") from None
+        except RecursionError:
+            raise RunError(f"{file}: {advice} (nested too deep)") from None
+        except ValueError as error:
+            raise RunError(f"{file}: {advice} ({error})") from None
 
     def new_directory(self, name: str) -> AbstractContextManager[Path]:
         """Yield an empty directory to fill; it gets its name when the block succeeds."""
-        return new_directory(self.path / name)
+        return new_directory(self.place(name))
+
+    def check(self) -> None:
+        """Refuse a run in which a link, a pipe or a device lies, before anything is written into it.
+
+        Trackers and evaluations below it keep house for themselves: of those only the directory is looked at.
+
+        Raises:
+            RunError: with the path of the first.
+        """
+        waiting = [self.path]
+        while waiting:
+            for entry in sorted(waiting.pop().iterdir()):
+                _refuse_odd(entry, above=False)
+                if entry.is_dir() and entry not in (self.path / "tracking", self.path / "evals"):
+                    waiting.append(entry)
 
     # --- events
 
     def emit(self, event: str, **values: Any) -> None:
         """Append a line to events.jsonl."""
-        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **finite(values)}
-        append_line(self.path / "events.jsonl", json.dumps(line, ensure_ascii=False, default=str))
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **values}
+        self.append_line("events.jsonl", _json(line, default=str))
 
     def events(self) -> list[dict[str, Any]]:
-        """Return the events so far, without a last line that a killed process left unfinished."""
-        file = self.path / "events.jsonl"
-        found = []
-        for line in file.read_text(encoding="utf-8", errors="replace").split("\n") if file.exists() else ():
-            with contextlib.suppress(json.JSONDecodeError):
+        """Return the events so far, without a line that a killed process left unfinished.
+
+        Raises:
+            RunError: the file can't be read, or an event in it is damaged; the message names the line.
+        """
+        text, found = self.read_text("events.jsonl", MOST_BYTES_OF_EVENTS, "replace") or "", []
+        for number, line in enumerate(text.split("\n"), 1):
+            try:
                 event = json.loads(line)
-                if isinstance(event, dict):
-                    found.append(event)
+            except (ValueError, RecursionError):
+                continue
+            if not isinstance(event, dict):
+                continue
+            kind = event.get("event")
+            try:
+                found.append(checked(EVENTS.get(kind, Event) if isinstance(kind, str) else Event, event))
+            except ValueError as error:
+                raise RunError(f"{self.path / 'events.jsonl'}:{number}: damaged ({error})") from None
         return found
 
     # --- stages
 
     def stages(self) -> dict[str, Any]:
-        return self.read_json("stages.json") or {}
+        found: dict[str, Any] | None = self.read_json("stages.json", dict[str, StageRecord])
+        return found or {}
 
     def is_done(self, stage: str, inputs: Mapping[str, str]) -> bool:
         """Return whether a stage is done on these inputs.
@@ -101,7 +178,8 @@ class RunDirectory:
         record = self.stages().get(stage)
         if record is None:
             return False
-        changed = sorted(k for k in {*inputs, *record["inputs"]} if inputs.get(k) != record["inputs"].get(k))
+        before = record.get("inputs", {})
+        changed = sorted(k for k in {*inputs, *before} if inputs.get(k) != before.get(k))
         if changed:
             raise RunError(
                 f"{self.path}: stage '{stage}' was done on other inputs; changed since: {', '.join(changed)}. "
@@ -127,7 +205,9 @@ class RunDirectory:
         """
         import filelock
 
-        holder = self.path / ".writer.json"
+        if not self.path.is_dir():
+            raise RunError(f"{self.path}: no such directory")
+        self.check()
         try:
             with filelock.FileLock(self.path / ".lock", timeout=0):
                 me = {
@@ -135,14 +215,14 @@ class RunDirectory:
                     "host": socket.gethostname(),
                     "since": datetime.now().isoformat(timespec="seconds"),
                 }
-                holder.write_text(json.dumps(me), encoding="utf-8")
                 clear_parts(self.path)
+                self.write_json(".writer.json", me)
                 try:
                     yield
                 finally:
-                    holder.unlink(missing_ok=True)
+                    (self.path / ".writer.json").unlink(missing_ok=True)
         except filelock.Timeout:
-            who = self.read_json(".writer.json") or {}
+            who = self.read_json(".writer.json", dict[str, Any]) or {}
             raise RunError(
                 f"{self.path}: in use by process {who.get('pid', '?')} on {who.get('host', '?')} since "
                 f"{who.get('since', '?')}; wait for it, or start another run with --new"
@@ -153,3 +233,31 @@ def runs_below(root: Path, name: str = "*") -> list[RunDirectory]:
     """Return the runs below a directory, oldest first."""
     found = [RunDirectory(file.parent) for file in root.glob(f"{name}/*/run.lock.json")]
     return sorted(found, key=lambda run: run.id)
+
+
+def _refuse_odd(path: Path, *, above: bool) -> None:
+    """Refuse what is neither a file nor a directory.
+
+    Args:
+        above: whether only a directory will do.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: can't be looked at: {getattr(error, 'strerror', None) or error}") from None
+    if stat.S_ISLNK(mode):
+        raise RunError(f"{path}: a link; a run is read and written as it is, so put there what it points to")
+    if not (stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and not above)):
+        raise RunError(f"{path}: neither a plain file nor a directory; take it out of the run")
+
+
+def _json(value: Any, **options: Any) -> str:
+    """JSON as people read it; with escapes where a name is no Unicode, as one on disk may be."""
+    text = json.dumps(finite(value), ensure_ascii=False, **options)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(finite(value), **options)
+    return text

@@ -69,8 +69,9 @@ def asked(watcher: Watcher, event: Mapping[str, Any]) -> Stop | RollBack | Warn 
 def done_until(events: Iterable[Mapping[str, Any]], step: float = float("inf")) -> list[Mapping[str, Any]]:
     """Return the events that are still valid, without those of steps that a resume or a roll-back has repeated."""
     kept: list[Mapping[str, Any]] = []
-    for event in events:
+    for event in reversed(list(events)):  # from the end, so that each event is looked at once
+        if event.get("step") is None or event["step"] <= step:
+            kept.append(event)
         if event["event"] in ("resume", "rollback"):
-            kept = [earlier for earlier in kept if earlier.get("step") is None or earlier["step"] <= event["step"]]
-        kept.append(event)
-    return [event for event in kept if event.get("step") is None or event["step"] <= step]
+            step = min(step, event["step"])
+    return kept[::-1]

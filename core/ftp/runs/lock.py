@@ -11,34 +11,78 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ftp.components import Evaluator
+from ftp.components import Evaluator, Loader
 from ftp.data.files import files_of
 from ftp.errors import RunError
-from ftp.files import digest, file_digest, finite
+from ftp.files import digest, finite, kept_digest
 from ftp.guard import call
 from ftp.plugins import Plugins
 from ftp.recipe.model import Recipe, components_of
 from ftp.recipe.read import plugins_of
 from ftp.recipe.yaml_source import Path_, dotted, shown_value
+from ftp.runs import records
 from ftp.runs.directory import RunDirectory, runs_below
 from ftp.types import LoadedModel
 
+LOCK = "run.lock.json"
 INPUTS = ("recipe", "data", "packages", "plugins")
 """The parts of a lock that results depend on; other hardware changes only rounding."""
+UNKNOWN = "commit None"
+BASE_MODEL = "base_model"
+"""One more, which the lock of an older release lacks: there the fingerprint is noted when the model is loaded."""
 
 
-def fingerprints(recipe: Recipe, plugins: Plugins) -> dict[str, Any]:
-    """Return what the result depends on: the resolved recipe, the bytes of the data, packages, plugins, hardware."""
+def fingerprints(recipe: Recipe, plugins: Plugins, *, with_model: bool = True) -> dict[str, Any]:
+    """Return what the result depends on: recipe, bytes of data and base model, packages, plugins, hardware.
+
+    Args:
+        with_model: look at the base model too; its files may be large.
+    """
     files = {file for _, source in recipe.data.sources() if source.path for file in files_of(source.path)}
-    evaluators = [component for _, component in components_of(recipe) if isinstance(component, Evaluator)]
-    files |= {file for evaluator in evaluators for file in call(Sequence, evaluator.files)}
+    readers = [(path, part) for path, part in components_of(recipe) if isinstance(part, Evaluator | Loader)]
+    files |= {file for _, reader in readers for file in call(Sequence, reader.files)}
+    # Models beside the base model: a judge in this process, say.
+    models = {dotted(path): part for path, part in readers if isinstance(part, Loader) and path != ("model",)}
     return {
         "recipe": recipe.resolved(),
-        "data": {str(file): file_digest(file) for file in sorted(files)},
+        "data": {
+            **{str(file): kept_digest(file) for file in sorted(files)},
+            **{place: model.fingerprint() for place, model in models.items() if with_model},
+        },
+        **({BASE_MODEL: recipe.model.fingerprint()} if with_model else {}),
         "packages": packages_of(recipe),
         "plugins": {plugin.name: plugin.version for plugin in plugins_of(recipe, plugins)},
         "hardware": {"machine": platform.machine(), "system": platform.platform(), "python": platform.python_version()},
     }
+
+
+def lock_of(directory: RunDirectory) -> dict[str, Any]:
+    """Return what a run was made from.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    found: dict[str, Any] | None = directory.read_json(LOCK, records.Lock)
+    if found is None:
+        raise RunError(f"{directory.path / LOCK}: missing; put it back from a copy")
+    return found
+
+
+def fingerprint_of(lock: Mapping[str, Any]) -> str:
+    """Return the fingerprint of the base model in the lock of a run; empty if it is not known.
+
+    Release 0.1 wrote `commit None` for every model of the hub.
+    """
+    found = lock.get("model", {}).get("fingerprint") or lock.get(BASE_MODEL) or ""
+    return "" if found == UNKNOWN else str(found)
+
+
+def _whole(directory: RunDirectory) -> dict[str, Any]:
+    """Return the lock of a run that can be resumed."""
+    found = lock_of(directory)
+    if not found.keys() >= set(INPUTS):
+        raise RunError(f"{directory.path / LOCK}: not the lock of a run")
+    return found
 
 
 def packages_of(recipe: Recipe) -> dict[str, str]:
@@ -69,18 +113,21 @@ def _readable(
     """Yield the runs of this name with their locks, newest first; skip those whose lock can't be read."""
     for directory in reversed(runs_below(root, name)):
         try:
-            recorded = directory.read_json("run.lock.json")
-            if not isinstance(recorded, dict) or not recorded.keys() >= set(INPUTS):
-                raise RunError(f"{directory.path / 'run.lock.json'}: not the lock of a run")
+            recorded = _whole(directory)
         except RunError as error:
             note(f"An old run is skipped: {error}")
         else:
             yield directory, recorded
 
 
+def plugin_files(plugins: Plugins) -> list[Path]:
+    """Return the Python files that were given as plugins on the command line."""
+    return [Path(p.name.removeprefix("file:")) for p in plugins.plugins if p.name.startswith("file:")]
+
+
 def note_origin(directory: RunDirectory, file: Path, plugins: Plugins) -> None:
     """Record what the command line said and the recipe doesn't: its path, and plugins added or disabled."""
-    files = [plugin.name.removeprefix("file:") for plugin in plugins.plugins if plugin.name.startswith("file:")]
+    files = list(map(str, plugin_files(plugins)))
     without = [plugin.name for plugin in plugins.plugins if plugin.disabled]
     directory.write_json("origin.json", {"recipe": str(file.absolute()), "plugins": files, "without": without})
 
@@ -91,10 +138,11 @@ def origin_of(directory: RunDirectory) -> dict[str, Any]:
     Raises:
         RunError: it is not a run directory.
     """
-    origin, lock = directory.read_json("origin.json"), directory.read_json("run.lock.json")
-    if lock is None:
+    origin: dict[str, Any] | None = directory.read_json("origin.json", records.Origin)
+    if not (directory.path / LOCK).is_file():
         instead = f"; `ftp run {directory.path}` resumes its run" if directory.path.is_file() else ""
         raise RunError(f"{directory.path}: not a run directory{instead}")
+    _whole(directory)
     return origin or {"recipe": str(directory.path / "recipe.yaml"), "plugins": [], "without": []}
 
 
@@ -134,6 +182,9 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if old.get(file) != new.get(file):
             what = "new" if file not in old else "no longer read" if file not in new else "its content has changed"
             found.append(f"data: {file}: {what}")
+    loaded = fingerprint_of(before)
+    if loaded and now.get(BASE_MODEL) and loaded != now[BASE_MODEL]:
+        found.append("model: its files have changed")
     known = {name: version for name, version in before.get("packages", {}).items() if name in now["packages"]}
     found += [f"packages: {what}" for what in _differences(known, {name: now["packages"][name] for name in known})]
     found += [f"plugins: {what}" for what in _differences(before.get("plugins", {}), now["plugins"])]
@@ -159,21 +210,21 @@ def _leaves(value: Any, path: Path_) -> Iterator[tuple[Path_, Any]]:
 
 def accept(directory: RunDirectory, lock: Mapping[str, Any], found: Sequence[str]) -> None:
     """Let a run continue with changed inputs, and record the changes in its lock; finished stages stay finished."""
-    recorded = directory.read_json("run.lock.json")
+    recorded = lock_of(directory)
     _record(directory, {**recorded, **lock, "hardware": recorded["hardware"]}, found)
-    inputs = inputs_of(directory.read_json("run.lock.json"))
+    inputs = inputs_of(lock_of(directory))
     stages = {name: {**record, "inputs": inputs} for name, record in directory.stages().items()}
     directory.write_json("stages.json", stages)
 
 
 def _record(directory: RunDirectory, lock: Mapping[str, Any], found: Sequence[str]) -> None:
     entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "changes": list(found)}
-    directory.write_json("run.lock.json", {**lock, "anyway": [*lock.get("anyway", []), entry]})
+    directory.write_json(LOCK, {**lock, "anyway": [*lock.get("anyway", []), entry]})
 
 
 def inputs_of(lock: Mapping[str, Any]) -> dict[str, str]:
     """Return the inputs of the stages of a run: a digest of each part of its lock that results depend on."""
-    return {key: digest(lock[key]) for key in INPUTS}
+    return {key: digest(lock[key]) for key in (*INPUTS, BASE_MODEL) if key in lock}
 
 
 def note_model(directory: RunDirectory, loaded: LoadedModel, *, anyway: bool = False) -> list[str]:
@@ -185,7 +236,7 @@ def note_model(directory: RunDirectory, loaded: LoadedModel, *, anyway: bool = F
     Raises:
         RunError: the run began with another model.
     """
-    lock = directory.read_json("run.lock.json")
+    lock = lock_of(directory)
     now = {
         "name": loaded.name,
         "fingerprint": loaded.fingerprint,
@@ -196,8 +247,10 @@ def note_model(directory: RunDirectory, loaded: LoadedModel, *, anyway: bool = F
         "chat_template": digest(loaded.tokenizer.chat_template),
     }
     before = lock.get("model")
+    if before is not None and before.get("fingerprint") == UNKNOWN:
+        before = {**before, "fingerprint": now["fingerprint"]}
     if before is None or before == now:
-        directory.write_json("run.lock.json", {**lock, "model": now})
+        directory.write_json(LOCK, {**lock, "model": now})
         return []
     found = [f"model: {what}" for what in _differences(before, now)]
     if not anyway:

@@ -10,8 +10,21 @@ import yaml
 
 from ftp.plugins import Plugins
 from ftp.recipe.model import Recipe
+from ftp.runs import trust
 from ftp.runs.directory import RunDirectory
-from ftp.runs.lock import accept, changed, changes, equal_run, fingerprints, note_origin, origin_of, unfinished_run
+from ftp.runs.lock import (
+    LOCK,
+    accept,
+    changed,
+    changes,
+    equal_run,
+    fingerprints,
+    lock_of,
+    note_origin,
+    origin_of,
+    plugin_files,
+    unfinished_run,
+)
 
 
 def run_directory(
@@ -25,7 +38,7 @@ def run_directory(
     """
     equal = None if new else equal_run(root, name, lock, note)
     if equal is None and not new and (other := unfinished_run(root, name, note)):
-        found = changes(other.read_json("run.lock.json"), lock)
+        found = changes(lock_of(other), lock)
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         why = f"{found[0]}{more}" if found else "it was resumed with changed inputs"
         note(
@@ -35,14 +48,28 @@ def run_directory(
     return equal or RunDirectory.create(root, name)
 
 
-def begin(directory: RunDirectory, recipe: Recipe, plugins: Plugins, file: Path, lock: Mapping[str, Any]) -> None:
-    """Record what a run is made from, unless that is done; with the last of these files the directory is a run."""
-    if directory.read_json("run.lock.json") is None:
+def begin(
+    directory: RunDirectory,
+    recipe: Recipe,
+    plugins: Plugins,
+    file: Path,
+    lock: Mapping[str, Any],
+    note: Callable[[str], None],
+) -> None:
+    """Record what a run is made from, unless that is done; with the last of these files the directory is a run.
+
+    Args:
+        note: called with what the user should know.
+    """
+    if not (directory.path / LOCK).is_file():
         directory.write_text("recipe.yaml", file.read_text(encoding="utf-8"))
         resolved = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
         directory.write_text("resolved.yaml", resolved)
         note_origin(directory, file, plugins)
-        directory.write_json("run.lock.json", lock)
+        may = [*trust.of_files(plugin_files(plugins)), *trust.of_recipe(recipe)]
+        if failure := trust.allow(directory, may):
+            note(f"`ftp resume` will ask for your consent, as the run can't be signed: {failure}")
+        directory.write_json(LOCK, lock)
 
 
 def accept_changes(
@@ -56,7 +83,7 @@ def accept_changes(
     Raises:
         RunError: something has changed, and it is not to be resumed anyway.
     """
-    lock, recorded = fingerprints(recipe, plugins), directory.read_json("run.lock.json")
+    lock, recorded = fingerprints(recipe, plugins), lock_of(directory)
     file = Path(origin_of(directory)["recipe"])
     found = changes(recorded, lock)
     if found and not anyway:

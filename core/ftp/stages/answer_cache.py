@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from ftp.errors import DataError
 from ftp.files import digest, file_digest, forget_unused, new_file, user_cache
 from ftp.options import AnswerOptions
 from ftp.runs.answers import read_answers
@@ -72,8 +73,11 @@ def recall(key: str | None) -> tuple[list[Answer], list[TokenLoss]] | None:
     file = _file(key) if key else None
     if file is None or not file.is_file():
         return None
-    os.utime(file)
-    return read_answers(file)
+    try:
+        os.utime(file)
+        return read_answers(file)
+    except (DataError, OSError):  # damaged, or taken out by another run: what was kept is not worth a run
+        return None
 
 
 def keep(key: str | None, written: Path) -> None:

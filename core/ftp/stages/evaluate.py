@@ -12,7 +12,7 @@ from typing import Any
 
 from ftp.components import Curator, Evaluator, MeasuresModel
 from ftp.data.examples import Corpus, Examples
-from ftp.errors import ComponentError
+from ftp.errors import ComponentError, RunError
 from ftp.guard import blaming, call, described
 from ftp.lm.rendering import Tokens, stop_ids
 from ftp.lm.tokens import tokenise
@@ -82,10 +82,8 @@ class Evaluating:
                 loaded.model.eval()
                 found = call(Mapping, evaluator.measure, loaded)
                 loaded.model.train(was_training)
-                file = self._measured(who, number)
-                (self.directory.path / file).parent.mkdir(parents=True, exist_ok=True)
                 with blaming(evaluator, "measure"):  # its figures may be nothing that JSON knows
-                    self.directory.write_json(file, found)
+                    self.directory.write_json(self._measured(who, number), found)
 
     def _ask(
         self,
@@ -136,7 +134,7 @@ class Evaluating:
         p-values are adjusted for multiple comparisons (Holm): those of all metrics of all evaluators together, and
         those on all clean and leaked rows together, so that leaks don't weaken the verdicts on the whole.
         """
-        evaluated: list[tuple[Evaluator, Evaluation]] = []
+        pairs: list[tuple[Evaluator, Evaluation]] = []
         for number, evaluator in enumerate(self.evaluators):
             for view in self._views(number, evaluator, corpus):
                 evaluation = evaluated(evaluator, view)
@@ -144,8 +142,8 @@ class Evaluating:
                 notes = (*evaluation.notes, *_unscored(evaluation), *_leaks(flags))
                 subsets = _subsets(evaluation.metrics, flags) if any(flags) else {}
                 named = dataclasses.replace(evaluation, evaluator=evaluator.used_as, evals=view.name)
-                evaluated.append((evaluator, dataclasses.replace(named, notes=notes, subsets=subsets)))
-        found = [_concluded(evaluator, evaluation) for evaluator, evaluation in _adjusted(evaluated)]
+                pairs.append((evaluator, dataclasses.replace(named, notes=notes, subsets=subsets)))
+        found = [_concluded(evaluator, evaluation) for evaluator, evaluation in _adjusted(pairs)]
         for evaluation in found:
             for m in evaluation.metrics:
                 names = {"evaluator": evaluation.evaluator, "evals": evaluation.evals, "metric": m.name}
@@ -175,7 +173,9 @@ class Evaluating:
         views = [view_of(self.directory, corpus, name, tuned) for name in self.sets_of(evaluator, corpus.evals)]
         if not isinstance(evaluator, MeasuresModel):
             return views
-        measured = [self.directory.read_json(self._measured(who, number)) for who in ("base", tuned)]
+        measured = [self.directory.read_json(self._measured(who, number), dict[str, Any]) for who in ("base", tuned)]
+        if None in measured:
+            raise RunError(f"{self.directory.path}: what '{evaluator.used_as}' measured on the models is missing")
         views = views or [EvalView(evaluator.used_as, [], [], [], [], [], directory=self.directory.path)]
         return [dataclasses.replace(view, base_measured=measured[0], tuned_measured=measured[1]) for view in views]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from ftp.components import Adapter, Loader, LoadsTokenizer
-from ftp.errors import ComponentError
+from ftp.errors import ComponentError, FtpError, ModelError
+from ftp.files import first_line
 from ftp.guard import call, described
 from ftp.lm import allocator
 from ftp.recipe.model import Recipe
@@ -54,6 +56,21 @@ def apply_adapter(recipe: Recipe, loaded: LoadedModel, note: Callable[[str], obj
     for text in adapted.notes[len(loaded.notes) :]:
         note(text)
     return adapted
+
+
+def restore_adapter(adapter: Adapter, loaded: LoadedModel, directory: Path) -> LoadedModel | None:
+    """Put the trained weights in a directory on a loaded model; None if the adapter can't.
+
+    Raises:
+        ModelError: they are damaged, or don't fit the model.
+    """
+    try:
+        return adapter.restore(loaded, directory)
+    except FtpError:
+        raise
+    except Exception as error:  # the libraries raise many kinds for weights that are damaged or don't fit
+        what = " ".join(first_line(error).split())[:300]
+        raise ModelError(f"{directory}: damaged, or doesn't fit {loaded.name}: {what}") from error
 
 
 def give_memory_back() -> None:

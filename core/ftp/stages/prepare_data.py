@@ -251,8 +251,8 @@ class _Reader:
             name = names.get(place) or names.setdefault(place, shown(place, self.home))
             if isinstance(found, Example):
                 id = self.ledger.add(name, row.line, split, source.role)
-                place = {"id": id, "source": name, "role": source.role, "origin": origin}
-                yield replace(found, **place, control_tokens=source.control_tokens)
+                controls = source.control_tokens
+                yield replace(found, id=id, source=name, role=source.role, origin=origin, control_tokens=controls)
             elif source.on_bad_row == "drop":
                 id = self.ledger.add(name, row.line, split, source.role)
                 self.ledger.drop(id, by=source.format.used_as, reason=found)

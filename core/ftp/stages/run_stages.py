@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 from ftp.components import Reporter, TrainingJob
 from ftp.data.examples import Corpus
 from ftp.data.ledger import Ledger, fates_in_words
+from ftp.files import shown
 from ftp.guard import call
 from ftp.runs.lock import note_model
 from ftp.stages.dev_score import DevScore
 from ftp.stages.evaluate import leaked_rows
-from ftp.stages.load_model import apply_adapter, give_memory_back, load_base_model
+from ftp.stages.export import Exporting
+from ftp.stages.load_model import apply_adapter, give_memory_back, load_base_model, restore_adapter
 from ftp.stages.prepare_data import notes_on_evals, prepare_data, read_prepared
 from ftp.stages.rehearsal import rehearse_reporters, rehearse_watchers
 from ftp.stages.tokenise_rows import tokenise_rows
@@ -74,7 +77,7 @@ def train(work: Work, loaded: LoadedModel, corpus: Corpus, ledger: Ledger) -> Lo
     """Train the model and write the weights down, or restore those that are there."""
     recipe, directory = work.recipe, work.directory
     if work.is_done("train"):
-        restored = call(LoadedModel | None, recipe.adapter.restore, loaded, directory.path / "model")
+        restored = restore_adapter(recipe.adapter, loaded, directory.path / "model")
         if restored is not None:
             return restored
         work.progress.note(f"'{recipe.adapter.used_as}' can't be restored from disk, so training is repeated.")
@@ -104,3 +107,16 @@ def evaluate(work: Work, corpus: Corpus) -> None:
         leaked = leaked_rows(ledger.findings(), lambda id: ledger.row(id)["fate"] != "dropped", curators)
         work.evaluating.evaluate(corpus, leaked, work.emit)
         work.finish("evaluate")
+
+
+def export(work: Work) -> list[Path]:
+    """Write the exports that the recipe names, and return their directories; one that was cut short is repeated."""
+    exporting = Exporting(work.recipe, work.directory, work.progress.stage, work.note)
+    written = []
+    for exporter in work.recipe.export:
+        stage = f"export {exporter.place}"
+        if not work.is_done(stage):
+            target = work.directory.path / "exports" / exporter.place
+            work.finish(stage, directory=shown(exporting.export(exporter, target), work.directory.path))
+        written.append(work.directory.path / work.directory.stages()[stage]["directory"])
+    return written

@@ -15,7 +15,7 @@ from ftp.recipe.model import Recipe
 from ftp.recipe.yaml_source import dotted
 from ftp.runs.directory import RunDirectory
 from ftp.runs.events import EventLog
-from ftp.runs.lock import inputs_of
+from ftp.runs.lock import inputs_of, lock_of
 from ftp.stages.evaluate import Evaluating
 from ftp.types import RollBack, Stop
 
@@ -40,7 +40,7 @@ class Work:
 
         Taken from the lock as it was written: what is read again is equal, but an integer may have become a float.
         """
-        return inputs_of(self.directory.read_json("run.lock.json"))
+        return inputs_of(lock_of(self.directory))
 
     @cached_property
     def evaluating(self) -> Evaluating:

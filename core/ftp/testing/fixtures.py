@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 from ftp.testing.conformance import answers_view
+from ftp.testing.hub import Hub
 
 if TYPE_CHECKING:
     from ftp.types import EvalView
@@ -209,6 +210,35 @@ def write_tiny_model(directory: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         LlamaForCausalLM(config).save_pretrained(directory)
+
+
+@pytest.fixture
+def ftp_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """Serve a model hub on loopback and have this process, and those it starts, ask that one and no other.
+
+    `ftp_hub.add("org/name", directory)` commits a model (`kind="datasets"` a data set) and returns the commit; see
+    `ftp.testing.hub.Hub`. The caches begin empty. It needs starlette and uvicorn.
+    """
+    import datasets.config
+    from huggingface_hub import constants
+
+    with Hub().served() as hub:
+        home = tmp_path / "hf-home"
+        for name, value in hub.environment(home).items():
+            monkeypatch.setenv(name, value)
+        # The libraries have read their settings when they were imported.
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.url)
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", home / "datasets")
+        yield hub
 
 
 class MakeAnswers(Protocol):

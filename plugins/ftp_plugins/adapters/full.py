@@ -17,6 +17,7 @@ class Full(ftp.Adapter):
     """
 
     requires: ClassVar[tuple[str, ...]] = ("torch",)
+    saves_whole_model: ClassVar[bool] = True
     learning_rates: ClassVar[tuple[float, float] | None] = (5e-6, 2e-5)
 
     layers: Layers = "all"

@@ -144,6 +144,7 @@ class LoRA(ftp.Adapter):
         from ftp_plugins.adapters.torch_modules import is_tied, look_like_layers, new_rows, path_of
 
         base = loaded.model
+        self._check_rank(base)
         base.requires_grad_(False)
         ends = [path_of(base, end) for end in (base.get_input_embeddings(), base.get_output_embeddings())]
         trains_an_end = any(path.rsplit(".", 1)[-1] in self.modules_to_save for path in ends)
@@ -176,6 +177,13 @@ class LoRA(ftp.Adapter):
 
             approximate_quantization_error(model, loaded.unquantized())
         return dataclasses.replace(loaded, model=model, notes=(*loaded.notes, *notes))
+
+    def _check_rank(self, base: Any) -> None:
+        """Refuse a rank beyond every layer's width: it can express no more, and takes memory without end."""
+        layers = [module for module in base.modules() if module is not base.get_output_embeddings()]
+        widths = [getattr(module, side, 0) for module in layers for side in ("in_features", "out_features")]
+        if self.r > max(widths, default=self.r):
+            raise ftp.ModelError(f"adapter.r: {self.r:,} is more than the widest layer's {max(widths):,}")
 
     def _where(self, loaded: ftp.LoadedModel) -> dict[str, Any]:
         """Return peft's options that select what gets an adapter."""

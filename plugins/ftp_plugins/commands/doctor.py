@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ftp.cli.echo import echo
 from ftp.cli.options import JSON
 
 PACKAGES = {
@@ -34,18 +35,18 @@ def command(as_json: bool) -> None:
 
     found = _look()
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        echo(json.dumps(found, indent=2))
         return
-    click.echo(f"ftp {found['ftp']}, Python {found['python']}, {found['system']}")
+    echo(f"ftp {found['ftp']}, Python {found['python']}, {found['system']}")
     for extra, packages in found["packages"].items():
-        click.echo(f"\n[{extra}]")
+        echo(f"\n[{extra}]")
         for package, version in packages.items():
-            click.echo(f"  {package:14} {version or 'missing'}")
-    click.echo("\n[hardware]")
+            echo(f"  {package:14} {version or 'missing'}")
+    echo("\n[hardware]")
     for name, value in found["hardware"].items():
-        click.echo(f"  {name:14} {value}")
+        echo(f"  {name:14} {value}")
     for line in found["advice"]:
-        click.echo(f"\n{line}")
+        echo(f"\n{line}")
 
 
 def _look() -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ftp.cli.echo import echo
 from ftp.cli.options import JSON, RECIPE, SET, load_plugins, load_recipe, plugin_options
 
 
@@ -42,7 +43,7 @@ def command(
         checked.adapter.save(job.model, saved)
         size = sum(file.stat().st_size for file in saved.rglob("*") if file.is_file())
     found = {**planned, "model_mb": round(size / 1e6, 1)}
-    click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_lines(found)))
+    echo(json.dumps(found, indent=2) if as_json else "\n".join(_lines(found)))
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:
@@ -73,9 +74,9 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         )
         yield from (f"{'':12}not counted: {what}" for what in found.get("not_counted", ()))
     if "memory_mb" in found:
-        most = found.get("memory_most_mb", found["memory_mb"])
-        later = f"; about {most:,.0f} MB over a long training" if most > found["memory_mb"] else ""
-        yield f"{'memory':12}{found['memory_mb']:,.0f} MB at the peak of what was measured{later}"
+        measured = found.get("measured_mb", found["memory_mb"])
+        now = f"; {measured:,.0f} MB after the measured steps" if measured < found["memory_mb"] else ""
+        yield f"{'memory':12}about {found['memory_mb']:,.0f} MB at the peak{now}"
     if "checkpoint_mb" in found:
         checkpoint, best, model = found["checkpoint_mb"], found.get("best_mb", 0), found["model_mb"]
         yield (

@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 
 import click
 
-from ftp.cli.options import JSON, RUNS
+from ftp.cli.echo import echo
+from ftp.cli.options import JSON, RUNS, for_writing, write_output
 
 if TYPE_CHECKING:
     from ftp.runs.directory import RunDirectory
@@ -53,35 +54,38 @@ COLUMNS = ("Name", "Run", "State", "Verdict", "Scores, base → tuned")
 @RUNS
 @JSON
 @click.option(
-    "--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write a page that links the reports."
+    "--html",
+    "page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=for_writing,
+    help="Write a page that links the reports.",
 )
 def command(root: Path, as_json: bool, page: Path | None) -> None:
     """List the runs, newest first, with their progress, scores and verdicts."""
     import json
     import sys
 
-    from rich.console import Console
     from rich.table import Table
 
-    from ftp.errors import RunError
+    from ftp.cli.console import Console
+    from ftp.errors import FtpError
     from ftp.runs.directory import runs_below
 
     records = []
     for run in reversed(runs_below(root)):
         try:
             records.append(_record(run))
-        except RunError as error:
-            click.echo(f"{run.path} is left out: {error}", err=True)
+        except (FtpError, OSError) as error:  # one that is broken hides no other
+            echo(f"{run.path} is left out: {error}", err=True)
     if page is not None:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(_page(records, page.absolute().parent), encoding="utf-8")
-        click.echo(page)
+        write_output(page, _page(records, page.absolute().parent))
+        echo(page)
         return
     if as_json:
-        click.echo(json.dumps(records, indent=2, ensure_ascii=False))
+        echo(json.dumps(records, indent=2, ensure_ascii=False))
         return
     if not records:
-        click.echo(f"no run below {root}; `ftp run recipe.yaml` makes one")
+        echo(f"no run below {root}; `ftp run recipe.yaml` makes one")
         return
     table = Table(*COLUMNS, box=None, pad_edge=False)
     for record in records:

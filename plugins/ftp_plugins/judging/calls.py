@@ -12,11 +12,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ftp.files import append_line, digest, new_file, user_cache
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
+
+from ftp.errors import RunError
+from ftp.files import digest, new_file, read_plain_file, user_cache
+from ftp.runs.directory import RunDirectory
+from ftp.runs.records import checked
 from ftp_plugins.judging.budget import Budget, OverBudgetError, Prices
 from ftp_plugins.judging.client import CallFailed, JudgeError, Reply
 
 FILE = "judgments.jsonl"
+MOST_BYTES = 2**30
+"""The largest judgments.jsonl that is read."""
 IN_A_ROW = 5
 """Consecutive failed calls after which the judge counts as unavailable."""
 AGAIN = "Your last reply could not be read. Reply with the JSON object asked for above, whole, and nothing after it."
@@ -65,8 +73,8 @@ class Calls:
             evaluator: what it spent in this run before counts against `max_cost`.
         """
         self._ask, self._replay, self._prices, self._prompt_hash = ask, replay, prices, prompt_hash
-        self._file = directory / FILE if directory else None
-        self._lines = {_key(line): line for line in read_file(self._file)}
+        self._run = RunDirectory(directory) if directory else None
+        self._lines = {_key(line): line for line in read_lines(self._run)}
         self._known = {line["request"]: line for line in self._lines.values() if line["error"] is None}
         self._slots = asyncio.Semaphore(concurrency)
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -175,8 +183,8 @@ class Calls:
         earlier = self._lines.get(key)
         if earlier is None or (earlier["error"] is not None and not self._replay):
             self._lines[key] = line
-            if self._file is not None:
-                append(self._file, line)
+            if self._run is not None:
+                self._run.append_line(FILE, json.dumps(line, ensure_ascii=True))
         self.records[key] = self._lines[key]
 
     async def all(self, work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
@@ -210,24 +218,50 @@ def _again(request: Mapping[str, Any]) -> dict[str, Any]:
     return {**request, "messages": [*before, {**last, "content": f"{last['content']}\n\n{AGAIN}"}]}
 
 
-def read_file(file: Path | None) -> list[dict[str, Any]]:
-    """Read the calls on file; a last line that a killed process left unfinished is ignored."""
-    if file is None or not file.is_file():
-        return []
-    found = []
-    for line in file.read_text(encoding="utf-8", errors="replace").split("\n"):
+class Record(TypedDict):
+    """What is kept of a call."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    request: str
+    reply: str
+    finish: str
+    error: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    price: float | None
+
+
+class Line(Record):
+    """A line of judgments.jsonl."""
+
+    evaluator: str
+    evals: str
+    example: str
+    order: str
+    cost: float | None
+    cached: bool
+
+
+def read_lines(run: RunDirectory | None) -> list[dict[str, Any]]:
+    """Return the calls on file, without a line that a killed process left unfinished.
+
+    Raises:
+        RunError: the file can't be read, or a line in it is damaged.
+    """
+    text = run.read_text(FILE, MOST_BYTES, "replace") if run else None
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate((text or "").split("\n"), 1):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict) and "request" in record:
-            found.append(record)
+            try:
+                found.append(checked(Line, record))
+            except ValueError as error:
+                assert run is not None
+                raise RunError(f"{run.path / FILE}:{number}: damaged ({error}); remove the line") from None
     return found
-
-
-def append(file: Path, record: Mapping[str, Any]) -> None:
-    """Append a line, on a line of its own even if a killed process left an unfinished one."""
-    append_line(file, json.dumps(record, ensure_ascii=True))
 
 
 def _cached(hash: str) -> Path:
@@ -236,8 +270,8 @@ def _cached(hash: str) -> Path:
 
 def _read_json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        return checked(Record, json.loads(read_plain_file(file, 2**20)))
+    except (OSError, ValueError, RecursionError):  # not there, or damaged: asked again
         return None
 
 

@@ -82,6 +82,14 @@ class JudgeOptions(ftp.Evaluator):
     def files(self) -> Sequence[Path]:
         return [Path(self.calibrate)] if self.calibrate is not None else []
 
+    def needs_consent(self) -> Sequence[str]:
+        if self.provider == "local" or self._replays:
+            return []
+        return [f"send prompts and answers to {self._server.address}, and the variable ${self.api_key_env} as its key"]
+
+    def needs_consent_in_recipe(self) -> Sequence[str]:
+        return [] if self.api_key_env.endswith("_API_KEY") else self.needs_consent()
+
     def rehearse(self, view: ftp.EvalView) -> None:
         """Try nothing: every verdict costs money or minutes."""
 

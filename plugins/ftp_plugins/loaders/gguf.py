@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, ValidationInfo
 
 import ftp
-from ftp.files import file_digest, new_directory, user_cache
+from ftp.files import kept_digest, new_directory, user_cache
 from ftp.lm.hf_loader import HuggingFaceFiles, ModelFiles
 
 LAYOUT = "1"
@@ -59,15 +61,23 @@ class Gguf(HuggingFaceFiles):
         if not path.is_file():
             raise ftp.ModelError(f"{path}: no such file")
         with path.open("rb") as stream:
-            if stream.read(4) != b"GGUF":
-                raise ftp.ModelError(f"{path}: not a GGUF file")
+            head = stream.read(24)
+        if head[:4] != b"GGUF":
+            raise ftp.ModelError(f"{path}: not a GGUF file")
+        # Version, then how many tensors and how many values of metadata there are, each of 12 bytes or more.
+        _, tensors, values = struct.unpack("<IQQ", head[4:].ljust(20, b"\xff"))
+        if (tensors + values) * 12 > path.stat().st_size:
+            raise ftp.ModelError(f"{path}: damaged: says that it has {tensors:,} tensors and {values:,} values")
         return path
 
     def locate(self) -> ModelFiles:
         return ModelFiles(str(self._dequantized()), self.path().stem)
 
     def fingerprint(self) -> str:
-        return file_digest(self.path())
+        return kept_digest(self.path())
+
+    def needs_consent(self) -> Sequence[str]:
+        return []  # it brings no code, and to locate it would dequantise it
 
     def describe(self) -> ftp.ModelRequest:
         # The layers are known only after dequantising; the cache makes that a matter of once.
@@ -79,7 +89,7 @@ class Gguf(HuggingFaceFiles):
 
         path = self.path()
         cache = user_cache("gguf")
-        target = cache / f"{file_digest(path)}-{LAYOUT}"
+        target = cache / f"{kept_digest(path)}-{LAYOUT}"
         if target.is_dir():
             return target
         cache.mkdir(parents=True, exist_ok=True)

@@ -21,8 +21,8 @@ def dequantize(path: Path, target: Path) -> None:
     try:
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16)
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        raise ftp.ModelError(f"{path}: can't be dequantised: {first_line(error)}") from None
+    except Exception as error:  # the libraries raise many kinds for files that are damaged
+        raise ftp.ModelError(f"{path}: can't be dequantised: {type(error).__name__}: {first_line(error)}") from None
     # The weights are plain from here on; a mark of the quantised file would make every later load go wrong.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

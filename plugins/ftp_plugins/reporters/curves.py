@@ -15,17 +15,20 @@ Points = list[tuple[float, float]]
 SIZE = (5.6, 2.9)
 MOST_POINTS = 1200
 """Longer lines are thinned for the page: a chart has fewer pixels."""
+MOST_MARKS = 200
+"""Marks of a kind in a chart, and lines in the list of what happened; the list says how many it leaves out."""
 DASHES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 1)))
 
 
 def last_training(events: Events) -> Events:
     """Return the events of the training that produced the model; a plan that resumes belongs to the one before."""
-    began = 0
+    began, plan = 0, None
     for index, event in enumerate(events):
         if event["event"] == "plan":
-            then = next((e["event"] for e in events[index + 1 :] if e["event"] not in ("watcher", "note", "speed")), "")
-            began = began if then == "resume" else index
-    return events[began:]
+            plan = index
+        elif plan is not None and event["event"] not in ("watcher", "note", "speed"):
+            began, plan = began if event["event"] == "resume" else plan, None
+    return events[began if plan is None else plan :]
 
 
 def curves(events: Events) -> list[tuple[str, str]]:
@@ -76,7 +79,7 @@ def _losses(train: Points, validation: Points, axes: Any) -> None:
         axes.plot(*_columns(thinned(train)), color=TRAIN, alpha=0.28, linewidth=1)
         axes.plot(*_columns(thinned(smooth(train))), color=TRAIN, linewidth=1.8, label="training, smoothed")
     if validation:
-        axes.plot(*_columns(validation), color=VALIDATION, linewidth=1.8, marker="o", ms=4, label="validation")
+        axes.plot(*_columns(thinned(validation)), color=VALIDATION, linewidth=1.8, marker="o", ms=4, label="validation")
     _fit(axes, [*smooth(train), *validation])
 
 
@@ -84,11 +87,11 @@ def _losses_by_source(sources: Mapping[str, Points], axes: Any) -> None:
     for place, (name, line) in enumerate(sources.items()):
         colour = (VALIDATION, TRAIN, INK)[place % 3]
         style = DASHES[place % len(DASHES)]
-        axes.plot(*_columns(line), color=colour, linestyle=style, marker="o", ms=3, label=printable(name, 28))
+        axes.plot(*_columns(thinned(line)), color=colour, linestyle=style, marker="o", ms=3, label=printable(name, 28))
 
 
 def _scores(line: Points, axes: Any) -> None:
-    axes.plot(*_columns(line), color=VALIDATION, linewidth=1.8, marker="o", ms=4)
+    axes.plot(*_columns(thinned(line)), color=VALIDATION, linewidth=1.8, marker="o", ms=4)
 
 
 def _plain_line(line: Points, axes: Any) -> None:
@@ -119,6 +122,9 @@ def happenings(events: Events) -> list[dict[str, Any]]:
                 by = event.get("best_by", "loss")
                 why = "lowest validation loss" if by == "loss" else f"best {by}"
                 found.append({"step": step, "what": "the state of this step was kept", "why": why})
+    if len(found) > MOST_MARKS:
+        left = {"step": None, "what": f"… and {len(found) - MOST_MARKS:,} more", "why": "see events.jsonl"}
+        return [*found[:MOST_MARKS], left]
     return found
 
 
@@ -177,7 +183,7 @@ def _mark(axes: Any, training: Events, best: Mapping[str, Any] | None, named: bo
         "resumed": ([e["step"] for e in training if e["event"] == "resume"], SOFT, "--"),
     }
     for name, (steps, colour, style) in marks.items():
-        for number, step in enumerate(dict.fromkeys(steps)):
+        for number, step in enumerate(list(dict.fromkeys(steps))[:MOST_MARKS]):
             axes.axvline(
                 step, color=colour, linewidth=1.2, linestyle=style, label=name if named and not number else None
             )

@@ -17,15 +17,19 @@ import yaml
 from pydantic import Field
 
 import ftp
+from ftp.files import first_few
 from ftp.runs.directory import RunDirectory
 from ftp_plugins.reporters import curves, judge_panel, run_costs, tables
 from ftp_plugins.reporters.charts import forest, printable
+from ftp_plugins.reporters.export_tables import parity_row
 from ftp_plugins.reporters.tables import figure, rows_of, signed, standardised
 
 PAGE_BYTES = 2_980_000
 """The page stays under 3 MB; examples beyond this are left out, and the page says how many."""
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]\s*|[^\s\u3040-\u30ff\u3400-\u9fff]+\s*")
 """A word with the white space after it; Chinese and Japanese have none, so each of their characters is one."""
+MOST_NOTES = 200
+"""Notes of a run that the page shows; it says how many it leaves out."""
 LONGEST = 8000
 """Maximum number of characters of a text on the page; a cut is marked."""
 
@@ -45,6 +49,7 @@ class Html(ftp.Reporter):
         special = [e for e in run.evaluations if not tables.is_general(run, e)]
         rows = rows_of(special)
         word, sentence = tables.headline(rows)
+        notes = [event["text"] for event in run.events if event["event"] == "note"]
         values: dict[str, Any] = {
             "run": run,
             "rows": rows,
@@ -56,7 +61,7 @@ class Html(ftp.Reporter):
             "adjustment": tables.adjustment(rows),
             "notes": [(e.evals, e.evaluator, note) for e in special for note in e.notes],
             "general_notes": [(e.evals, e.evaluator, note) for e in general for note in e.notes],
-            "run_notes": list(dict.fromkeys(event["text"] for event in run.events if event["event"] == "note")),
+            "run_notes": first_few(list(dict.fromkeys(notes)), MOST_NOTES),
             "curves": [(title, Markup(svg)) for title, svg in curves.curves(run.events)],
             "happenings": curves.happenings(run.events),
             "forest": Markup(_forest(rows)),
@@ -65,6 +70,7 @@ class Html(ftp.Reporter):
             "leaks": tables.subsets(run.evaluations),
             "steps": tables.ledger_steps(run),
             "ledger_rows": sum(total["rows"] for total in run.ledger_totals),
+            "exports": [parity_row(record) for record in run.exports],
             "costs": run_costs.costs(run),
             "recipe": _yaml(run.recipe),
             "lock": _yaml({key: value for key, value in run.lock.items() if key != "recipe"}),

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import ftp
+from ftp.files import digest, without_controls
 from ftp.runs.directory import RunDirectory
 from ftp_plugins.reporters import tables
+from ftp_plugins.reporters.export_tables import parity_row
 from ftp_plugins.reporters.tables import figure, rows_of, signed
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -28,29 +30,13 @@ class ModelCard(ftp.Reporter):
     requires: ClassVar[tuple[str, ...]] = ("huggingface_hub", "jinja2")
 
     def report(self, run: ftp.FinishedRun) -> Path:
-        import jinja2
+        text, directory = card_of(run), RunDirectory(run.directory)
+        if directory.place("model").is_dir():  # not where a model was evaluated without training
+            directory.write_text("model/README.md", text)
+            self._write_eval_results(run, directory)
+        return directory.write_text("README.md", text)
 
-        environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=plain)
-        environment.filters |= {"figure": figure, "signed": signed}
-        template = environment.from_string((files("ftp_plugins.reporters") / "model_card.md.j2").read_text("utf-8"))
-        rows = rows_of(run.evaluations)
-        _, sentence = tables.headline(
-            [r for e in run.evaluations if not tables.is_general(run, e) for r in rows_of([e])]
-        )
-        card = template.render(
-            run=run,
-            rows=rows,
-            sentence=sentence if rows else "",
-            adjustment=tables.adjustment(rows),
-            unscored=unscored(run),
-        )
-        text = f"---\n{metadata(run)}\n---\n\n{card}"
-        if (run.directory / "model").is_dir():  # not where a model was evaluated without training
-            (run.directory / "model" / "README.md").write_text(text, encoding="utf-8")
-            self._write_eval_results(run)
-        return RunDirectory(run.directory).write_text("README.md", text)
-
-    def _write_eval_results(self, run: ftp.FinishedRun) -> None:
+    def _write_eval_results(self, run: ftp.FinishedRun, directory: RunDirectory) -> None:
         """Write a file for each figure on an eval set from the hub, in the hub's format.
 
         See hub-docs, eval_results.yaml.
@@ -66,10 +52,18 @@ class ModelCard(ftp.Reporter):
                 dataset_revision=source.get("revision"),
                 notes=f"{line['name']} on split {source.get('split') or 'train'}, {_against_base(line)}",
             )
-            file = run.directory / "model" / ".eval_results" / f"{line['evals']}-{line['name'].replace(' ', '-')}.yaml"
-            file.parent.mkdir(exist_ok=True)
             text = yaml.safe_dump(huggingface_hub.eval_result_entries_to_yaml([entry]), sort_keys=False)
-            file.write_text(text, encoding="utf-8")
+            directory.write_text(f"model/.eval_results/{file_name(line['evals'], line['name'])}.yaml", text)
+
+
+def file_name(*parts: str) -> str:
+    """Return a plain file name for names that others chose; one that had to be changed gets a digest, to stay unique.
+
+    A metric's name may hold slashes, dots and anything else.
+    """
+    name = "-".join(parts).replace(" ", "-")
+    plain = re.sub(r"[^A-Za-z0-9._-]", "-", name)[:100].lstrip(".")
+    return plain if plain == name else f"{plain}-{digest(parts)[:8]}"
 
 
 def _eval_source(run: ftp.FinishedRun, name: str) -> dict[str, Any]:
@@ -78,7 +72,63 @@ def _eval_source(run: ftp.FinishedRun, name: str) -> dict[str, Any]:
     return source if isinstance(source, dict) else {}
 
 
-def metadata(run: ftp.FinishedRun) -> str:
+def card_of(run: ftp.FinishedRun, library: str = "", section: str = "") -> str:
+    """Return the model card of a run, with the metadata that the hub reads.
+
+    Args:
+        library: what loads the model, as the hub names it. Default: what loads the run's model directory.
+        section: Markdown to put in place of how the run's model directory is loaded.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=plain)
+    environment.filters |= {"figure": figure, "signed": signed}
+    template = environment.from_string((files("ftp_plugins.reporters") / "model_card.md.j2").read_text("utf-8"))
+    rows = rows_of(run.evaluations)
+    _, sentence = tables.headline([r for e in run.evaluations if not tables.is_general(run, e) for r in rows_of([e])])
+    if not section and (run.directory / "model").is_dir():
+        lines = ["## Load it", "", "From the run's directory, with plain transformers:", "", "```python"]
+        section = "\n".join([*lines, *load_lines(run, "model"), "```"])
+    card = template.render(
+        run=run,
+        rows=rows,
+        sentence=sentence if rows else "",
+        adjustment=tables.adjustment(rows),
+        unscored=unscored(run),
+        exports=[parity_row(record) for record in run.exports],
+        loading=Markup(section),  # code, which is not to be escaped
+    )
+    return f"---\n{without_controls(metadata(run, library))}\n---\n\n{card}"
+
+
+def load_lines(run: ftp.FinishedRun, where: str) -> list[str]:
+    """Return three lines of Python that load the model of a run as it was evaluated, with transformers and peft alone.
+
+    Args:
+        where: its directory, as it is to stand there.
+    """
+    model = run.lock["model"]
+    whole = not (run.directory / "model" / "adapter_config.json").is_file()
+    quantization = model.get("quantization")
+    options = f'"{where}", dtype="{model["dtype"]}"'
+    if quantization:
+        settings = {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": quantization["scheme"],
+            "bnb_4bit_use_double_quant": quantization["double"],
+            "bnb_4bit_compute_dtype": quantization["compute_dtype"],
+        }
+        options += f", quantization_config=transformers.BitsAndBytesConfig(**{settings})"
+    loader = "transformers.AutoModelForCausalLM" if whole else "peft.AutoPeftModelForCausalLM"
+    return [
+        "import transformers" if whole else "import peft, transformers",
+        f"model = {loader}.from_pretrained({options})",
+        f'tokenizer = transformers.AutoTokenizer.from_pretrained("{where}")',
+    ]
+
+
+def metadata(run: ftp.FinishedRun, library: str = "") -> str:
     """Return the YAML header: what the hub can link and list. What isn't known, or isn't on the hub, is left out."""
     import huggingface_hub
 
@@ -105,7 +155,7 @@ def metadata(run: ftp.FinishedRun) -> str:
     data = huggingface_hub.ModelCardData(
         base_model=base if HUB_ID.fullmatch(base) and not Path(base).exists() else None,
         datasets=list(dict.fromkeys(hub)) or None,
-        library_name="transformers" if adapter == "full" else "peft",
+        library_name=library or ("transformers" if adapter == "full" else "peft"),
         pipeline_tag="text-generation",
         tags=["ftp", adapter, run.recipe["train"]["use"]],
         model_name=run.name,
@@ -139,9 +189,10 @@ def _against_base(line: Mapping[str, Any]) -> str:
 
 
 def plain(value: object) -> object:
-    """Return text without anything that Markdown or HTML would interpret."""
-    if not isinstance(value, str):
+    """Return text without anything that Markdown or HTML would interpret; what is marked as safe stays as it is."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
+    value = without_controls(value)
     for character in "\\`*_[]#":
         value = value.replace(character, f"\\{character}")
     return " ".join(value.replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;").split())

@@ -47,9 +47,9 @@ def estimate(options: SFTOptions, job: ftp.TrainingJob) -> dict[str, Any]:
     """Return the figures of a training with its time and memory, from the rehearsal and a few real steps.
 
     `seconds` is the time between the rehearsal and the end: a line through the times of batches of different sizes
-    (seconds on tokens), the optimizer's steps, the validations and the checkpoints. `memory_mb` is the peak of this
-    process after the largest batch, the timed steps, a validation and a save. On a CPU the heap grows during a
-    training, by about half, until its free memory is returned to the system: `memory_most_mb`.
+    (seconds on tokens), the optimizer's steps, the validations and the checkpoints. `measured_mb` is the peak of this
+    process after the largest batch, the timed steps, a validation and a save. On a CPU the heap grows during a training
+    until its free memory is returned to the system; `memory_mb` is the peak with that growth.
     """
     with ready_trainer(MeasuredTrainer, options, job) as trainer:
         return _measured(trainer)
@@ -78,14 +78,21 @@ def _measured(trainer: MeasuredTrainer) -> dict[str, Any]:
         "seconds_of": seconds_of,
         "rehearsal_seconds": trainer.rehearsal_seconds,
         "tokens_per_second": tokens / (seconds_of["batches"] + seconds_of["optimizer"]),
-        "memory_mb": memory,
-        "memory_most_mb": memory * (allocator.Growth.MOST if args.device.type == "cpu" else 1),
+        "memory_mb": memory * _heap_growth(args.device, planned["steps"]),
+        "measured_mb": memory,
         "timed": timed["steps"],
         "not_counted": [
             "running both models on the eval sets",
             *([f"the answers to {parts.dev_rows} rows at each validation"] if parts.best_by != "loss" else []),
         ],
     }
+
+
+def _heap_growth(device: Any, steps: int) -> float:
+    """Return how many times as large the process becomes over a training as after a few steps."""
+    if device.type != "cpu":
+        return 1.0
+    return 1 + (allocator.Growth.MOST - 1) * min(1, steps / allocator.Growth.WITHIN)
 
 
 def _timed(trainer: SFTTrainer) -> dict[str, Any]:

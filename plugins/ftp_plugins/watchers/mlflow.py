@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,6 +34,9 @@ class MLflow(Tracker):
     """The id of the run there."""
     _last: Any = PrivateAttr(default=None)
     """The newest batch being sent."""
+
+    def needs_consent(self) -> Sequence[str]:
+        return [f"send losses, scores and options to {self.uri}"] if self.uri else []
 
     def open(self, name: str, id: str, directory: Path) -> None:
         from mlflow import MlflowClient

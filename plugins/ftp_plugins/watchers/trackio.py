@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +28,9 @@ class Trackio(Tracker):
 
     _run: Any = PrivateAttr(default=None)
     """The Trackio run, while it is open."""
+
+    def needs_consent(self) -> Sequence[str]:
+        return [f"send losses, scores and options to the Hugging Face Space {self.space}"] if self.space else []
 
     def open(self, name: str, id: str, directory: Path) -> None:
         place = os.environ.get("TRACKIO_DIR")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -29,6 +29,10 @@ class WeightsAndBiases(Tracker):
 
     _run: Any = PrivateAttr(default=None)
     """The W&B run, while it is open."""
+
+    def needs_consent(self) -> Sequence[str]:
+        whose = f"{self.entity or 'your account'}'s project {self.project or 'named after the run'}"
+        return [] if self.mode == "offline" else [f"send losses, scores and options to Weights & Biases, {whose}"]
 
     def open(self, name: str, id: str, directory: Path) -> None:
         import wandb

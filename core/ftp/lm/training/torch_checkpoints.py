@@ -7,17 +7,23 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ftp.errors import ModelError
+from ftp.files import file_digest, read_plain_file
 
-WEIGHTS, PROGRESS = "weights.safetensors", "progress.json"
+WEIGHTS, PROGRESS, FILES = "weights.safetensors", "progress.json", "files.json"
+HASHED_BYTES = 2**28
+"""Up to this size a file of a checkpoint is known by its SHA-256, beyond it by its size alone: hashing takes time."""
 
 
 @dataclasses.dataclass
@@ -56,8 +62,8 @@ class Checkpoints:
 
     def last(self) -> Path | None:
         """Return the newest whole checkpoint, or None."""
-        found = sorted(self.directory.glob("step-*"), key=lambda path: path.name)
-        return next((path for path in reversed(found) if path.suffix != ".part"), None)
+        found = [path for path in self.directory.glob("step-*") if re.fullmatch(r"step-\d{8,12}", path.name)]
+        return max(found, key=step_of, default=None)
 
     def best(self, step: int) -> Path:
         """Return the directory with the weights of the best state, found at `step`."""
@@ -75,6 +81,7 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
             yield aside
+            (aside / FILES).write_text(json.dumps(_list(aside)), encoding="utf-8")
             for file in aside.iterdir():
                 _sync(file)
             _sync(aside)
@@ -132,9 +139,11 @@ def load_weights(directory: Path, model: torch.nn.Module) -> None:
     """Load the weights written by `save_weights` back into the same model.
 
     Raises:
-        ModelError: they are those of another model or adapter.
+        ModelError: they are those of another model or adapter, or damaged.
     """
-    weights, stored = _trained(model), load_file(directory / WEIGHTS)
+    with reading(directory):
+        stored = load_file(directory / WEIGHTS)
+    weights = _trained(model)
     if {name: w.shape for name, w in weights.items()} != {name: w.shape for name, w in stored.items()}:
         raise ModelError(f"{directory}: holds the weights of another model or adapter; begin a run with `ftp run`")
     with torch.no_grad():
@@ -156,7 +165,53 @@ def save_progress(directory: Path, progress: Progress) -> None:
 
 def load_progress(directory: Path) -> Progress:
     """Read the progress written by `save_progress`."""
-    return Progress(**json.loads((directory / PROGRESS).read_text(encoding="utf-8")))
+    with reading(directory):
+        text = read_plain_file(directory / PROGRESS, 2**20).decode()
+        return TypeAdapter(Progress).validate_python(json.loads(text))
+
+
+def check(directory: Path) -> None:
+    """Compare the files of a checkpoint with what was written down of them when it was saved.
+
+    One of an older release has nothing to compare with.
+
+    Raises:
+        ModelError: a file is damaged, or there are others than there were.
+    """
+    if not (directory / FILES).exists():
+        return
+    with reading(directory):
+        listed = json.loads(read_plain_file(directory / FILES, 2**20))
+        found = _list(directory)
+        changed = [name for name in sorted({*listed, *found}) if listed.get(name) != found.get(name)]
+        if changed:
+            raise ValueError(f"{', '.join(changed[:3])} {'is' if len(changed) == 1 else 'are'} not what was saved")
+
+
+@contextlib.contextmanager
+def reading(directory: Path) -> Iterator[None]:
+    """Turn whatever a damaged checkpoint makes the libraries raise into a ModelError that names it."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # the libraries raise many kinds
+        raise ModelError(
+            f"{directory}: the checkpoint is damaged ({_first_line(error)}); restore it from a copy, or remove it: "
+            f"then `ftp resume {directory.parent.parent}` begins training again"
+        ) from error
+
+
+def _list(directory: Path) -> dict[str, list[Any]]:
+    """Return size and SHA-256 of the files of a checkpoint, by name; `progress.json` is written again later."""
+    found: dict[str, list[Any]] = {}
+    for file in sorted(directory.rglob("*")):
+        if file.name not in (PROGRESS, FILES) and not file.is_dir():
+            if file.is_symlink() or not file.is_file():
+                raise ValueError(f"{file.name} is not a plain file")
+            size = file.stat().st_size
+            found[str(file.relative_to(directory))] = [size, file_digest(file) if size <= HASHED_BYTES else ""]
+    return found
 
 
 def _sync(path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ftp.errors import Interrupted, ModelError
 from ftp.lm.training.signals import Signals
-from ftp.lm.training.torch_checkpoints import load_progress, load_weights, save_progress, step_of
+from ftp.lm.training.torch_checkpoints import check, load_progress, load_weights, save_progress, step_of
 from ftp.lm.training.torch_trainer import TrainerWithParts
 from ftp.types import RollBack, TrainResult
 
@@ -90,6 +90,7 @@ def _train_steps(trainer: TrainerWithParts, steps: int) -> None:
     parts = trainer.parts
     last = parts.checkpoints.last()
     if last is not None:
+        check(last)
         parts.job.emit("resume", step=step_of(last))
     trainer.args.eval_on_start = trainer.validates and last is None
     with Signals(parts):
@@ -133,6 +134,7 @@ def _restore_best(trainer: TrainerWithParts) -> int:
     if not progress.best_step:  # stopped before the first validation
         return int(done)
     if progress.best_step != done:
+        check(parts.checkpoints.best(progress.best_step))
         load_weights(parts.checkpoints.best(progress.best_step), parts.job.model.model)
     parts.job.emit("best", step=progress.best_step, loss=progress.best_loss, best_by=parts.best_by)
     if progress.best_loss > progress.first:

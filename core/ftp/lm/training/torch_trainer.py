@@ -16,6 +16,7 @@ from ftp.lm import allocator
 from ftp.lm.training.torch_checkpoints import (
     load_progress,
     load_weights,
+    reading,
     save_progress,
     save_weights,
     step_name,
@@ -116,9 +117,11 @@ class TrainerWithParts(Trainer):  # type: ignore[misc]
         self.parts.resumed = True
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
             return
+        with reading(Path(checkpoint)):
+            super()._load_optimizer_and_scheduler(checkpoint)
         # A roll-back lowers the rate of a checkpoint that was saved with the higher one.
         rate = self.args.learning_rate * self.parts.progress.factor
         scheduler = self.lr_scheduler
@@ -127,6 +130,12 @@ class TrainerWithParts(Trainer):  # type: ignore[misc]
             group["initial_lr"] = rate
             group["lr"] = rate * scheduler.lr_lambdas[0](scheduler.last_epoch)
         scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        with reading(Path(checkpoint)):
+            super()._load_rng_state(checkpoint)
 
 
 class PartsCallback(TrainerCallback):  # type: ignore[misc]

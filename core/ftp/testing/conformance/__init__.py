@@ -23,7 +23,7 @@ def assert_component_ok(cls: type[Component], /, *samples: Any, **options: Any) 
         AssertionError: what is wrong, one sentence per line.
     """
     # Imported here: pytest loads this package wherever FTP is installed, whether or not a test needs it.
-    from ftp.testing.conformance import adapters, classes, curators, evaluators, formatters, watchers
+    from ftp.testing.conformance import adapters, classes, curators, evaluators, exporters, formatters, watchers
     from ftp.testing.conformance.common import fail, kind_of
     from ftp.testing.conformance.made import made
 
@@ -42,6 +42,8 @@ def assert_component_ok(cls: type[Component], /, *samples: Any, **options: Any) 
         evaluators.check_evaluator(component, samples or [answers_view(SUMS)])
     elif kind == "adapters":
         adapters.check_adapter(component)
+    elif kind == "exporters":
+        exporters.check_exporter(component)
     elif kind == "watchers":
         watchers.check_watcher(component)
 

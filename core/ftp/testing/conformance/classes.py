@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import get_args
 
 from ftp.components import (
+    KINDS,
     BringsEvals,
     Component,
     Evaluator,
@@ -83,8 +84,9 @@ def _unread_options(cls: type[Component]) -> Iterator[str]:
     parts = [tree for tree in map(source, _own_imports(cls, trees)) if tree is not None]
     nodes = [node for tree in (*trees, *parts) for node in ast.walk(tree)]
     read = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
+    of_the_kind = {name for base in KINDS.values() if issubclass(cls, base) for name in base.model_fields}
     for name in cls.model_fields:
-        if name not in read:
+        if name not in read | of_the_kind:  # FTP reads those that every component of the kind has
             yield f"nothing reads the option '{name}'; remove it, or use it (self.{name})."
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ftp.cli.echo import echo
 from ftp.cli.options import JSON
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ def command(runs: tuple[Path, ...], as_json: bool) -> None:
     import json
     import sys
 
-    from rich.console import Console
     from rich.table import Table
 
+    from ftp.cli.console import Console
     from ftp.errors import RunError
     from ftp.files import finite
     from ftp.stats.paired import verdict_in_words
@@ -37,7 +38,7 @@ def command(runs: tuple[Path, ...], as_json: bool) -> None:
     found, notes = compare(runs)
     if as_json:
         records = [_record(comparison) for comparison in found]
-        click.echo(json.dumps(finite({"comparisons": records, "notes": notes}), indent=2, ensure_ascii=False))
+        echo(json.dumps(finite({"comparisons": records, "notes": notes}), indent=2, ensure_ascii=False))
         return
     table = Table("Metric", "First", "Other", "Difference, 95% interval", "Verdict", box=None, pad_edge=False)
     for comparison in found:
@@ -47,11 +48,11 @@ def command(runs: tuple[Path, ...], as_json: bool) -> None:
         name += f"\n  {comparison.other}" if len(runs) > 2 else ""
         table.add_row(name, f"{metric.base:.3f}", f"{metric.tuned:.3f}", shown, verdict_in_words(metric))
     for at, run in enumerate(runs):
-        click.echo(f"{'first' if at == 0 else 'other'}: {run}")
+        echo(f"{'first' if at == 0 else 'other'}: {run}")
     Console(width=None if sys.stdout.isatty() else 200).print(table, markup=False)
-    click.echo("The verdict is that of the other run; p-values are adjusted for the number of comparisons (Holm).")
+    echo("The verdict is that of the other run; p-values are adjusted for the number of comparisons (Holm).")
     for note in notes:
-        click.echo(note)
+        echo(note)
 
 
 def _record(comparison: Comparison) -> dict[str, Any]:

@@ -110,8 +110,9 @@ def _metrics(run: FinishedRun) -> dict[tuple[str, str, str], Metric]:
 
 
 def _sets(run: FinishedRun) -> dict[str, Examples]:
-    files = sorted((run.directory / "data").glob("eval-*.arrow"))
-    return {file.stem.removeprefix("eval-"): read_examples(file) for file in files}
+    directory = RunDirectory(run.directory)
+    names = sorted(file.name for file in (run.directory / "data").glob("eval-*.arrow"))
+    return {Path(name).stem.removeprefix("eval-"): read_examples(directory.place(f"data/{name}")) for name in names}
 
 
 def _order(name: str, first: FinishedRun, mine: Examples, other: FinishedRun, theirs: Examples) -> list[int]:

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ftp.cli.options import JSON, RECIPE, SET, load_plugins, load_recipe, plugin_options
+from ftp.cli.echo import echo
+from ftp.cli.options import JSON, RECIPE, SET, for_writing, load_plugins, load_recipe, plugin_options, write_output
 
 if TYPE_CHECKING:
     from ftp.recipe.model import Recipe
     from ftp_plugins.commands.data.preview import Preview
 
-HTML = click.option("--html", "html", type=click.Path(path_type=Path), help="Also write a page to this file.")
+HTML = click.option(
+    "--html", "html", type=click.Path(path_type=Path), callback=for_writing, help="Also write a page to this file."
+)
 
 
 @click.group("data")
@@ -43,13 +46,13 @@ def check(
     checked, preview = _prepare(recipe, settings, files, without)
     summary = preview_report.summary(preview, checked)
     if html:
-        html.write_text(preview_report.page(summary), encoding="utf-8")
+        write_output(html, preview_report.page(summary))
     if as_json:
-        click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+        echo(json.dumps(summary, indent=2, ensure_ascii=False))
     else:
         preview_report.show(summary)
     if html and not as_json:
-        click.echo(html)
+        echo(html)
 
 
 @command.command("show")
@@ -77,13 +80,13 @@ def show(
     checked, preview = _prepare(recipe, settings, files, without)
     found = row_report.tokens_of(checked, preview, row)
     if html:
-        html.write_text(row_report.page(found), encoding="utf-8")
+        write_output(html, row_report.page(found))
     if as_json:
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         row_report.show(found)
     if html and not as_json:
-        click.echo(html)
+        echo(html)
 
 
 @command.command("why")
@@ -109,7 +112,7 @@ def why(
     _, preview = _prepare(recipe, settings, files, without)
     found = row_report.fate(preview, row)
     if as_json:
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         row_report.show_fate(found)
 
@@ -125,7 +128,7 @@ def index(files: tuple[Path, ...], output: Path) -> None:
     from ftp_plugins.curators.ngram_index import index_files
 
     made = index_files([str(file) for file in files], output)
-    click.echo(f"{output}: {len(made):,} rows, {output.stat().st_size:,} bytes")
+    echo(f"{output}: {len(made):,} rows, {output.stat().st_size:,} bytes")
 
 
 def _prepare(
@@ -138,7 +141,7 @@ def _prepare(
     plugins = load_plugins(files, without)
     checked = load_recipe(recipe, plugins, settings)
     for finding in checked.findings:
-        click.echo(finding, err=True)
+        echo(finding, err=True)
     quiet_libraries()
     with show() as progress:
         begin: Callable[[str], Callable[[int], None]] = progress.stage

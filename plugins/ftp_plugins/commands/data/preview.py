@@ -60,7 +60,7 @@ def prepare_preview(
     Raises:
         DataError: rows that can't be used, or that can't be trained on.
     """
-    lock = fingerprints(recipe, plugins)
+    lock = fingerprints(recipe, plugins, with_model=False)
     inputs = [{part: lock["recipe"][part] for part in READS}, lock["data"], lock["packages"], lock["plugins"]]
     blocks = zip(recipe.evaluate, lock["recipe"]["evaluate"], strict=True)
     inputs.append([block for evaluator, block in blocks if evaluator.on_its_own])

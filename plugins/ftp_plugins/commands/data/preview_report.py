@@ -12,7 +12,7 @@ from ftp.types import Example
 from ftp_plugins.commands.data.preview import Preview
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from ftp.cli.console import Console
 
 EXAMPLES = 3
 """Examples shown for each finding and for each reason."""
@@ -116,7 +116,7 @@ def _short(example: Example) -> str:
 
 def show(found: dict[str, Any]) -> None:
     """Print a summary: tables on a terminal, the same without colour elsewhere."""
-    from rich.console import Console
+    from ftp.cli.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
     _show_steps(console, found["steps"])

@@ -98,8 +98,9 @@ def fate(preview: Preview, row: str) -> dict[str, Any]:
 
 def show_fate(found: dict[str, Any]) -> None:
     """Print the fate of a row."""
-    from rich.console import Console
     from rich.text import Text
+
+    from ftp.cli.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
     for name, value in _fate_lines(found):
@@ -135,8 +136,9 @@ STYLES = {"trained": "black on green3", "masked": "grey50", "cut": "red strike"}
 
 def show(found: dict[str, Any]) -> None:
     """Print a row token by token: coloured on a terminal, in lines of one state elsewhere."""
-    from rich.console import Console
     from rich.text import Text
+
+    from ftp.cli.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(Text(headline(found), style="bold"))

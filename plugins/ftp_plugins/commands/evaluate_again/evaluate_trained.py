@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,15 +12,17 @@ from ftp.components import Reporter
 from ftp.data.examples import Corpus, Examples, read_examples, write_examples
 from ftp.data.ledger import Ledger
 from ftp.errors import DataError, ModelError, RunError
-from ftp.files import first_line, shown
+from ftp.files import shown
 from ftp.plugins import Plugins
 from ftp.progress import Progress
 from ftp.recipe.model import Data, Recipe
 from ftp.runs.directory import RunDirectory
 from ftp.runs.finished import finished
-from ftp.runs.lock import fingerprints, note_model
+from ftp.runs.lock import fingerprint_of, fingerprints, lock_of, note_model
+from ftp.runs.records import Training
+from ftp.runs.trust import allow, of_recipe
 from ftp.stages.evaluate import Evaluating, leaked_rows
-from ftp.stages.load_model import load_base_model
+from ftp.stages.load_model import load_base_model, restore_adapter
 from ftp.stages.prepare_data import prepare_data
 from ftp.stages.reports import default_reporters, write_reports
 from ftp.types import FinishedRun, LoadedModel
@@ -96,6 +97,8 @@ class _Target:
         """Write the recipe down, and the lock with the bytes of the data that was read."""
         resolved = yaml.safe_dump(whole.resolved(), sort_keys=False, allow_unicode=True)
         self.directory.write_text("resolved.yaml", resolved)
+        if failure := allow(self.directory, of_recipe(whole)):
+            self.note(f"`ftp report` may ask for your consent, as the run can't be signed: {failure}")
         lock = fingerprints(whole.model_copy(update={"data": hashed}), self.plugins)
         self.directory.write_json("run.lock.json", {**lock, "recipe": whole.resolved()})
 
@@ -126,8 +129,12 @@ class _RunTarget(_Target):
             raise RunError(f"{run}: no trained model in it; `ftp run` with its recipe goes on with it")
         self.run, self.file = run, file
         self.trained_by = recipe.read(run / "resolved.yaml", plugins)
+        RunDirectory(run).check()
         super().__init__(run, asked or self.trained_by, plugins, progress)
-        shutil.copy(run / "training.json", self.directory.path)
+        training = RunDirectory(run).read_json("training.json", Training)
+        if training is None:
+            raise RunError(f"{run / 'training.json'}: missing; restore it from a copy")
+        self.directory.write_json("training.json", training)
 
     def look_up(self) -> Ledger:
         mine = self.asked.model_copy(update={"model": self.trained_by.model, "adapter": self.trained_by.adapter})
@@ -139,7 +146,7 @@ class _RunTarget(_Target):
         self.write_recipe(mine, _evals_alone(self.asked).model_copy(update={"evals": {}}))
         self.evals = {}
         for name in (*self.asked.data.evals, *self.evaluating.own_evals):
-            known = read_examples(self.run / "data" / f"eval-{name}.arrow")
+            known = read_examples(RunDirectory(self.run).place(f"data/eval-{name}.arrow"))
             self.evals[name] = write_examples(self.directory.path / "data" / f"eval-{name}.arrow", known)
         ledger = Ledger.read(self.run / "ledger.parquet")
         curators = self.asked.data.curate
@@ -170,12 +177,12 @@ class _RunTarget(_Target):
         self.progress.stage("Loading the model")
         model, adapter, trained = self.trained_by.model, self.trained_by.adapter, self.run / "model"
         loaded = load_base_model(model, adapter, self.note)
-        before = RunDirectory(self.run).read_json("run.lock.json").get("model", {})
-        if before.get("fingerprint") != loaded.fingerprint:
+        before = fingerprint_of(lock_of(RunDirectory(self.run)))
+        if before and before != loaded.fingerprint:
             raise RunError(f"{self.run}: the base model {loaded.name} is not the one that it was trained on")
         note_model(self.directory, loaded)
         yield "base", loaded, None
-        tuned = adapter.restore(loaded, trained)
+        tuned = restore_adapter(adapter, loaded, trained)
         if tuned is None:
             raise ModelError(f"'{adapter.used_as}' can't be restored from disk, so the run can't be evaluated again")
         yield "tuned", tuned, trained
@@ -210,10 +217,7 @@ class _DirectoryTarget(_Target):
             whole = model.model_copy(update={"id": str(self.target)})
             yield "tuned", load_base_model(whole, None, self.note), None
             return
-        try:
-            tuned = adapter.restore(loaded, self.target)
-        except Exception as error:  # the libraries raise many kinds for weights that don't fit
-            raise ModelError(f"{self.target}: doesn't fit {loaded.name}: {first_line(error)}") from None
+        tuned = restore_adapter(adapter, loaded, self.target)
         if tuned is None:
             raise ModelError(f"'{adapter.used_as}' can't take the adapter in {self.target}")
         yield "tuned", tuned, self.target

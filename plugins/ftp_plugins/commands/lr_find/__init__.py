@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from ftp.cli.options import JSON, RECIPE, SET, load_plugins, load_recipe, plugin_options
+from ftp.cli.echo import echo
+from ftp.cli.options import JSON, RECIPE, SET, for_writing, load_plugins, load_recipe, plugin_options, write_output
 
 RANGE = (5e-5, 2e-4)
 """The range for an adapter without a range of its own."""
@@ -23,7 +24,12 @@ SHOWN = 15
 @SET
 @plugin_options
 @JSON
-@click.option("--html", type=click.Path(path_type=Path), help="Also write a page with the curve to this file.")
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path),
+    callback=for_writing,
+    help="Also write a page with the curve to this file.",
+)
 @click.option("--steps", type=click.IntRange(min=10), default=60, show_default=True, help="Optimizer steps to take.")
 @click.option("--low", type=click.FloatRange(min=0, min_open=True), help="The first rate.")
 @click.option("--high", type=click.FloatRange(min=0, min_open=True), help="The last rate, unless the loss diverges.")
@@ -74,10 +80,10 @@ def command(
     if html:
         from ftp_plugins.commands.lr_find.page import page
 
-        html.write_text(page(found, headline(found)), encoding="utf-8")
-    click.echo(json.dumps(finite(found), indent=2) if as_json else "\n".join(lines(found)))
+        write_output(html, page(found, headline(found)))
+    echo(json.dumps(finite(found), indent=2) if as_json else "\n".join(lines(found)))
     if html and not as_json:
-        click.echo(html)
+        echo(html)
 
 
 def headline(found: dict[str, Any]) -> str:

@@ -1,0 +1,32 @@
+"""The exports of a run: where they are, and the record that each has of what it is and how near it came."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ftp.errors import RunError
+
+RECORD = "export.json"
+
+
+def read_exports(run: Path) -> list[dict[str, Any]]:
+    """Return the records of the exports in a run directory, by name.
+
+    Raises:
+        RunError: one of them is damaged.
+    """
+    return list(_records(run))
+
+
+def _records(run: Path) -> Iterator[dict[str, Any]]:
+    for file in sorted(run.glob(f"exports/*/{RECORD}")):
+        if file.parent.suffix == ".part":  # half an export that a kill has left
+            continue
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            yield {**record, "directory": str(file.parent.relative_to(run))}
+        except (ValueError, TypeError, OSError) as error:
+            raise RunError(f"{file}: damaged; export it again ({error})") from None

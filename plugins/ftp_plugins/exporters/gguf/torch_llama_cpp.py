@@ -1,0 +1,72 @@
+"""GGUF files opened with llama.cpp."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ftp
+from ftp.lm.rendering import render
+from ftp.lm.torch_parity import LONGEST_PROMPT
+
+
+def with_llama(path: Path, like: Any, stops: Sequence[int], lora: Path | None = None) -> ftp.Exported:
+    """Open a GGUF file with llama-cpp-python: its tokens, its predictions.
+
+    Args:
+        like: the run's tokenizer, which lends Jinja's surroundings to the template in the file.
+        stops: the tokens that end an answer.
+        lora: an adapter to put on it.
+
+    Raises:
+        ModelError: llama.cpp can't open it.
+    """
+    import llama_cpp
+
+    try:
+        llama = llama_cpp.Llama(
+            str(path),
+            lora_path=str(lora) if lora else None,
+            n_ctx=2 * LONGEST_PROMPT,
+            n_batch=2 * LONGEST_PROMPT,
+            logits_all=True,
+            n_gpu_layers=0,
+            n_threads=torch.get_num_threads(),
+            verbose=False,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ftp.ModelError(f"{path}: llama.cpp can't open it: {error}") from None
+    template = copy.deepcopy(like)
+    template.chat_template = llama.metadata.get("tokenizer.chat_template", like.chat_template)
+
+    def encode(example: ftp.Example) -> list[int]:
+        text = render(template, example.prompt, answer_next=True, tools=example.tools)
+        return list(llama.tokenize(text.encode(), add_bos=False, special=True))
+
+    def encode_text(text: str) -> list[int]:
+        return list(llama.tokenize(text.encode(), add_bos=True, special=True))
+
+    def logits(ids: Sequence[int]) -> torch.Tensor:
+        llama.reset()
+        llama.eval(list(ids))
+        return torch.from_numpy(llama.scores[: len(ids)].copy())
+
+    def answer(ids: Sequence[int], most: int) -> list[int]:
+        llama.reset()
+        llama.eval(list(ids))
+        found: list[int] = []
+        while len(found) < most:
+            found.append(int(llama.scores[llama.n_tokens - 1].argmax()))
+            if found[-1] in stops or len(found) == most:
+                break
+            llama.eval(found[-1:])
+        return found
+
+    return ftp.Exported(
+        f"llama.cpp (llama-cpp-python {version('llama-cpp-python')})", encode, encode_text, logits, answer
+    )
