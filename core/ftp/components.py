@@ -436,6 +436,10 @@ def _defines(cls: type, method: str) -> Any:
     return any(method in vars(base) and vars(base)[method] is not None for base in cls.__mro__) or NotImplemented
 
 
+def _nobody(what: Any) -> None:
+    """Tell nobody."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineWork:
     """What an engine works with: set by the pipeline, never by a recipe."""
@@ -448,9 +452,9 @@ class EngineWork:
     """Whose answers they are: `base`, `tuned` or the name under `against:`."""
     evals: str = ""
     """The eval set that is answered."""
-    progress: Callable[[int], None] = lambda answers: None
+    progress: Callable[[int], None] = _nobody
     """Called with the number of answers done since its last call."""
-    note: Callable[[str], object] = lambda text: None
+    note: Callable[[str], object] = _nobody
     """Called with each message for the user."""
 
 
