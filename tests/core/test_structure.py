@@ -19,13 +19,15 @@ KERNEL = {
     "pipeline",
 }
 """With `stages`, which put it to work, what a newcomer reads to understand FTP."""
-KERNEL_LINES = 3600
+KERNEL_LINES = 4000
 PLUGINS = CORE.parents[1] / "plugins" / "ftp_plugins"
 LONGEST = 60
 """Lines of a function that fits on a screen."""
 MOST_CLOSURES = 3
 """Functions inside a function."""
 SHARED_WORDS = {
+    "adapter": "a kind of component",
+    "hub": "a place of models and data sets",
     "preference": "a kind of example (`ftp.types.Kind`), which several formatters may make",
     "feedback": "a kind of example",
     "text": "a kind of example, and plain English",
@@ -40,7 +42,7 @@ SHARED_WORDS = {
     "mlflow": "a package whose distribution has another name",
 }
 """Names of built-in components that are also words of the core; none of them refers to the component there."""
-OWN_VARIABLES = {"FTP_CACHE", "FTP_PLUGINS_DISABLED", "FTP_REPLAY"}
+OWN_VARIABLES = {"FTP_CACHE", "FTP_PLUGINS_DISABLED", "FTP_REPLAY", "FTP_USER_DATA"}
 """The core's own: caches of every component, plugins that are kept out, services that no component may call."""
 OPTIONS_OF_BUILT_INS = {"best_by", "judgments.jsonl", "adapter_config.json", "report.html", "decontaminate"}
 """Options and files that belong to built-in components.

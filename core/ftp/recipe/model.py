@@ -24,9 +24,8 @@ from ftp.components import (
 from ftp.data.readers.encodings import known_encoding
 from ftp.data.readers.rows import ReadOptions, SampleBy
 from ftp.options import PLAIN_NAME, FilePath, Options, Share
-from ftp.recipe.yaml_source import Path_
 from ftp.types import ControlTokenRule
-
+from ftp.yaml_source import Path_
 
 CONTESTANT = r"^[A-Za-z0-9][A-Za-z0-9_]*$"
 """Pattern for the names of contestants, which become a part of file names."""

@@ -26,7 +26,7 @@ from ftp.recipe.checks import cross_check
 from ftp.recipe.explain import explain
 from ftp.recipe.model import Recipe, Source, components_of, reads_answers
 from ftp.recipe.slots import Slots
-from ftp.recipe.yaml_source import Path_, dotted, override, parse
+from ftp.yaml_source import Path_, dotted, override, parse
 
 VALIDATION = 0.1
 """Share of the domain rows to validate on if a recipe doesn't say."""

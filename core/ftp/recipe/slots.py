@@ -119,7 +119,7 @@ class Slots:
             if several not in self._several:
                 self._several[several] = type("Slot", (Slot,), {"block": staticmethod(partial(self._union, several))})
             rest = [self._filled(kind) for kind in kinds if not _is_kind(kind)]
-            return Union[(self._several[several], *rest)]  # noqa: UP007
+            return Union[(self._several[several], *rest)]
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             if annotation not in self._slots:
                 name, block = annotation.__name__, staticmethod(partial(self._block, annotation))

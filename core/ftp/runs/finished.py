@@ -9,13 +9,13 @@ from typing import Any
 from ftp.data.examples import Corpus, read_examples
 from ftp.data.ledger import Ledger
 from ftp.errors import DataError, RecipeError, RunError
-from ftp.recipe.yaml_source import parse
-from ftp.runs import records
-from ftp.runs.answers import read_answers, repeated
+from ftp.records import schemas
+from ftp.records.answers import read_answers, repeated
+from ftp.records.exports import read_exports
 from ftp.runs.directory import RunDirectory
-from ftp.runs.exports import read_exports
 from ftp.runs.lock import lock_of
 from ftp.types import Evaluation, EvalView, FinishedRun, Usage
+from ftp.yaml_source import parse
 
 
 def finished(directory: RunDirectory) -> FinishedRun:
@@ -50,7 +50,7 @@ def _read(directory: RunDirectory) -> FinishedRun:
         id=directory.id,
         recipe=recipe,
         lock=lock_of(directory),
-        training=directory.read_json("training.json", records.Training) or {},
+        training=directory.read_json("training.json", schemas.Training) or {},
         evaluations=evaluations,
         views=[view_of(directory, corpus, name) for name in sets],
         events=directory.events(),
@@ -72,8 +72,8 @@ def evaluations_of(directory: RunDirectory) -> list[Evaluation] | None:
 
 
 def _evaluations(directory: RunDirectory, name: str) -> list[Evaluation] | None:
-    found = directory.read_json(name, list[records.EvaluationRecord], records.MOST_BYTES_OF_SCORES)
-    return None if found is None else [records.evaluation(record) for record in found]
+    found = directory.read_json(name, list[schemas.EvaluationRecord], schemas.MOST_BYTES_OF_SCORES)
+    return None if found is None else [schemas.evaluation(record) for record in found]
 
 
 def resolved_of(directory: RunDirectory) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def resolved_of(directory: RunDirectory) -> dict[str, Any]:
         document = parse(text, str(file))
         if document.problems:
             raise ValueError(document.problems[0].removeprefix(f"{file}:"))
-        recipe: dict[str, Any] = records.checked(records.Resolved, document.data)
+        recipe: dict[str, Any] = schemas.checked(schemas.Resolved, document.data)
     except RecipeError as error:
         raise RunError(f"{error.problems[0]}; put the file back from a copy") from None
     except ValueError as error:
@@ -97,9 +97,7 @@ def resolved_of(directory: RunDirectory) -> dict[str, Any]:
     return recipe
 
 
-def view_of(
-    directory: RunDirectory, corpus: Corpus, name: str, tuned: str = "tuned", base: str = "base"
-) -> EvalView:
+def view_of(directory: RunDirectory, corpus: Corpus, name: str, tuned: str = "tuned", base: str = "base") -> EvalView:
     """Return one eval set with the results of both models.
 
     Where a prompt has several answers, its example is repeated, once for each.

@@ -12,13 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ftp.errors import DataError
 from ftp.components import Engine
+from ftp.errors import DataError
 from ftp.files import digest, file_digest, forget_unused, new_file, user_cache
 from ftp.guard import call
 from ftp.options import AnswerOptions
 from ftp.recipe.model import dump
-from ftp.runs.answers import read_answers
+from ftp.records.answers import read_answers
 from ftp.types import Answer, Example, LoadedModel, TokenLoss
 
 LAYOUT = 3
@@ -103,7 +103,7 @@ def recall(key: str | None) -> tuple[list[Answer], list[TokenLoss]] | None:
 
 
 def keep(key: str | None, written: Path) -> None:
-    """Store the file of answers that `ftp.runs.answers.write_answers` wrote."""
+    """Store the file of answers that `ftp.records.answers.write_answers` wrote."""
     if key is None:
         return
     file = _file(key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from ftp.errors import ComponentError
 from ftp.guard import call, described
 from ftp.lm.rendering import Tokens, stop_ids
 from ftp.lm.tokens import tokenise
-from ftp.runs.answers import read_answers, write_answers
+from ftp.records.answers import write_answers
 from ftp.runs.directory import RunDirectory
 from ftp.runs.finished import answers_file
 from ftp.stages import answer_cache

@@ -9,7 +9,7 @@ from itertools import islice
 from ftp.components import Engine, EngineWork, Evaluator
 from ftp.errors import ModelError
 from ftp.lm.rendering import encode, stop_ids
-from ftp.runs.answers import repeated
+from ftp.records.answers import repeated
 from ftp.stages.ask import answered
 from ftp.stages.evaluate import evaluated
 from ftp.types import Answer, EvalView, Example, LoadedModel, TokenLoss

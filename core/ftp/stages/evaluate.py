@@ -85,9 +85,7 @@ class Evaluating:
         """Have a model in memory answer eval sets, and measure its losses on them; see `ask`."""
         for name, examples in evals.items():
             engine = self.engine if self._reads_answers(name, evals) else None
-            self._asking.loaded_model(
-                Question(who, name, examples, name in self.own_evals), loaded, trained, engine
-            )
+            self._asking.loaded_model(Question(who, name, examples, name in self.own_evals), loaded, trained, engine)
 
     def ask_engine(self, who: str, engine: Engine, evals: Mapping[str, Examples]) -> None:
         """Have an engine with a model of its own answer those eval sets whose answers are read."""

@@ -104,7 +104,9 @@ def rehearsed_run(directory: RunDirectory, place: Path, evaluations: Sequence[Ev
     copy.path.mkdir(parents=True)
     for name in ("recipe.yaml", "resolved.yaml", "run.lock.json", "events.jsonl"):
         shutil.copy(directory.path / name, copy.path / name)
-    (copy.path / "data").symlink_to((directory.path / "data").absolute())
+    (copy.path / "data").mkdir()
+    for file in (*(directory.path / "data").glob("eval-*.arrow"), directory.path / "data" / "validation.arrow"):
+        shutil.copy(file, copy.path / "data")  # no link: nothing of a run is read through one
     Ledger.read(directory.path / "data" / "ledger.parquet").write(copy.path / "ledger.parquet")
     (copy.path / "answers").mkdir()
     for file in (directory.path / "answers").glob("base-*.parquet"):

@@ -16,10 +16,10 @@ from ftp.files import shown
 from ftp.plugins import Plugins
 from ftp.progress import Progress
 from ftp.recipe.model import Data, Recipe
+from ftp.records.schemas import Training
 from ftp.runs.directory import RunDirectory
 from ftp.runs.finished import finished
 from ftp.runs.lock import fingerprint_of, fingerprints, lock_of, note_model
-from ftp.runs.records import Training
 from ftp.runs.trust import allow, of_recipe
 from ftp.stages.against import ask_contestants
 from ftp.stages.evaluate import Evaluating, leaked_rows
@@ -130,7 +130,7 @@ class _RunTarget(_Target):
         self, run: Path, asked: Recipe | None, file: Path | None, plugins: Plugins, progress: Progress
     ) -> None:
         if "train" not in RunDirectory(run).stages():
-            raise RunError(f"{run}: no trained model in it; `ftp run` with its recipe goes on with it")
+            raise RunError(f"{run}: no trained model in it; `ftp run` with its recipe resumes it")
         self.run, self.file = run, file
         self.trained_by = recipe.read(run / "resolved.yaml", plugins)
         RunDirectory(run).check()

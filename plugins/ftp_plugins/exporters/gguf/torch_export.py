@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 from importlib.metadata import version
 from pathlib import Path
@@ -86,7 +87,9 @@ def with_transformers(job: ftp.ExportJob, path: Path) -> ftp.Exported:
 
     from ftp_plugins.exporters.gguf.torch_read import check_settings, model_from, tokenizer_from
 
-    config = job.base().model.config
+    config = copy.deepcopy(job.base().model.config)
+    if hasattr(config, "quantization_config"):  # of the base; the file holds plain weights or GGUF's own
+        del config.quantization_config
     tokenizer = tokenizer_from(path, job.tokenizer.tokenizer)
     engine = f"transformers {version('transformers')}"
     if config.model_type in READ_BY_FTP:

@@ -64,7 +64,9 @@ def tensors_of(model: Any, architecture: Architecture) -> list[GgufTensor]:
 
 def parts_of(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the weights by name, views of the model's own; the experts' of a layer are three."""
-    for name, weight in model.state_dict().items():
+    # Parameters alone: beside 4-bit weights there are scales and tables.
+    for name, parameter in model.named_parameters():
+        weight = parameter.detach()
         prefix, dot, last = name.rpartition(".experts.")
         if not dot:
             yield name, weight
