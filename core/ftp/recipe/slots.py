@@ -151,7 +151,7 @@ class Slots:
         """
         if (cls, use) not in self._members:
             first_line = (cls.__doc__ or "").strip().split("\n", 1)[0]
-            optional = {"default": use} if issubclass(cls, Engine) and cls.by_default else {}
+            optional: dict[str, Any] = {"default": use} if issubclass(cls, Engine) and cls.by_default else {}
             tag = {"use": (Literal[use], Field(description=first_line, **optional))} if use else {}
             made = self.model(cls, **tag)
             self._members[cls, use] = Annotated[made, AfterValidator(partial(self.rebuilt, cls, use=use))]
