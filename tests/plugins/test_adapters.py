@@ -8,7 +8,7 @@ import pytest
 
 from ftp import ModelError
 from ftp.lm.byte_level import ByteLevel
-from ftp.runs.answers import read_answers
+from ftp.records.answers import read_answers
 from ftp.testing import assert_component_ok
 from ftp_plugins.adapters.full import Full
 from ftp_plugins.adapters.lora import LoRA

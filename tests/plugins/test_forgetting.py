@@ -15,7 +15,7 @@ from ftp.cli import cli
 from ftp.data.examples import read_examples
 from ftp.errors import RecipeError
 from ftp.plugins import load
-from ftp.runs.answers import read_answers
+from ftp.records.answers import read_answers
 from ftp.testing import assert_component_ok
 from ftp.types import EvalView
 from ftp_plugins.commands.compare.pairing import compare

@@ -15,7 +15,7 @@ from ftp.data.ledger import Ledger
 from ftp.errors import DataError, FtpError, RunError
 from ftp.lm import torch_generate
 from ftp.options import AnswerOptions
-from ftp.runs.answers import write_answers
+from ftp.records.answers import write_answers
 from ftp.runs.directory import RunDirectory
 from ftp.runs.finished import finished
 from ftp.stages import answer_cache

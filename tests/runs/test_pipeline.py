@@ -16,7 +16,7 @@ from ftp.cli import cli
 from ftp.errors import FtpError
 from ftp.lm.torch_generate import generate
 from ftp.options import AnswerOptions
-from ftp.runs.answers import read_answers
+from ftp.records.answers import read_answers
 from ftp.types import LoadedModel
 from ftp_plugins.loaders.huggingface import HuggingFace
 

@@ -26,10 +26,10 @@ def command(
     """Check a recipe and its data; load no model. Warnings leave the exit code at 0."""
     from ftp.errors import DataError
     from ftp.files import shown
-    from ftp.recipe.yaml_source import dotted
     from ftp.stages.own_evals import bring_evals
     from ftp.stages.prepare_data import examples_of, summary
     from ftp.types import Example
+    from ftp.yaml_source import dotted
 
     checked = load_recipe(recipe, load_plugins(files, without), settings)
     echo(f"{recipe}: the recipe is valid")
@@ -78,7 +78,7 @@ def command(
 def _warnings(file: Path, checked: Recipe, settings: tuple[str, ...]) -> Iterator[str]:
     """Yield what deserves a second look, each with its place in the recipe or in a `--set`."""
     from ftp.recipe.checks import warnings
-    from ftp.recipe.yaml_source import dotted, override, parse
+    from ftp.yaml_source import dotted, override, parse
 
     document = parse(file.read_text(encoding="utf-8"), str(file))
     for setting in settings:

@@ -17,7 +17,7 @@ from ftp.files import shown
 from ftp.guard import call
 from ftp.plugins import Plugins, missing_packages
 from ftp.recipe.model import Recipe, Source, components_of
-from ftp.recipe.yaml_source import Path_, dotted
+from ftp.yaml_source import Path_, dotted
 
 Problems = Iterator[tuple[Path_, str]]
 

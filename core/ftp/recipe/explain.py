@@ -13,7 +13,7 @@ from ftp.errors import did_you_mean
 from ftp.options import PLAIN_NAME
 from ftp.plugins import Plugins
 from ftp.recipe.hints import blocks_in, tags_of, where_it_belongs
-from ftp.recipe.yaml_source import Document, Path_, dotted, shown_value
+from ftp.yaml_source import Document, Path_, dotted, shown_value
 
 _MUST_BE = {
     "int_type": "a whole number",

@@ -16,7 +16,7 @@ from typing import Any
 
 from ftp.errors import RunError
 from ftp.files import append_line, clear_parts, finite, new_directory, new_file, read_plain_file, write_text
-from ftp.runs.records import EVENTS, MOST_BYTES, MOST_BYTES_OF_EVENTS, Event, StageRecord, checked
+from ftp.records.schemas import EVENTS, MOST_BYTES, MOST_BYTES_OF_EVENTS, Event, StageRecord, checked
 
 
 class RunDirectory:

@@ -19,10 +19,10 @@ from ftp.guard import call
 from ftp.plugins import Plugins
 from ftp.recipe.model import Recipe, components_of
 from ftp.recipe.read import plugins_of
-from ftp.recipe.yaml_source import Path_, dotted, shown_value
-from ftp.runs import records
+from ftp.records import schemas
 from ftp.runs.directory import RunDirectory, runs_below
 from ftp.types import LoadedModel
+from ftp.yaml_source import Path_, dotted, shown_value
 
 LOCK = "run.lock.json"
 INPUTS = ("recipe", "data", "packages", "plugins")
@@ -62,7 +62,7 @@ def lock_of(directory: RunDirectory) -> dict[str, Any]:
     Raises:
         RunError: the file is missing or damaged.
     """
-    found: dict[str, Any] | None = directory.read_json(LOCK, records.Lock)
+    found: dict[str, Any] | None = directory.read_json(LOCK, schemas.Lock)
     if found is None:
         raise RunError(f"{directory.path / LOCK}: missing; put it back from a copy")
     return found
@@ -138,7 +138,7 @@ def origin_of(directory: RunDirectory) -> dict[str, Any]:
     Raises:
         RunError: it is not a run directory.
     """
-    origin: dict[str, Any] | None = directory.read_json("origin.json", records.Origin)
+    origin: dict[str, Any] | None = directory.read_json("origin.json", schemas.Origin)
     if not (directory.path / LOCK).is_file():
         instead = f"; `ftp run {directory.path}` resumes its run" if directory.path.is_file() else ""
         raise RunError(f"{directory.path}: not a run directory{instead}")

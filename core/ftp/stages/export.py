@@ -19,8 +19,8 @@ from ftp.guard import call
 from ftp.lm.rendering import stop_ids
 from ftp.options import Proof
 from ftp.recipe.model import Recipe, dump
+from ftp.records.exports import RECORD
 from ftp.runs.directory import RunDirectory
-from ftp.runs.exports import RECORD
 from ftp.runs.finished import finished
 from ftp.stages.load_model import give_memory_back
 from ftp.stages.load_trained import load_base_of, load_trained, restored

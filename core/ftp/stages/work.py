@@ -12,12 +12,12 @@ from typing import Any
 from ftp.progress import Progress
 from ftp.recipe.checks import warnings
 from ftp.recipe.model import Recipe
-from ftp.recipe.yaml_source import dotted
 from ftp.runs.directory import RunDirectory
 from ftp.runs.events import EventLog
 from ftp.runs.lock import inputs_of, lock_of
 from ftp.stages.evaluate import Evaluating
 from ftp.types import RollBack, Stop
+from ftp.yaml_source import dotted
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Work:
 
     @cached_property
     def evaluating(self) -> Evaluating:
-        return Evaluating(self.recipe.evaluate, self.recipe.answers, self.directory, self.progress.stage)
+        return Evaluating(self.recipe.evaluate, self.recipe.answers, self.directory, self.progress.stage, self.note)
 
     @cached_property
     def events(self) -> EventLog:

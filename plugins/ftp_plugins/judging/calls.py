@@ -17,8 +17,8 @@ from typing_extensions import TypedDict
 
 from ftp.errors import RunError
 from ftp.files import digest, new_file, read_plain_file, user_cache
+from ftp.records.schemas import checked
 from ftp.runs.directory import RunDirectory
-from ftp.runs.records import checked
 from ftp_plugins.judging.budget import Budget, OverBudgetError, Prices
 from ftp_plugins.judging.client import CallFailed, JudgeError, Reply
 
