@@ -179,6 +179,15 @@ class Loader(Component):
         """
         return ""
 
+    def lineage(self) -> Mapping[str, Any]:
+        """Return which earlier run the model is from, for the lock and the reports; empty for one from elsewhere.
+
+        Returns:
+            `run` (its id), `name`, `lock` (SHA-256 of its lock), `fingerprint`, `base` (name of its base model), and
+            `parent`, the same of the run that it was made from in turn.
+        """
+        return {}
+
     @abstractmethod
     def load(self, request: ModelRequest) -> LoadedModel:
         """Load the weights as `request` asks (dtype, quantization). Raise `ftp.ModelError` where that is impossible."""
