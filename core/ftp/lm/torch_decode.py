@@ -198,7 +198,7 @@ class Lane:
         """Read the prompts of new rows and return their first tokens."""
         decoder = self._decoder
         pad = rows[0].request.tokenizer.pad_token_id
-        ids, mask = padded([row.request.prompt for row in rows], pad, side="left")
+        ids, mask = padded([list(row.request.prompt) for row in rows], pad, side="left")
         ids, mask = ids.to(decoder.model.device), mask.to(decoder.model.device)
         cache = decoder.new_cache()
         logits = decoder.forward(rows, ids, mask, cache)

@@ -47,7 +47,7 @@ def command(
     /save, which adds a turn to a file of rows. Text that is piped in is one turn: `echo "…" | ftp chat RUN`.
     """
     from ftp.lm.sampling import Sampling
-    from ftp_plugins.commands.chat.partners import open_local, open_server
+    from ftp_plugins.commands.chat.partners import Partner, open_local, open_server
     from ftp_plugins.commands.chat.session import Session
     from ftp_plugins.commands.chat.terminal import talk
 
@@ -58,6 +58,7 @@ def command(
     if base and server is not None:
         raise click.UsageError("--base is for a run: a server doesn't say what its models were made from")
     sampling = Sampling(max_tokens, temperature, top_p, seed)
+    partner: Partner
     if server is not None:
         partner = open_server(server, served, api_key_env, sampling)
     else:

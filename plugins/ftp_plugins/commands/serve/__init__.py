@@ -56,15 +56,11 @@ def command(
     With --engine and --print nothing is served: the commands and files for a server in an environment of its own are
     printed instead.
     """
-    from ftp.errors import RunError
-
     if bool(engine) != print_:
         raise click.UsageError("--engine and --print belong together: the engine runs in an environment of its own")
     if engine:
         from ftp_plugins.commands.serve.production import instructions
 
-        if len(runs) > 1 and engine in ("llama.cpp", "ollama"):
-            raise RunError(f"{engine} serves one model at a time; name one run")
         click.echo(instructions(engine, runs, host, port))
         return
     from ftp_plugins.commands.serve.start import Settings, serve

@@ -62,7 +62,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 def _refusal(status: int, message: str, **more: Any) -> HTTPException:
     headers = more.pop("headers", None)
-    return HTTPException(status, error_body(printable(message), **more), headers)  # type: ignore[arg-type]
+    return HTTPException(status, error_body(printable(message), **more), headers)
 
 
 class _Server:

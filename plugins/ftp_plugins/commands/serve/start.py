@@ -50,25 +50,23 @@ def serve(
     except ModuleNotFoundError as error:
         raise FtpError(f"ftp serve needs {error.name}: pip install 'ftp-finetune[serve]'") from None
     key = _key(settings)
-    listener = _listen(settings)  # before the models are loaded, which may take minutes
     opened = _opened(runs, files, without, trust)
     quiet_libraries()
     from ftp_plugins.commands.serve.app import make_app
     from ftp_plugins.commands.serve.worker import Worker
 
-    with listener, show() as progress:
-        progress.stage("Loading the models")
-        trained = load_runs(opened, progress.note, settings.batch_size)
-        models = served_models(trained, with_base)
+    with _listen(settings) as listener:  # the address first: the models may take minutes to load
+        with show() as progress:
+            progress.stage("Loading the models")
+            models = served_models(load_runs(opened, progress.note, settings.batch_size), with_base)
         worker = Worker(settings.batch_size + settings.queue)
         worker.start()
         app = make_app(models, worker, key, settings.host)
         config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
         for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises again what it has handled
             signal.signal(number, lambda *_: None)
-        port = listener.getsockname()[1]
         address = f"[{settings.host}]" if ":" in settings.host else settings.host
-        echo(f"Serving {', '.join(models)} at http://{address}:{port}/v1", err=True)
+        echo(f"Serving {', '.join(models)} at http://{address}:{listener.getsockname()[1]}/v1", err=True)
         try:
             uvicorn.Server(config).run(sockets=[listener])
         finally:
