@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         BringsEvals,
         Component,
         Curator,
+        Engine,
         Evaluator,
         Exporter,
         ExportJob,
@@ -74,6 +75,7 @@ __all__ = [
     "Corpus",
     "Curator",
     "DataError",
+    "Engine",
     "EvalView",
     "Evaluation",
     "Evaluator",
@@ -131,7 +133,8 @@ __all__ = [
 
 _HOME = {
     "ftp.components": (
-        "Adapter BringsEvals Component Curator Evaluator Exporter ExportJob Formatter Loader LoadsTokenizer "
+        "Adapter BringsEvals Component Curator Engine Evaluator Exporter ExportJob Formatter Loader "
+        "LoadsTokenizer "
         "MeasuresModel Reporter Trainer TrainingJob Watcher"
     ),
     "ftp.data.examples": "Corpus",

@@ -12,7 +12,7 @@ from pydantic import Field, PrivateAttr
 
 from ftp.data.examples import Corpus
 from ftp.data.ledger import Ledger
-from ftp.options import PLAIN_NAME, Options, Proof
+from ftp.options import PLAIN_NAME, AnswerOptions, Decoding, Options, Proof
 from ftp.stats.clusters import clusters_of
 from ftp.stats.paired import paired_metric
 from ftp.types import (
@@ -29,6 +29,7 @@ from ftp.types import (
     RollBack,
     Score,
     Stop,
+    TokenLoss,
     TrainResult,
     Warn,
     Weights,
@@ -334,6 +335,9 @@ class Evaluator(Component):
     """The kinds of example that it can score; a recipe with other kinds is refused."""
     reads_answers: ClassVar[bool] = True
     """Whether it needs generated answers; an evaluator that uses losses alone doesn't."""
+    reads_losses: ClassVar[bool] = False
+    """Whether it needs the losses on the references: it then can't compare with a model that gives none, such as one
+    on a server."""
     higher_is_better: ClassVar[bool] = True
     """Whether a higher `score` is better."""
 
@@ -432,6 +436,83 @@ def _defines(cls: type, method: str) -> Any:
     return any(method in vars(base) and vars(base)[method] is not None for base in cls.__mro__) or NotImplemented
 
 
+def _nobody(what: Any) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineWork:
+    """What an engine works with: set by the pipeline, never by a recipe."""
+
+    model: LoadedModel | None = None
+    """The model that answers; None for an engine with a model of its own."""
+    directory: Path | None = None
+    """The run directory, for the records of an engine that calls a service; None outside a run."""
+    who: str = ""
+    """Whose answers they are: `base`, `tuned` or the name under `against:`."""
+    evals: str = ""
+    """The eval set that is answered."""
+    progress: Callable[[int], None] = _nobody
+    """Called with the number of answers done since its last call."""
+    note: Callable[[str], object] = _nobody
+    """Called with each message for the user."""
+
+
+class Engine(Component, Decoding):
+    """Answers prompts, with a model that the pipeline has loaded or with one of its own."""
+
+    by_default: ClassVar[bool] = False
+    """Whether it answers in a recipe whose `answers:` block names no engine."""
+    own_model: ClassVar[bool] = False
+    """Whether it has a model of its own, such as one on a server. It can then stand under `against:`; one without
+    answers for the models that the pipeline has loaded."""
+
+    _work: EngineWork = PrivateAttr(default=EngineWork())
+
+    @property
+    def work(self) -> EngineWork:
+        """The model to answer with, and whom to tell."""
+        return self._work
+
+    def at_work(self, work: EngineWork) -> Self:
+        """Return the same engine with this `work`."""
+        engine = self.model_copy()
+        engine._work = work
+        return engine
+
+    @property
+    def options(self) -> AnswerOptions:
+        """How this engine answers, as `answer` takes it."""
+        fields = {name for name in AnswerOptions.model_fields if name in type(self).model_fields}
+        return AnswerOptions.model_construct(**{name: getattr(self, name) for name in sorted(fields)})
+
+    def fingerprint(self) -> str | None:
+        """Return what the answers of an engine with a model of its own depend on, besides its options.
+
+        None where that isn't known: its answers are then kept for the run and not for other runs.
+        """
+        return None
+
+    @abstractmethod
+    def answer(self, prompts: Sequence[Example], options: AnswerOptions) -> Sequence[Answer]:
+        """Answer the prompt of every example.
+
+        Returns:
+            `options.samples` answers to each prompt, those to one prompt beside one another: an answer for every
+            prompt, in the order of the prompts, where there is one sample.
+
+        Raises:
+            ModelError: the prompts can't be answered.
+        """
+
+    def losses(self, examples: Sequence[Example]) -> Sequence[TokenLoss] | None:
+        """Return the loss on the reference of every example; None for an engine that can't tell.
+
+        Asked only of an engine with a model of its own: the pipeline measures those that it has loaded.
+        """
+        return None
+
+
 class Reporter(Component):
     """Writes a report of a finished run."""
 
@@ -520,6 +601,7 @@ KINDS: dict[str, type[Component]] = {
     "adapters": Adapter,
     "trainers": Trainer,
     "watchers": Watcher,
+    "engines": Engine,
     "evaluators": Evaluator,
     "reporters": Reporter,
     "exporters": Exporter,

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pluggy
 
-from ftp.components import Adapter, Curator, Evaluator, Exporter, Formatter, Loader, Reporter, Trainer, Watcher
+from ftp.components import (
+    Adapter,
+    Curator,
+    Engine,
+    Evaluator,
+    Exporter,
+    Formatter,
+    Loader,
+    Reporter,
+    Trainer,
+    Watcher,
+)
 
 hookspec = pluggy.HookspecMarker("ftp")
 hookimpl = pluggy.HookimplMarker("ftp")
@@ -38,6 +49,11 @@ def ftp_trainers() -> dict[str, type[Trainer]]:  # type: ignore[empty-body]
 @hookspec
 def ftp_watchers() -> dict[str, type[Watcher]]:  # type: ignore[empty-body]
     """Offer watchers: each sees the events of training and may stop it or roll it back."""
+
+
+@hookspec
+def ftp_engines() -> dict[str, type[Engine]]:  # type: ignore[empty-body]
+    """Offer engines: each answers prompts, with a loaded model or with one of its own."""
 
 
 @hookspec

@@ -61,15 +61,29 @@ PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 """Pattern for names that become file names; file systems limit their length."""
 
 
-class AnswerOptions(Options):
-    """How the base and the tuned model answer the eval sets. Decoding is greedy."""
+class Decoding(Options):
+    """How an answer is generated, whoever answers. Greedy by default."""
 
-    also_known_as: ClassVar[Mapping[str, str]] = {"max_tokens": "max_new_tokens", "eval_batch_size": "batch_size"}
+    also_known_as: ClassVar[Mapping[str, str]] = {"max_tokens": "max_new_tokens"}
 
     max_new_tokens: int = Field(default=256, ge=1)
     """The longest answer, in tokens. A longer one is cut off and marked as cut."""
+    temperature: float = Field(default=0, ge=0)
+    """Sampling temperature; 0 always takes the most likely token."""
+    top_p: float = Field(default=1, gt=0, le=1)
+    """Sample from the most likely tokens that together have this probability (nucleus sampling, Holtzman et al. 2020,
+    arXiv:1904.09751)."""
+    samples: int = Field(default=1, ge=1)
+    """Answers to each prompt. Scores are means over them, with intervals clustered by prompt; needs a temperature."""
+
+
+class AnswerOptions(Decoding):
+    """How a model in memory answers the eval sets."""
+
     batch_size: int = Field(default=32, ge=1)
     """Prompts answered at once."""
+    seed: int = Field(default=42, ge=0, lt=2**32)
+    """For sampling."""
 
 
 REPLAY = "FTP_REPLAY"
@@ -91,7 +105,7 @@ class Proof(Options):
     max_new_tokens: int = Field(default=32, ge=1)
     """The longest greedy answer to compare."""
     kl: float | None = Field(default=None, ge=0)
-    """Largest mean Kullback-Leibler divergence from the model of the run, in nats per token."""
+    """Largest mean KL (Kullback-Leibler) from the model of the run, in nats per token."""
     top1: float | None = Field(default=None, ge=0, le=1)
     """Smallest share of positions with the same likeliest token."""
     same_answers: float | None = Field(default=None, ge=0, le=1)

@@ -14,7 +14,7 @@ from ftp.runs.lock import fingerprints, origin_of
 from ftp.runs.start import accept_changes, begin, run_directory
 from ftp.stages.export import refuse_unproven, rehearse_exports
 from ftp.stages.reports import default_reporters, write_reports
-from ftp.stages.run_stages import ask, base_model_of, evaluate, export, rehearse, rows_of, train
+from ftp.stages.run_stages import ask, ask_contestants, base_model_of, evaluate, export, rehearse, rows_of, train
 from ftp.stages.work import Work
 from ftp.types import FinishedRun
 
@@ -75,6 +75,8 @@ def _stages(work: Work, plugins: Plugins) -> None:
     """Do the stages that are not done yet."""
     with work.begun():
         corpus, ledger = rows_of(work)
+        # Contestants before training: a server that can't be asked shows before the hours, and memory is free.
+        ask_contestants(work, corpus)
         if not work.is_done("tuned"):
             loaded = base_model_of(work)
             if not work.is_done("train"):

@@ -182,7 +182,7 @@ class Parity:
     top1: float
     """Share of the positions at which both think the same token likeliest."""
     kl: float
-    """Mean Kullback-Leibler divergence of the export from the run, nats per position."""
+    """Mean KL (Kullback-Leibler) of the export from the run, in nats per position."""
     kl_max: float
     same_answers: float
     """Share of the prompts whose greedy answers are the same tokens."""
@@ -236,6 +236,10 @@ class Answer:
     """Generated tokens, without the one that ended the answer."""
     stopped: bool
     """Whether the model ended the answer by itself rather than at the limit."""
+    seconds: float | None = field(default=None, compare=False)
+    """What it took; for answers given together the share of each. None where it was not measured."""
+    cost: float | None = field(default=None, compare=False)
+    """What it cost, in the currency of the recipe's prices; None without prices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +347,23 @@ class Evaluation:
     """How reliable the instrument was and what it cost, by name; no part of the result."""
     subsets: Mapping[str, tuple[Metric, ...]] = field(default_factory=dict)
     """The same metrics on the `clean` and the `leaked` rows alone, where the ledger knows of leaks."""
+    against: str = ""
+    """The contestant whose answers stand in the place of the base model's; empty for the base model itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the answers of a model to all eval sets took, on average."""
+
+    who: str
+    """`base`, `tuned` or the name of a contestant."""
+    answers: int
+    tokens: float
+    """Generated tokens of an answer."""
+    seconds: float | None
+    """Seconds for an answer; None where they were not measured."""
+    cost: float | None
+    """Cost of an answer, in the currency of the recipe's prices; None without prices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,6 +381,10 @@ class FinishedRun:
     views: Sequence[EvalView]
     events: Sequence[Mapping[str, Any]]
     ledger_totals: Sequence[Mapping[str, Any]] = field(default=())
+    against: Sequence[Evaluation] = ()
+    """Comparisons of the tuned model with the recipe's contestants; `base` in their metrics is the contestant."""
+    usage: Sequence[Usage] = ()
+    """What the answers of each model took: of base, tuned and every contestant."""
     reports: Sequence[Path] = ()
     """The files that its reporters wrote, in order; empty until then."""
     exports: Sequence[Mapping[str, Any]] = ()

@@ -40,6 +40,7 @@ SHARED_WORDS = {
     "judge": "plain English, in `ftp.stats`",
     "html": "the suffix of a page",
     "mlflow": "a package whose distribution has another name",
+    "merged": "plain English",
 }
 """Names of built-in components that are also words of the core; none of them refers to the component there."""
 OWN_VARIABLES = {"FTP_CACHE", "FTP_PLUGINS_DISABLED", "FTP_REPLAY", "FTP_USER_DATA"}

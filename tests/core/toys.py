@@ -107,6 +107,18 @@ class Steps(ftp.Trainer):
         raise ftp.ModelError("a toy trains nothing")
 
 
+class Echo(ftp.Engine):
+    """Repeats the question."""
+
+    by_default: ClassVar = True
+
+    batch_size: int = Field(32, ge=1)
+    """Questions at once."""
+
+    def answer(self, prompts, options):
+        return [ftp.Answer(example.prompt[-1].content, 1, True) for example in prompts for _ in range(options.samples)]
+
+
 class Same(ftp.Evaluator):
     """Whether the answer is the reference."""
 
@@ -159,6 +171,11 @@ def ftp_adapters():
 @ftp.hookimpl
 def ftp_trainers():
     return {"steps": Steps}
+
+
+@ftp.hookimpl
+def ftp_engines():
+    return {"echo": Echo}
 
 
 @ftp.hookimpl

@@ -12,6 +12,7 @@ from ftp.components import (
     Adapter,
     Component,
     Curator,
+    Engine,
     Evaluator,
     Exporter,
     Formatter,
@@ -22,9 +23,12 @@ from ftp.components import (
 )
 from ftp.data.readers.encodings import known_encoding
 from ftp.data.readers.rows import ReadOptions, SampleBy
-from ftp.options import PLAIN_NAME, AnswerOptions, FilePath, Options, Share
+from ftp.options import PLAIN_NAME, FilePath, Options, Share
 from ftp.types import ControlTokenRule
 from ftp.yaml_source import Path_
+
+CONTESTANT = r"^[A-Za-z0-9][A-Za-z0-9_]*$"
+"""Pattern for the names of contestants, which become a part of file names."""
 
 
 def _known_encoding(name: str) -> str:
@@ -148,8 +152,12 @@ class Recipe(Options):
     """How to train."""
     watch: list[Watcher] | None = None
     """Watchers of the training. Default: every installed one that is on by default."""
-    answers: AnswerOptions = AnswerOptions()
-    """How answers are generated for the evaluators."""
+    answers: Engine | None = None
+    """The engine that answers for the base and the tuned model, and how. Default: the installed one that is on by
+    default, also for a block without `use:`."""
+    against: dict[Annotated[str, Field(pattern=CONTESTANT)], Loader | Engine] = Field(default_factory=dict)
+    """Contestants by name: other models, each by its loader or by an engine with a model of its own. They answer the
+    same eval sets, and every evaluator compares the tuned model with each of them."""
     evaluate: list[Evaluator] = Field(default_factory=list)
     """Evaluators, each run on every eval set."""
     report: list[Reporter] = Field(default_factory=list)

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from ftp.components import (
     BringsEvals,
     Curator,
+    Engine,
     Watcher,
 )
 from ftp.data.files import files_of, notes_on, rows_of
@@ -23,7 +24,7 @@ from ftp.guard import call
 from ftp.plugins import Plugin, Plugins, missing_packages
 from ftp.recipe.checks import cross_check
 from ftp.recipe.explain import explain
-from ftp.recipe.model import Recipe, Source, components_of
+from ftp.recipe.model import Recipe, Source, components_of, reads_answers
 from ftp.recipe.slots import Slots
 from ftp.yaml_source import Path_, dotted, override, parse
 
@@ -60,6 +61,7 @@ def read(file: Path, plugins: Plugins, settings: Sequence[str] = ()) -> Recipe:
     ]:
         raise RecipeError(clashes)
     slots, model = _slots_of(plugins)
+    _name_the_engine(document.data, slots)
     try:
         # JSON mode is strict about types ("3" is no number, true is no integer) and lenient about containers.
         checked = model.model_validate_json(
@@ -81,6 +83,18 @@ def _slots_of(plugins: Plugins) -> tuple[Slots, type[Recipe]]:
     """Return the slots and the model of a recipe for these plugins; building them takes longer than reading."""
     slots = Slots(plugins)
     return slots, slots.model(Recipe)
+
+
+def _name_the_engine(data: dict[str, Any], slots: Slots) -> None:
+    """Name the default engine in an `answers:` block without `use:`, as recipes written for FTP 0.1 have it."""
+    given, engine = data.get("answers"), _default_engine(slots)
+    if isinstance(given, dict) and "use" not in given and engine is not None:
+        data["answers"] = {"use": engine.used_as, **given}
+
+
+def _default_engine(slots: Slots) -> Engine | None:
+    engines = slots.without_options(Engine, lambda cls: cls.by_default)  # type: ignore[type-abstract]
+    return engines[0] if engines else None
 
 
 def _clashes(block: Any, plugins: Plugins, path: Path_ = ()) -> Iterator[tuple[Path_, str]]:
@@ -147,7 +161,7 @@ def _notes_on(path: Path_, source: Source) -> Iterator[str]:
 def _with_defaults(recipe: Recipe, plugins: Plugins, slots: Slots) -> tuple[Recipe, list[tuple[Path_, str]]]:
     """Fill in defaults that depend on several blocks and on what is installed.
 
-    They are the validation share, the curators that guard eval sets, and the watchers.
+    They are the validation share, the curators that guard eval sets, the watchers, and the engine.
     """
     data = recipe.data
     update: dict[str, Any] = {}
@@ -173,6 +187,10 @@ def _with_defaults(recipe: Recipe, plugins: Plugins, slots: Slots) -> tuple[Reci
         changed["watch"] = slots.without_options(Watcher, lambda cls: cls.by_default)
         clashes = [plugins.clash_of(watcher.used_as, "watchers") for watcher in changed["watch"]]
         problems += [(("watch",), clash) for clash in clashes if clash]
+    if recipe.answers is None and reads_answers(recipe):
+        changed["answers"] = _default_engine(slots)
+        if changed["answers"] is None:
+            problems.append((("evaluate",), "reads answers, and no engine that answers by default is installed"))
     return (recipe.model_copy(update=changed) if changed else recipe), problems
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from ftp.components import KINDS, Component, Formatter
+from ftp.components import KINDS, Component, Engine, Formatter
 from ftp.plugins import Offer, Plugins
 from ftp.recipe.model import Recipe, dump
 
@@ -54,6 +54,7 @@ class Slots:
     def __init__(self, plugins: Plugins) -> None:
         self._plugins = plugins
         self._slots: dict[type[BaseModel], type[Slot]] = {}
+        self._several: dict[tuple[type[Component], ...], type[Slot]] = {}
         self._members: dict[tuple[type[BaseModel], str], Any] = {}
 
     def model(self, cls: type[Block], **more: Any) -> type[Block]:
@@ -113,6 +114,12 @@ class Slots:
         """Return the annotation with a Slot for every block in it that depends on what is installed."""
         if not has_slots(annotation):
             return annotation
+        kinds = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else ()
+        if len(several := tuple(kind for kind in kinds if _is_kind(kind))) > 1:  # one union, told apart by `use`
+            if several not in self._several:
+                self._several[several] = type("Slot", (Slot,), {"block": staticmethod(partial(self._union, several))})
+            rest = [self._filled(kind) for kind in kinds if not _is_kind(kind)]
+            return Union[(self._several[several], *rest)]
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             if annotation not in self._slots:
                 name, block = annotation.__name__, staticmethod(partial(self._block, annotation))
@@ -124,11 +131,11 @@ class Slots:
 
     def _block(self, cls: type[BaseModel]) -> Any:
         """Return what replaces a class in an annotation: a union for a kind, a block with filled slots for others."""
-        return self._union(cls) if issubclass(cls, Component) else self._member(cls)
+        return self._union((cls,)) if issubclass(cls, Component) else self._member(cls)
 
-    def _union(self, cls: type[Component]) -> Any:
-        """Return the union of the offered components that are one of `cls`, told apart by `use`."""
-        offers = self._offered(cls)
+    def _union(self, classes: Sequence[type[Component]]) -> Any:
+        """Return the union of the offered components that are one of `classes`, told apart by `use`."""
+        offers = [offer for cls in classes for offer in self._offered(cls)]
         if not offers:
             return Annotated[Any, AfterValidator(_nothing_installed), WithJsonSchema({"type": "object"})]
         members = [self._member(offer.component, offer.name) for offer in offers]
@@ -144,7 +151,8 @@ class Slots:
         """
         if (cls, use) not in self._members:
             first_line = (cls.__doc__ or "").strip().split("\n", 1)[0]
-            tag = {"use": (Literal[use], Field(description=first_line))} if use else {}
+            optional: dict[str, Any] = {"default": use} if issubclass(cls, Engine) and cls.by_default else {}
+            tag = {"use": (Literal[use], Field(description=first_line, **optional))} if use else {}
             made = self.model(cls, **tag)
             self._members[cls, use] = Annotated[made, AfterValidator(partial(self.rebuilt, cls, use=use))]
         return self._members[cls, use]
@@ -173,6 +181,10 @@ class Slots:
 
 _MADE: dict[str, Any] = {"use_attribute_docstrings": False, "defer_build": True}
 """Classes made at run time have no source to look for docstrings in, and most are only ever a part of another."""
+
+
+def _is_kind(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Component)
 
 
 def has_slots(annotation: Any, above: frozenset[type] = frozenset()) -> bool:

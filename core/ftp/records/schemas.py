@@ -236,6 +236,7 @@ class EvaluationRecord(TypedDict):
     evals: str
     n: Annotated[int, Field(ge=0)]
     panel: NotRequired[dict[str, Annotated[float | str, BeforeValidator(_numbers)]]]
+    against: NotRequired[str]
     subsets: NotRequired[dict[Literal["clean", "leaked"] | str, tuple[PairedMetric, ...]]]
 
 
@@ -249,6 +250,7 @@ def evaluation(record: EvaluationRecord) -> Evaluation:
         n=record["n"],
         panel=record.get("panel", {}),
         subsets=record.get("subsets", {}),
+        against=record.get("against", ""),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,11 @@ from ftp.data.examples import Corpus, read_examples
 from ftp.data.ledger import Ledger
 from ftp.errors import DataError, RecipeError, RunError
 from ftp.records import schemas
-from ftp.records.answers import read_answers
+from ftp.records.answers import read_answers, repeated
 from ftp.records.exports import read_exports
 from ftp.runs.directory import RunDirectory
 from ftp.runs.lock import lock_of
-from ftp.types import Evaluation, EvalView, FinishedRun
+from ftp.types import Evaluation, EvalView, FinishedRun, Usage
 from ftp.yaml_source import parse
 
 
@@ -42,6 +43,7 @@ def _read(directory: RunDirectory) -> FinishedRun:
     sets = {name: read_examples(file) for name, file in files.items()}
     nothing = read_examples(directory.place("data/validation.arrow"))
     corpus = Corpus(nothing, nothing, sets)
+    asked = ["base", "tuned", *(contestant(name) for name in recipe.get("against") or {})]
     return FinishedRun(
         directory=directory.path,
         name=directory.name,
@@ -53,6 +55,8 @@ def _read(directory: RunDirectory) -> FinishedRun:
         views=[view_of(directory, corpus, name) for name in sets],
         events=directory.events(),
         reports=[directory.path / name for name in directory.stages().get("report", {}).get("files", ())],
+        against=_evaluations(directory, "against.json") or [],
+        usage=[usage for name in asked if (usage := _usage(directory, name, recipe["data"]["evals"]))],
         exports=read_exports(directory.path),
         ledger_totals=Ledger.read(directory.place("ledger.parquet")).totals(),
     )
@@ -64,7 +68,11 @@ def evaluations_of(directory: RunDirectory) -> list[Evaluation] | None:
     Raises:
         RunError: the file is damaged.
     """
-    found = directory.read_json("evaluation.json", list[schemas.EvaluationRecord], schemas.MOST_BYTES_OF_SCORES)
+    return _evaluations(directory, "evaluation.json")
+
+
+def _evaluations(directory: RunDirectory, name: str) -> list[Evaluation] | None:
+    found = directory.read_json(name, list[schemas.EvaluationRecord], schemas.MOST_BYTES_OF_SCORES)
     return None if found is None else [schemas.evaluation(record) for record in found]
 
 
@@ -89,28 +97,64 @@ def resolved_of(directory: RunDirectory) -> dict[str, Any]:
     return recipe
 
 
-def view_of(directory: RunDirectory, corpus: Corpus, name: str, tuned: str = "tuned") -> EvalView:
+def view_of(directory: RunDirectory, corpus: Corpus, name: str, tuned: str = "tuned", base: str = "base") -> EvalView:
     """Return one eval set with the results of both models.
+
+    Where a prompt has several answers, its example is repeated, once for each.
+
+    Args:
+        tuned: whose answers are those of the tuned model; see `answers_file`.
+        base: whose answers stand in the place of the base model's.
 
     Raises:
         RunError: a file with answers has not as many rows as the eval set.
         DataError: it is missing or damaged.
     """
     examples = list(corpus.evals[name])
-    found = []
-    for who in ("base", tuned):
+    found, samples = [], 1
+    for who in (base, tuned):
         answers, losses = read_answers(answers_file(directory, who, name))
-        if len(losses) != len(examples):
-            what = f"has {len(losses)} rows, and its eval set {len(examples)}; put it back from a copy"
+        rows = len(answers or losses)
+        if rows != len(examples) * (samples := max(1, rows // max(1, len(examples)))):
+            what = f"has {rows} rows, and its eval set {len(examples)}; put it back from a copy"
             raise RunError(f"{answers_file(directory, who, name)}: {what}")
-        found.append((answers, losses))
-    (base_answers, base_losses), (tuned_answers, tuned_losses) = found
-    return EvalView(name, examples, base_answers, tuned_answers, base_losses, tuned_losses, directory=directory.path)
+        found.append((samples, answers, losses))
+    if found[0][0] != found[1][0]:
+        what = f"{found[0][0]} answers to each prompt by {base}, {found[1][0]} by {tuned}"
+        raise RunError(f"{directory.path}: {what}; put the files with answers back from a copy")
+    (_, base_answers, base_losses), (_, tuned_answers, tuned_losses) = found
+    rows_of_samples = repeated(examples, samples)
+    return EvalView(
+        name, rows_of_samples, base_answers, tuned_answers, base_losses, tuned_losses, directory=directory.path
+    )
 
 
 def answers_file(directory: RunDirectory, who: str, name: str) -> Path:
-    """Return the file with the answers of `who` (`base` or `tuned`) to an eval set."""
+    """Return the file with the answers of `who` to an eval set: `base`, `tuned` or `contestant(name)`."""
     return directory.place(f"answers/{who}-{name}.parquet")
+
+
+def contestant(name: str) -> str:
+    """Return what the files of a contestant's answers are called by."""
+    return f"against.{name}"
+
+
+def _usage(directory: RunDirectory, who: str, evals: Iterable[str]) -> Usage | None:
+    """Return what the answers of a model took; None where it gave none."""
+    files = [answers_file(directory, who, name) for name in evals]
+    answers = [answer for file in files if file.is_file() for answer in read_answers(file)[0]]
+    if not answers:
+        return None
+    tokens = sum(answer.tokens for answer in answers) / len(answers)
+    seconds = [answer.seconds for answer in answers if answer.seconds is not None]
+    costs = [answer.cost for answer in answers if answer.cost is not None]
+    return Usage(
+        who.removeprefix(contestant("")),
+        len(answers),
+        tokens,
+        sum(seconds) / len(seconds) if seconds else None,
+        sum(costs) / len(costs) if costs else None,
+    )
 
 
 def _eval_file(name: str) -> str:

@@ -10,14 +10,18 @@ import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+from ftp.components import Engine
 from ftp.errors import DataError
 from ftp.files import digest, file_digest, forget_unused, new_file, user_cache
+from ftp.guard import call
 from ftp.options import AnswerOptions
+from ftp.recipe.model import dump
 from ftp.records.answers import read_answers
 from ftp.types import Answer, Example, LoadedModel, TokenLoss
 
-LAYOUT = 2
+LAYOUT = 3
 """Part of the key; increased when the stored format, or the way answers and losses are computed, changes."""
 
 
@@ -25,14 +29,14 @@ def key(
     loaded: LoadedModel,
     trained: Path | None,
     examples: Sequence[Example],
-    options: AnswerOptions | None,
+    options: AnswerOptions | Engine | None,
     open_end: bool = False,
 ) -> str | None:
     """Return the SHA-256 of everything that determines answers and losses; None for a model without a fingerprint.
 
     Args:
         trained: the directory of the trained weights that are in the model; None for the base model.
-        options: how answers are generated; None for losses alone.
+        options: how answers are generated, and by which engine; None for losses alone.
         open_end: whether the end of running text is left out of its loss.
     """
     if len(loaded.fingerprint.removeprefix("commit ")) < 40:
@@ -45,10 +49,29 @@ def key(
                 *(str(model.dtype), model.device.type, getattr(model.config, "_attn_implementation", "")),
                 *(loaded.request.quantization, loaded.new_tokens, model.generation_config.eos_token_id),
                 *(tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.special_tokens_map),
-                *(options and options.model_dump(), open_end),
+                *(options and dump(options), open_end),
             ]
         ).encode()
     )
+    _add(found, examples)
+    return found.hexdigest()
+
+
+def own_key(engine: Engine, examples: Sequence[Example]) -> str | None:
+    """Return the SHA-256 of what determines the answers of an engine with a model of its own.
+
+    None where the engine doesn't know what they depend on.
+    """
+    known = call(str | None, engine.fingerprint)
+    if known is None:
+        return None
+    found = hashlib.sha256(digest([LAYOUT, known, dump(engine)]).encode())
+    _add(found, examples)
+    return found.hexdigest()
+
+
+def _add(found: Any, examples: Sequence[Example]) -> None:
+    """Add to a hash what the answers to examples depend on."""
     for example in examples:
         content = [
             [dataclasses.astuple(message) for message in example.messages],
@@ -57,7 +80,6 @@ def key(
             example.control_tokens,
         ]
         found.update(json.dumps(content).encode())
-    return found.hexdigest()
 
 
 def weights_digest(directory: Path | None) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import islice
 
-from ftp.components import Evaluator
+from ftp.components import Engine, EngineWork, Evaluator
 from ftp.errors import ModelError
 from ftp.lm.rendering import encode, stop_ids
-from ftp.options import AnswerOptions
+from ftp.records.answers import repeated
+from ftp.stages.ask import answered
 from ftp.stages.evaluate import evaluated
 from ftp.types import Answer, EvalView, Example, LoadedModel, TokenLoss
 
@@ -24,13 +25,14 @@ class DevScore:
     def __init__(
         self,
         evaluators: Sequence[Evaluator],
-        options: AnswerOptions,
+        engine: Engine | None,
         loaded: LoadedModel,
         validation: Sequence[Example],
     ) -> None:
         # One on its own has data of its own; another of the same name may score validation rows.
         self.evaluators = {e.used_as: e for e in evaluators if not e.on_its_own}
-        self.options, self.loaded = options, loaded
+        self.engine = engine and engine.at_work(EngineWork(loaded, who="tuned", evals="validation"))
+        self.loaded = loaded
         self.validation = validation
         self.base: tuple[list[Answer], list[TokenLoss]] | None = None
 
@@ -44,15 +46,14 @@ class DevScore:
         Raises:
             ModelError: the evaluator has no such metric.
         """
-        from ftp.lm.torch_generate import generate
         from ftp.lm.torch_losses import token_losses
 
         name, _, wanted = metric.partition(".")
         examples = list(islice(self.validation, rows))
-        now = (
-            generate(self.loaded, examples, self.options) if self.evaluators[name].reads_answers else [],
-            token_losses(self.loaded, encode(self.loaded.tokenizer, examples, self.stops)),
-        )
+        said = answered(self.engine, examples) if self.engine and self.evaluators[name].reads_answers else []
+        losses = token_losses(self.loaded, encode(self.loaded.tokenizer, examples, self.stops))
+        samples = max(1, len(said) // max(1, len(examples)))
+        examples, now = repeated(examples, samples), (said, repeated(losses, samples))
         self.base = self.base or now
         view = EvalView("validation", examples, self.base[0], now[0], self.base[1], now[1])
         evaluation = evaluated(self.evaluators[name], view)

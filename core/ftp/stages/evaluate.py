@@ -10,20 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ftp.components import Curator, Evaluator, MeasuresModel
+from ftp.components import Curator, Engine, Evaluator, MeasuresModel
 from ftp.data.examples import Corpus, Examples
 from ftp.errors import ComponentError, RunError
 from ftp.guard import blaming, call, described
-from ftp.lm.rendering import Tokens, stop_ids
-from ftp.lm.tokens import tokenise
-from ftp.options import AnswerOptions
-from ftp.records.answers import write_answers
 from ftp.runs.directory import RunDirectory
-from ftp.runs.finished import answers_file, view_of
-from ftp.stages import answer_cache
+from ftp.runs.finished import contestant, view_of
+from ftp.stages.ask import Asking, Question
 from ftp.stages.own_evals import own_evals, together
 from ftp.stats.paired import adjusted, on_subsets
-from ftp.types import Answer, Evaluation, EvalView, Example, LoadedModel, LoadedTokenizer, Metric
+from ftp.types import Evaluation, EvalView, Example, LoadedModel, Metric
 
 REHEARSED = 20
 """Examples of each eval set that evaluators are tried on before training."""
@@ -34,10 +30,13 @@ class Evaluating:
     """Runs the evaluators of a recipe in a run directory."""
 
     evaluators: Sequence[Evaluator]
-    options: AnswerOptions
+    engine: Engine | None
+    """What answers for models in memory; None where nothing reads answers."""
     directory: RunDirectory
     stage: Callable[[str, int | None], Callable[[int], None]]
     """Called with the title and the units of a stage; returns a function to call with the units done."""
+    note: Callable[[str], object] = lambda text: None
+    """Called with each message for the user."""
 
     @cached_property
     def own_evals(self) -> dict[str, Sequence[Example]]:
@@ -71,10 +70,7 @@ class Evaluating:
             who: `base` or `tuned`.
             trained: the directory of the trained weights that are in the model.
         """
-        for name, examples in evals.items():
-            scorers = [evaluator for evaluator in self.evaluators if name in self.sets_of(evaluator, evals)]
-            options = self.options if any(evaluator.reads_answers for evaluator in scorers) else None
-            self._ask(who, loaded, trained, name, examples, options)
+        self.ask_model(who, loaded, trained, evals)
         for number, evaluator in enumerate(self.evaluators):
             if isinstance(evaluator, MeasuresModel):
                 self.stage(f"{evaluator.used_as} on the {who} model", None)
@@ -85,37 +81,24 @@ class Evaluating:
                 with blaming(evaluator, "measure"):  # its figures may be nothing that JSON knows
                     self.directory.write_json(self._measured(who, number), found)
 
-    def _ask(
-        self,
-        who: str,
-        loaded: LoadedModel,
-        trained: Path | None,
-        name: str,
-        examples: Examples,
-        options: AnswerOptions | None,
-    ) -> None:
-        from ftp.lm.torch_generate import generate
-        from ftp.lm.torch_losses import token_losses
+    def ask_model(self, who: str, loaded: LoadedModel, trained: Path | None, evals: Mapping[str, Examples]) -> None:
+        """Have a model in memory answer eval sets, and measure its losses on them; see `ask`."""
+        for name, examples in evals.items():
+            engine = self.engine if self._reads_answers(name, evals) else None
+            self._asking.loaded_model(Question(who, name, examples, name in self.own_evals), loaded, trained, engine)
 
-        own = name in self.own_evals
-        file, key = answers_file(self.directory, who, name), answer_cache.key(loaded, trained, examples, options, own)
-        known = answer_cache.recall(key)
-        if known is not None:
-            self.stage(f"Answers of the {who} model to {name}, from the cache", len(examples))(len(examples))
-            write_answers(file, examples, *known)
-            return
-        stops = stop_ids(loaded.tokenizer, loaded.model.generation_config.eos_token_id)
-        rows: Sequence[Tokens] = tokenise(LoadedTokenizer(loaded.tokenizer, stops), examples)
-        if own:
-            rows = [row if example.messages else _open(row) for row, example in zip(rows, examples, strict=True)]
-        advance = self.stage(f"Loss of the {who} model on {name}", len(rows))
-        losses = token_losses(loaded, rows, advance)
-        said: list[Answer] = []
-        if options is not None:
-            advance = self.stage(f"Answers of the {who} model to {name}", len(rows))
-            said = generate(loaded, examples, options, advance)
-        write_answers(file, examples, said, losses)
-        answer_cache.keep(key, file)
+    def ask_engine(self, who: str, engine: Engine, evals: Mapping[str, Examples]) -> None:
+        """Have an engine with a model of its own answer those eval sets whose answers are read."""
+        for name, examples in evals.items():
+            if self._reads_answers(name, evals):
+                self._asking.own_model(Question(who, name, examples), engine)
+
+    def _reads_answers(self, name: str, evals: Mapping[str, Examples]) -> bool:
+        return any(e.reads_answers and name in self.sets_of(e, evals) for e in self.evaluators)
+
+    @property
+    def _asking(self) -> Asking:
+        return Asking(self.directory, self.stage, self.note)
 
     def _measured(self, who: str, number: int) -> str:
         """Return the file with an evaluator's measurements of a model."""
@@ -150,6 +133,26 @@ class Evaluating:
                 emit("score", **names, base=m.base, tuned=m.tuned)
         self.directory.write_json("evaluation.json", [dataclasses.asdict(evaluation) for evaluation in found])
         return found
+
+    def compare(self, contestants: Collection[str], corpus: Corpus) -> list[Evaluation]:
+        """Let the evaluators compare the tuned model with each contestant, and write the results.
+
+        An evaluator that measures models, or brings eval sets of its own, is left out; so is one that needs losses
+        where the contestant gives none, with a note. The p-values are adjusted for all metrics of all contestants
+        together, so that contestants don't weaken the verdicts on the base model.
+        """
+        evaluations: list[tuple[Evaluator, Evaluation]] = []
+        names = [name for name in corpus.evals if name not in self.own_evals]
+        for who in contestants:
+            for evaluator in (e for e in self.evaluators if not e.on_its_own):
+                for name in names:
+                    view = view_of(self.directory, corpus, name, base=contestant(who))
+                    found = _against(evaluator, dataclasses.replace(view, name=f"{name} against {who}"))
+                    named = dataclasses.replace(found, evaluator=evaluator.used_as, evals=name, against=who)
+                    evaluations.append((evaluator, named))
+        concluded = [_concluded(evaluator, evaluation) for evaluator, evaluation in _adjusted(evaluations)]
+        self.directory.write_json("against.json", [dataclasses.asdict(evaluation) for evaluation in concluded])
+        return concluded
 
     def rehearse(self, corpus: Corpus) -> list[Evaluation]:
         """Have every evaluator score some of the base model's answers against themselves, and return what it finds.
@@ -189,6 +192,17 @@ def evaluated(evaluator: Evaluator, view: EvalView) -> Evaluation:
     found = call(Evaluation, evaluator.evaluate, view)
     _refuse_faults(evaluator, view, found)
     return found
+
+
+def _against(evaluator: Evaluator, view: EvalView) -> Evaluation:
+    """Compare the tuned model with a contestant, or say why that can't be done."""
+    lacks = "losses" if evaluator.reads_losses and not view.base_losses else ""
+    if evaluator.reads_answers and not view.base_answers:
+        lacks = "answers"
+    if lacks:
+        return Evaluation((), (f"not compared: this contestant gives no {lacks}",), n=len(view.examples))
+    found = evaluated(evaluator, view)
+    return dataclasses.replace(found, notes=(*found.notes, *_unscored(found)))
 
 
 def _tried(evaluator: Evaluator, view: EvalView) -> Evaluation | None:
@@ -245,11 +259,6 @@ def _adjusted(evaluated: Sequence[tuple[Evaluator, Evaluation]]) -> list[tuple[E
 def _concluded(evaluator: Evaluator, evaluation: Evaluation) -> Evaluation:
     """Put what the evaluator concludes from the adjusted figures before its other notes."""
     return dataclasses.replace(evaluation, notes=(*evaluator.conclude(evaluation), *evaluation.notes))
-
-
-def _open(row: Tokens) -> Tokens:
-    """Remove the end-of-sequence token that was added to running text."""
-    return Tokens(row.input_ids[:-1], row.trained[:-1])
 
 
 def leaked_rows(

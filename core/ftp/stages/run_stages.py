@@ -13,6 +13,7 @@ from ftp.data.ledger import Ledger, fates_in_words
 from ftp.files import shown
 from ftp.guard import call
 from ftp.runs.lock import note_model
+from ftp.stages import against
 from ftp.stages.dev_score import DevScore
 from ftp.stages.evaluate import leaked_rows
 from ftp.stages.export import Exporting
@@ -64,6 +65,13 @@ def ask(work: Work, who: str, loaded: LoadedModel, corpus: Corpus) -> None:
         work.finish(who)
 
 
+def ask_contestants(work: Work, corpus: Corpus) -> None:
+    """Have the recipe's contestants answer the eval sets, one after the other, unless they have."""
+    if work.recipe.against and not work.is_done("against"):
+        against.ask_contestants(work.evaluating, work.recipe.against, corpus.evals)
+        work.finish("against")
+
+
 def rehearse(work: Work, corpus: Corpus, reporters: Sequence[Reporter]) -> None:
     """Try evaluators and reporters on the base model's answers alone, before the hours that training takes."""
     if not work.is_done("train"):
@@ -106,6 +114,8 @@ def evaluate(work: Work, corpus: Corpus) -> None:
         curators = work.recipe.data.curate
         leaked = leaked_rows(ledger.findings(), lambda id: ledger.row(id)["fate"] != "dropped", curators)
         work.evaluating.evaluate(corpus, leaked, work.emit)
+        if work.recipe.against:
+            work.evaluating.compare(work.recipe.against, corpus)
         work.finish("evaluate")
 
 

@@ -44,7 +44,7 @@ class Work:
 
     @cached_property
     def evaluating(self) -> Evaluating:
-        return Evaluating(self.recipe.evaluate, self.recipe.answers, self.directory, self.progress.stage)
+        return Evaluating(self.recipe.evaluate, self.recipe.answers, self.directory, self.progress.stage, self.note)
 
     @cached_property
     def events(self) -> EventLog:

@@ -29,6 +29,7 @@ class Forgetting(ftp.Evaluator, ftp.BringsEvals):
     requires: ClassVar[tuple[str, ...]] = ("scipy",)
     takes: ClassVar[tuple[Kind, ...]] = ("conversation", "text")
     reads_answers: ClassVar[bool] = False
+    reads_losses: ClassVar[bool] = True
 
     text: ftp.FilePath | None = None
     """A file of general text in UTF-8. It is cut into consecutive windows whose losses are compared."""

@@ -15,6 +15,7 @@ class Loss(ftp.Evaluator):
     requires: ClassVar[tuple[str, ...]] = ("scipy",)
     takes: ClassVar[tuple[Kind, ...]] = ("conversation", "text")
     reads_answers: ClassVar[bool] = False
+    reads_losses: ClassVar[bool] = True
 
     def evaluate(self, view: ftp.EvalView) -> ftp.Evaluation:
         nll, perplexity = loss_metrics(view)

@@ -78,7 +78,9 @@ def test_blocks_are_the_plugins_own_objects(read, toys, tmp_path):
     assert found.data.curate[-1].replay == pytest.approx(0.05)
     assert found.train.learning_rate == 1e-4
     assert found.train.epochs == 2.0
-    assert found.answers == AnswerOptions(max_new_tokens=32)
+    assert found.answers == toys.Echo(max_new_tokens=32).named("echo")
+    # `answers:` without `use:`, as recipes written for 0.1 have it
+    assert found.answers.options == AnswerOptions(max_new_tokens=32)
     assert [evaluator.used_as for evaluator in found.evaluate] == ["loss", "same"]
 
 

@@ -21,6 +21,7 @@ from ftp.runs.directory import RunDirectory
 from ftp.runs.finished import finished
 from ftp.runs.lock import fingerprint_of, fingerprints, lock_of, note_model
 from ftp.runs.trust import allow, of_recipe
+from ftp.stages.against import ask_contestants
 from ftp.stages.evaluate import Evaluating, leaked_rows
 from ftp.stages.load_model import load_base_model, restore_adapter
 from ftp.stages.prepare_data import prepare_data
@@ -63,17 +64,20 @@ class _Target:
     def __init__(self, place: Path, asked: Recipe, plugins: Plugins, progress: Progress) -> None:
         self.asked, self.plugins, self.progress = asked, plugins, progress
         self.directory = RunDirectory.create(place, "evals")
-        self.evaluating = Evaluating(asked.evaluate, asked.answers, self.directory, progress.stage)
+        self.evaluating = Evaluating(asked.evaluate, asked.answers, self.directory, progress.stage, self.note)
 
     def do(self) -> FinishedRun:
         nothing = write_examples(self.directory.path / "data" / "validation.arrow", [])
         ledger = self.look_up()
         ledger.write(self.directory.path / "ledger.parquet")
         self.evaluating.check(self.evals)
+        ask_contestants(self.evaluating, self.asked.against, self.evals)
         for who, loaded, trained in self.models():
             self.evaluating.ask(who, loaded, trained, self.evals)
             del loaded  # there may be room for one at a time
         self.evaluating.evaluate(Corpus(nothing, nothing, self.evals), self.leaked, self.directory.emit)
+        if self.asked.against:
+            self.evaluating.compare(self.asked.against, Corpus(nothing, nothing, self.evals))
         self.progress.stage("Writing reports")
         reporters = self.asked.report or default_reporters(self.plugins)
         written = [path for reporter in reporters for path in self.report(reporter)]
