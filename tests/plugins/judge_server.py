@@ -91,7 +91,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.listed += 1
         if isinstance(said := self.server.models, Say):
-            text = json.dumps({"error": {"message": said.message, "code": "x"}}) if said.raw is None else said.raw.decode()
+            text = (
+                json.dumps({"error": {"message": said.message, "code": "x"}}) if said.raw is None else said.raw.decode()
+            )
             self.send(said.status, text, said.headers)
             return
         self.send(200, json.dumps({"object": "list", "data": [{"id": m} for m in self.server.models]}))

@@ -132,9 +132,11 @@ def test_an_answer_packed_twice_is_not_unpacked():
 
 
 def test_a_key_in_a_refusal_is_not_passed_on():
-    with serving(lambda request: Say(status=401, message=f"Incorrect key provided: {KEY}.")) as server:
-        with pytest.raises(JudgeError, match="Incorrect key provided: …") as refused:
-            ask(server)
+    with (
+        serving(lambda request: Say(status=401, message=f"Incorrect key provided: {KEY}.")) as server,
+        pytest.raises(JudgeError, match="Incorrect key provided: …") as refused,
+    ):
+        ask(server)
     assert KEY not in str(refused.value)
     with (
         serving(lambda request: Say(status=400, message=f"{KEY} may not")) as server,
@@ -215,7 +217,7 @@ def test_a_judge_that_no_call_could_reach_fails_in_the_rehearsal():
         with pytest.raises(JudgeError, match=r"wrong key …; the key in \$OPENAI_API_KEY may be wrong"):
             rehearse(server.url)
         address = server.url
-    with pytest.raises(JudgeError, match="can't be reached: .*; is base_url right, and is the server running"):
+    with pytest.raises(JudgeError, match=r"can't be reached: .*; is base_url right, and is the server running"):
         rehearse(address)
     rehearse(address, replay=True)
     away = Say(status=301, headers=(("Location", "http://evil.example/v1"),))

@@ -25,7 +25,6 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -209,7 +208,7 @@ def main() -> None:
                     last = ending.said if given.verbose else ending.said.strip().split("\n")[-1][:150]
                     print(ascii(f"{ending.damage}: {ending.command}: {ending.how}: {last}")[1:-1].replace("\\n", "\n"))
                     sys.stdout.flush()
-    print(f"{sum(count for (kind, _), count in mutants.items() if kind == 'all')} mutants, {sum(commands.values())} commands")
+    print(f"{given.count} mutants, {sum(commands.values())} commands")
     for title, counts in (("mutants", mutants), ("commands", commands)):
         print(f"\n{title:12}" + "".join(f"{how:>17}" for how in WORSE))
         for row in sorted({row for row, _ in counts}):

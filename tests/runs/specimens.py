@@ -1,4 +1,4 @@
-"""What the mutator damages: a finished run, an interrupted one, a model directory and a GGUF file, all tiny and real."""
+"""What the mutator damages: a finished run, an interrupted one, a model directory and a GGUF file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ import yaml
 
 from ftp.testing.fixtures import write_tiny_model
 
-LONG = ("--set", "name=long", "--set", "train.epochs=200", "--set", "train.evals_per_epoch=1")
+LONG = ("--set", "name=long", "--set", "train.epochs=60", "--set", "train.evals_per_epoch=1")
+
+UNKNOWN = "<|endoftext|>"
 
 
 class Specimens(NamedTuple):
@@ -82,6 +84,7 @@ def _interrupt(runs: Path) -> None:
 def write_gguf(model: Path, file: Path) -> None:
     """Write the tiny model's weights and tokenizer as a GGUF file."""
     import gguf
+    import numpy as np
     from safetensors.numpy import load_file
 
     config = json.loads((model / "config.json").read_text())
@@ -94,19 +97,23 @@ def write_gguf(model: Path, file: Path) -> None:
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv(config["num_key_value_heads"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_vocab_size(config["vocab_size"])
+    writer.add_vocab_size(config["vocab_size"] + 1)
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(sorted(tokenizer["vocab"], key=tokenizer["vocab"].get))
-    writer.add_token_types([3, 3, 3, 3, *[1] * (config["vocab_size"] - 4)])  # four control tokens, then plain ones
+    # Four control tokens, plain ones, and the unknown one: transformers would add it, and it would have no weights.
+    writer.add_token_list([*sorted(tokenizer["vocab"], key=tokenizer["vocab"].get), UNKNOWN])
+    writer.add_token_types([3, 3, 3, 3, *[1] * (config["vocab_size"] - 4), 3])
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["merges"]])
     writer.add_bos_token_id(config["bos_token_id"])
     writer.add_eos_token_id(config["eos_token_id"])
+    writer.add_pad_token_id(config["pad_token_id"])
     writer.add_chat_template(
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
     )
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
     for name, tensor in load_file(model / "model.safetensors").items():
+        if len(tensor) == config["vocab_size"]:
+            tensor = np.vstack([tensor, np.zeros_like(tensor[:1])])
         writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -187,7 +187,7 @@ class Connection:
         return self._reply(completion, raw.retries_taken + 1)
 
     async def try_connection(self) -> None:
-        """Ask for the list of models, which costs nothing: is there a server, and does it accept the key?
+        """Ask for the list of models, which costs nothing, to see whether a server answers and accepts the key.
 
         That a server lists no models, or not this one, proves nothing: many are like that and answer all the same.
 
