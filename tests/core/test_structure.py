@@ -28,6 +28,7 @@ MOST_CLOSURES = 3
 SHARED_WORDS = {
     "adapter": "a kind of component",
     "hub": "a place of models and data sets",
+    "run": "what a recipe makes",
     "preference": "a kind of example (`ftp.types.Kind`), which several formatters may make",
     "feedback": "a kind of example",
     "text": "a kind of example, and plain English",

@@ -105,8 +105,8 @@ class JudgeOptions(ftp.Evaluator):
             asyncio.run(self._try_connection())
 
     async def _try_connection(self) -> None:
-        patience = {"timeout": min(self.timeout, MOST_SECONDS), "max_retries": min(self.max_retries, 2)}
-        async with dataclasses.replace(self._server, **patience).connect() as connection:
+        seconds, retries = min(self.timeout, MOST_SECONDS), min(self.max_retries, 2)
+        async with dataclasses.replace(self._server, timeout=seconds, max_retries=retries).connect() as connection:
             await connection.try_connection()
 
     def problems(self) -> list[str]:
