@@ -153,7 +153,7 @@ class _Server:
             while not reply.finished:
                 event = await events.get()
                 if isinstance(event, Failed):
-                    yield _sent(error_body(printable(str(event.error)), "server_error"))
+                    yield _sent(error_body(without_controls(str(event.error)), "server_error"))
                     return
                 assert isinstance(event, Answered)
                 reply.answers[event.number].add(event.piece)
