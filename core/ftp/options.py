@@ -71,7 +71,8 @@ class Decoding(Options):
     temperature: float = Field(default=0, ge=0)
     """Sampling temperature; 0 always takes the most likely token."""
     top_p: float = Field(default=1, gt=0, le=1)
-    """Sample from the most likely tokens that together have this probability (Holtzman et al. 2020, arXiv:1904.09751)."""
+    """Sample from the most likely tokens that have this probability together (Holtzman et al. 2020,
+    arXiv:1904.09751)."""
     samples: int = Field(default=1, ge=1)
     """Answers to each prompt. Scores are means over them, with intervals clustered by prompt; needs a temperature."""
 

@@ -11,7 +11,7 @@ import yaml
 from ftp import plugins, recipe
 from ftp.errors import RecipeError
 from ftp.options import AnswerOptions
-from ftp.recipe import yaml_source
+from ftp import yaml_source
 
 GOOD = """\
 name: good
