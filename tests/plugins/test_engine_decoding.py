@@ -1,7 +1,10 @@
 """FTP's own decoding: the tokens of the model's `generate`, for every family, with and without an adapter."""
 
+import copy
+
 import pytest
 import torch
+from tests.plugins.test_families import FAMILIES, family  # noqa: F401 (a fixture)
 
 import ftp
 from ftp.components import EngineWork
@@ -13,7 +16,6 @@ from ftp_plugins.engines.torch_decode import Unsupported, decode
 from ftp_plugins.engines.torch_sampling import drawn
 from ftp_plugins.engines.transformers import Transformers
 from ftp_plugins.loaders.huggingface import HuggingFace
-from tests.plugins.test_families import FAMILIES, family  # noqa: F401 (a fixture)
 
 SAID = ["Name the risk.", "What is the fix?", "Double two.", "May either party end this by notice, and when?", "Why?"]
 PLAIN = ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"]
@@ -66,8 +68,9 @@ def test_the_tokens_are_those_of_generate(family, name, adapter, dtype):  # noqa
         elif found != theirs:
             at = next(i for i, (a, b) in enumerate(zip(found, theirs, strict=True)) if a != b)
             logits = next_logits(model, [*prompt, *theirs[:at]])
-            # Where the tokens part, the two have the same logit up to the rounding of bfloat16.
-            assert abs(logits[found[at]] - logits[theirs[at]]) <= 0.03 * logits.abs().max()
+            precise = next_logits(copy.deepcopy(model).float(), [*prompt, *theirs[:at]])
+            # Where the tokens part, the two are as near to one another as the model's own rounding is to the truth.
+            assert abs(logits[found[at]] - logits[theirs[at]]) <= 2 * (logits - precise).abs().max() + 1e-3
 
 
 def test_rows_end_by_themselves_and_others_take_their_place(family):  # noqa: F811

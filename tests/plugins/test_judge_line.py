@@ -8,7 +8,7 @@ import time
 import pytest
 from judge_server import Say, serving
 
-from ftp_plugins.judging.client import CallFailed, JudgeError, Server
+from ftp_plugins.engines.client import CallFailed, Server, ServiceError
 from ftp_plugins.judging.verdicts import read_scores, read_winner
 
 KEY = "sk-very-secret-4711"
@@ -92,7 +92,7 @@ def test_replies_that_are_none_are_unscored(raw, why):
 
 def test_a_redirect_to_another_host_is_refused_and_named():
     with serving(lambda request: Say(status=307, headers=(("Location", "http://evil.example/v1"),))) as server:
-        with pytest.raises(JudgeError, match=r"redirects to another host, 'evil\.example'; nothing was sent there"):
+        with pytest.raises(ServiceError, match=r"redirects to another host, 'evil\.example'; nothing was sent there"):
             ask(server)
         assert len(server.asked) == 1
 
@@ -102,7 +102,7 @@ def test_a_key_that_the_server_repeats_is_not_passed_on():
         reply = ask(server)
     assert KEY not in reply.text + reply.finish and reply.text == "I know …"
     other = serving(lambda request: Say(status=404, message="none"), models=(f"judge-1-{KEY}",))
-    with other as server, pytest.raises(JudgeError) as refused:
+    with other as server, pytest.raises(ServiceError) as refused:
         ask(server)
     assert KEY not in str(refused.value) and "judge-1-…" in str(refused.value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -37,4 +38,8 @@ class Transformers(ftp.Engine):
 
         if self.work.model is None:
             raise ftp.ModelError(f"'{self.used_as}' answers with a model in memory, and there is none")
-        return answers(self.work, prompts, options, fast=self.fast == "auto")
+        began = time.perf_counter()
+        found = answers(self.work, prompts, options, fast=self.fast == "auto")
+        seconds = (time.perf_counter() - began) / max(1, len(found))
+        cost = None if self.price_per_hour is None else seconds / 3600 * self.price_per_hour
+        return [ftp.Answer(answer.text, answer.tokens, answer.stopped, seconds, cost) for answer in found]

@@ -1,4 +1,4 @@
-"""The one client for judges: a chat model behind an OpenAI-compatible server."""
+"""The client for a chat model behind an OpenAI-compatible server: a judge, or an engine."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ MOST_CHARACTERS = 100_000
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class JudgeError(ftp.FtpError):
-    """The judge can't be asked, or its replies can't be obtained."""
+class ServiceError(ftp.FtpError):
+    """The service can't be asked, or its replies can't be obtained."""
 
 
 class CallFailed(Exception):  # noqa: N818 (of a call, not of the program)
@@ -42,7 +42,7 @@ class CallFailed(Exception):  # noqa: N818 (of a call, not of the program)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply of a judge."""
+    """A reply of a chat model."""
 
     text: str
     finish: str = "stop"
@@ -54,7 +54,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """The server of a judge."""
+    """The server of a chat model."""
 
     model: str
     base_url: str | None = None
@@ -105,15 +105,15 @@ class Server:
         """Open a client.
 
         Raises:
-            JudgeError: there is no key.
+            ServiceError: there is no key.
         """
         import openai
 
-        from ftp_plugins.judging.transport import http_client
+        from ftp_plugins.engines.transport import http_client
 
         key = os.environ.get(self.api_key_env) or ""
         if not key and self.needs_key:
-            raise JudgeError(
+            raise ServiceError(
                 f"the environment variable {self.api_key_env} is not set; it has to hold the key for {self.address}"
             )
         async with openai.AsyncOpenAI(
@@ -149,12 +149,12 @@ class Connection:
             insist: refuse to continue without the schema.
 
         Raises:
-            JudgeError: no call can work: the key or the model is wrong.
+            ServiceError: no call can work: the key or the model is wrong.
             CallFailed: this call got no reply.
         """
         import openai
 
-        from ftp_plugins.judging.transport import REFUSED
+        from ftp_plugins.engines.transport import REFUSED
 
         asked = dict(parameters)
         if schema is not None and (insist or self._structured):
@@ -168,9 +168,9 @@ class Connection:
             completion = raw.parse()
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             advice = f"the key in ${self._server.api_key_env} may be wrong or expired"
-            raise JudgeError(f"{where}: {self._what(error)}; {advice}") from None
+            raise ServiceError(f"{where}: {self._what(error)}; {advice}") from None
         except openai.NotFoundError as error:
-            raise JudgeError(f"{where}: {self._what(error)}; {await self._offered()}") from None
+            raise ServiceError(f"{where}: {self._what(error)}; {await self._offered()}") from None
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             if "response_format" not in asked or insist:
                 raise CallFailed(self._what(error), "refused") from None
@@ -182,7 +182,7 @@ class Connection:
             why = error.response.headers.get(REFUSED)
             if why == "redirect":
                 advice = "if that is intended, make it the base_url"
-                raise JudgeError(f"{where}: {self._what(error)}; nothing was sent there; {advice}") from None
+                raise ServiceError(f"{where}: {self._what(error)}; nothing was sent there; {advice}") from None
             raise CallFailed(self._what(error), "garbled" if why == "size" else "refused") from None
         except (openai.OpenAIError, ValueError, RecursionError) as error:
             raise CallFailed(f"the server's answer can't be read: {self._what(error)}", "garbled") from None
