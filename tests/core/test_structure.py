@@ -19,7 +19,7 @@ KERNEL = {
     "pipeline",
 }
 """With `stages`, which put it to work, what a newcomer reads to understand FTP."""
-KERNEL_LINES = 4100
+KERNEL_LINES = 4200
 PLUGINS = CORE.parents[1] / "plugins" / "ftp_plugins"
 LONGEST = 60
 """Lines of a function that fits on a screen."""
@@ -29,6 +29,7 @@ SHARED_WORDS = {
     "adapter": "a kind of component",
     "hub": "a place of models and data sets",
     "run": "what a recipe makes",
+    "openai": "a package, and the protocol of servers",
     "preference": "a kind of example (`ftp.types.Kind`), which several formatters may make",
     "feedback": "a kind of example",
     "text": "a kind of example, and plain English",
