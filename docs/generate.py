@@ -197,6 +197,7 @@ PLACES = {
     "evaluators": "`evaluate:`",
     "reporters": "`report:`",
     "exporters": "`export:`",
+    "engines": "`answers:`, and under `against:` those with a model of their own",
 }
 
 
