@@ -4,8 +4,8 @@ Text and tokens:
 
 - `rendering`: examples to text by the chat template, and to tokens with the mask of those that carry loss.
 - `chat_template`: conversations to text by a chat template.
-- `template_limits`: limits of time, memory and length for chat templates.
 - `control_tokens`: control tokens that the text of a row spells out, which stay text.
+- `template_limits`: chat templates that run with limits of time and output.
 - `tokens`: tokenised rows on disk, cached by content; token counts for curators.
 - `byte_level`: encodes for byte-level tokenizers without their offsets, which is faster.
 - `ascii_bpe`: encodes ASCII text for byte-level BPE tokenizers by looking words up.

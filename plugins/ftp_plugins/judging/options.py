@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -23,6 +25,9 @@ SERVER_ONLY = (
     *("base_url", "temperature", "max_tokens", "max_completion_tokens", "max_cost"),
     *("price_per_million_input", "price_per_million_output"),
 )
+
+MOST_SECONDS = 30.0
+"""The longest that the rehearsal waits for a server."""
 
 
 def _local_directory(value: str, info: ValidationInfo) -> str:
@@ -91,7 +96,18 @@ class JudgeOptions(ftp.Evaluator):
         return [] if self.api_key_env.endswith("_API_KEY") else self.needs_consent()
 
     def rehearse(self, view: ftp.EvalView) -> None:
-        """Try nothing: every verdict costs money or minutes."""
+        """Try the address and the key of a server, without a completion: every verdict costs money or minutes.
+
+        Raises:
+            JudgeError: no call could reach the judge.
+        """
+        if self.provider != "local" and not self._replays:
+            asyncio.run(self._try_connection())
+
+    async def _try_connection(self) -> None:
+        patience = {"timeout": min(self.timeout, MOST_SECONDS), "max_retries": min(self.max_retries, 2)}
+        async with dataclasses.replace(self._server, **patience).connect() as connection:
+            await connection.try_connection()
 
     def problems(self) -> list[str]:
         found = []

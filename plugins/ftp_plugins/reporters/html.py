@@ -52,6 +52,7 @@ class Html(ftp.Reporter):
         notes = [event["text"] for event in run.events if event["event"] == "note"]
         values: dict[str, Any] = {
             "run": run,
+            "lineage": tables.lineage_of(run),
             "rows": rows,
             "general": rows_of(general),
             "general_headline": tables.headline(rows_of(general)),
