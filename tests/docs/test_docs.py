@@ -256,6 +256,8 @@ def test_other_yaml_parses_and_a_part_of_a_recipe_fits_into_one(
 
 PYTHON = blocks("python")
 PLUGINS = [block for block in PYTHON if "@ftp.hookimpl" in block.text]
+OPTIONS = {"blend": {"parts": [{"use": "exact_match"}]}}
+"""Options that a component on a page needs."""
 TESTS = [block for block in PYTHON if re.search(r"^def test_", block.text, re.MULTILINE)]
 
 
@@ -269,7 +271,7 @@ def test_plugin_block_loads_and_its_components_are_sound(block: Block, tmp_path:
     plugin = next(plugin for plugin in found.plugins if plugin.name.startswith("file:"))
     assert plugin.offers
     for kind, name in plugin.offers:
-        assert_component_ok(found.offers(kind)[name].component)
+        assert_component_ok(found.offers(kind)[name].component, **OPTIONS.get(name, {}))
 
 
 def test_there_is_an_example_of_every_kind() -> None:

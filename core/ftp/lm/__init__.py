@@ -25,7 +25,7 @@ Computing:
 - `torch_losses`: the loss of a model on every row.
 - `torch_generate`: greedy answers.
 - `torch_parity`: how near two forms of a model are.
-- `learning_rates`: how a learning rate lies to the usual ones of an adapter, in words.
+- `learning_rates`: how a learning rate compares with the usual ones of an adapter.
 - `allocator`: glibc's allocator, set up for tensors on the CPU.
 
 Modules named `torch_*` import torch at the top; import them inside functions, so that commands which need no torch stay

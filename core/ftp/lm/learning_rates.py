@@ -1,4 +1,4 @@
-"""Learning rates in words: how a rate lies to the usual ones of an adapter."""
+"""Learning rates in words: how a rate compares with the usual ones of an adapter."""
 
 from __future__ import annotations
 
