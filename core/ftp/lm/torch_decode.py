@@ -1,9 +1,9 @@
 """Answers to many requests at once, a token at a time: new requests join the batch and finished ones leave it.
 
 Rows are padded on the left and share a cache of keys and values. A model with several adapters answers with all of
-them in one batch (peft's `adapter_names`), each row with its own or with the base model. What can't be mixed is decoded
-in batches of its own: adapters with weights that peft can't mix, one batch each; models whose cache has no position to
-pad, such as those with linear attention, one batch for each row.
+them in one batch (peft's `adapter_names`), each row with its own or with the base model. What can't share a batch is
+decoded in batches of its own: adapters with weights that peft can't combine, one batch each; models whose cache has no
+position to pad, such as those with linear attention, one batch for each row.
 """
 
 from __future__ import annotations

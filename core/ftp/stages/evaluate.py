@@ -258,7 +258,7 @@ def _adjusted(evaluated: Sequence[tuple[Evaluator, Evaluation]]) -> list[tuple[E
 
 def _concluded(evaluator: Evaluator, evaluation: Evaluation) -> Evaluation:
     """Put what the evaluator concludes from the adjusted figures before its other notes."""
-    return dataclasses.replace(evaluation, notes=(*evaluator.conclude(evaluation), *evaluation.notes))
+    return dataclasses.replace(evaluation, notes=(*call(Sequence, evaluator.conclude, evaluation), *evaluation.notes))
 
 
 def leaked_rows(

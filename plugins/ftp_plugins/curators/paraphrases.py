@@ -17,7 +17,7 @@ from ftp.options import Options
 from ftp_plugins.curators.boilerplate import sample
 from ftp_plugins.curators.entries import question_and_document
 from ftp_plugins.curators.ngram_index import MIN_WORDS, N
-from ftp_plugins.judging.client import CallFailed, JudgeError, Reply, Server
+from ftp_plugins.engines.client import CallFailed, Reply, Server, ServiceError
 
 COLUMNS = 2**20
 NUMBERS = 3
@@ -227,7 +227,7 @@ class Judge(Options):
         prompt = PROMPT.format(first=first.strip(), second=second.strip())
         try:
             answer = asyncio.run(self._ask(prompt)).text
-        except (JudgeError, CallFailed) as error:
+        except (ServiceError, CallFailed) as error:
             at = f"{self.model} at {self._server.address}"
             raise ftp.DataError([f"judge: {at} can't be asked: {error}; fix it or remove `judge`"]) from None
         return verdict(answer), answer

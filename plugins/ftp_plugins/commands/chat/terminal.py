@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ftp.cli.console import Console
 from ftp.cli.echo import echo
-from ftp.errors import FtpError, printable
+from ftp.errors import FtpError
 from ftp.files import without_controls
 from ftp_plugins.commands.chat.session import Session
 
@@ -43,7 +43,7 @@ def talk(session: Session) -> None:
         try:
             _obey(session, text)
         except FtpError as error:
-            echo(printable(str(error)), err=True)
+            echo(without_controls(str(error)), err=True)
 
 
 def _obey(session: Session, text: str) -> None:

@@ -17,7 +17,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from ftp.errors import did_you_mean, printable
+from ftp.errors import did_you_mean
+from ftp.files import without_controls
 from ftp.lm import sampling
 from ftp.lm.answering import AnsweringModel, as_messages
 from ftp_plugins.commands.serve.responses import Reply, error_body
@@ -62,7 +63,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 def _refusal(status: int, message: str, **more: Any) -> HTTPException:
     headers = more.pop("headers", None)
-    return HTTPException(status, error_body(printable(message), **more), headers)
+    return HTTPException(status, error_body(without_controls(message), **more), headers)
 
 
 class _Server:
@@ -152,7 +153,7 @@ class _Server:
             while not reply.finished:
                 event = await events.get()
                 if isinstance(event, Failed):
-                    yield _sent(error_body(printable(str(event.error)), "server_error"))
+                    yield _sent(error_body(without_controls(str(event.error)), "server_error"))
                     return
                 assert isinstance(event, Answered)
                 reply.answers[event.number].add(event.piece)
