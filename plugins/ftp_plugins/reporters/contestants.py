@@ -123,4 +123,4 @@ def _chart(models: Sequence[dict[str, Any]], quality: str) -> str:
 
 def amount(value: float | None) -> str:
     """Format a cost or a time with three significant digits; a dash where there is none."""
-    return "–" if value is None else f"{value:.3g}" if abs(value) < THOUSAND else figure(value)
+    return "-" if value is None else f"{value:.3g}" if abs(value) < THOUSAND else figure(value)
