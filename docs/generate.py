@@ -381,9 +381,9 @@ def recipe_part(found: plugins.Plugins) -> str:
 
 
 def inner_blocks(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
-    """Return the blocks of a recipe that are not components: Data, Source, AnswerOptions."""
+    """Return the blocks of a recipe that are not components: Data, Source."""
     named = {of.__name__: of for of in every_model(model)}
-    return {name: named[name] for name in ("Data", "Source", "AnswerOptions")}
+    return {name: named[name] for name in ("Data", "Source")}
 
 
 def every_model(model: type[BaseModel]) -> Iterator[type[BaseModel]]:

@@ -23,7 +23,6 @@ import yaml
 
 from ftp import cli, plugins, recipe
 from ftp.components import KINDS, Formatter
-from ftp.options import AnswerOptions
 from ftp.recipe.model import Data, Source
 from ftp.stages.prepare_data import examples_of
 from ftp.testing import assert_component_ok
@@ -437,7 +436,7 @@ def test_every_hook_component_option_and_command_is_in_the_docs(generate: Module
         missing += [] if f"## ftp {name}\n" in text else [name]
         for param in command.params:
             missing += [flag for flag in param.opts if flag.startswith("-") and f"`{flag}`" not in text]
-    for block in (recipe.Recipe, Data, Source, AnswerOptions):
+    for block in (recipe.Recipe, Data, Source):
         missing += [f"{block.__name__}.{key}" for key in block.model_fields if f"| `{key}` |" not in text]
     assert missing == []
 
