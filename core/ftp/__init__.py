@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ftp.errors import DataError, FtpError, Interrupted, ModelError, RowError
     from ftp.hookspecs import hookimpl
     from ftp.options import FilePath, Proof, Share
+    from ftp.stages.trained_model import TrainedModel, load
     from ftp.stats.clusters import clusters_of
     from ftp.stats.paired import (
         across_seeds,
@@ -110,6 +111,7 @@ __all__ = [
     "Stop",
     "TokenLoss",
     "TrainResult",
+    "TrainedModel",
     "Trainer",
     "TrainingJob",
     "Warn",
@@ -121,6 +123,7 @@ __all__ = [
     "holm",
     "hookimpl",
     "length_controlled_win_rate",
+    "load",
     "on_subsets",
     "order_consistency",
     "paired_difference",
@@ -142,6 +145,7 @@ _HOME = {
     "ftp.errors": "DataError FtpError Interrupted ModelError RowError",
     "ftp.hookspecs": "hookimpl",
     "ftp.options": "FilePath Proof Share",
+    "ftp.stages.trained_model": "TrainedModel load",
     "ftp.stats.clusters": "clusters_of",
     "ftp.stats.paired": (
         "across_seeds holm on_subsets paired_difference paired_metric paired_ratio_difference verdict verdict_in_words"

@@ -107,6 +107,13 @@ class Formatter(Component):
     def format(self, row: Mapping[str, Any]) -> Example:
         """Return the row as an `ftp.Example`. Raise `ftp.RowError(column, what)` for a row that can't be used."""
 
+    def row(self, example: Example) -> Mapping[str, Any] | None:
+        """Return a row that `format` makes this example from, or None where it makes it from none.
+
+        For commands that write rows, such as `/save` of `ftp chat`, which compare what `format` makes of it.
+        """
+        return None
+
     def settle(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Formatter, str]:
         """Look at the first rows of a source; return the formatter to use instead of this one, and the reason in words.
 
@@ -172,6 +179,15 @@ class Loader(Component):
         A run with another fingerprint is another run. Asked for at the beginning of every one, so it has to be quick.
         """
         return ""
+
+    def lineage(self) -> Mapping[str, Any]:
+        """Return which earlier run the model is from, for the lock and the reports; empty for one from elsewhere.
+
+        Returns:
+            `run` (its id), `name`, `lock` (SHA-256 of its lock), `fingerprint`, `base` (name of its base model), and
+            `parent`, the same of the run that it was made from in turn.
+        """
+        return {}
 
     @abstractmethod
     def load(self, request: ModelRequest) -> LoadedModel:

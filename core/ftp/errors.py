@@ -71,29 +71,6 @@ class RowError(ValueError):
         super().__init__(f"{column}: {what}" if column else what)
 
 
-MOST_OF_A_LINE = 1000
-MOST_LINES = 100
-
-
-def printable(text: str) -> str:
-    """Return a message as it can be printed: control and format characters escaped, endless lines and lists cut.
-
-    Names, paths and values of others are in messages; a terminal would obey what is in them.
-    """
-    lines = ["".join(map(_printable, line)) for line in text.split("\n")]
-    half = MOST_OF_A_LINE // 2
-    lines = [line if len(line) <= MOST_OF_A_LINE else f"{line[:half]} … {line[-half:]}" for line in lines]
-    more = len(lines) - MOST_LINES
-    return "\n".join([*lines[:MOST_LINES], *([f"… and {more} more lines"] if more > 0 else [])])
-
-
-def _printable(character: str) -> str:
-    if character.isprintable() or character == "\t":
-        return character
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the closest known word, or the list of known words when none is close."""
     known = sorted(known)

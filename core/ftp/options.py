@@ -71,7 +71,7 @@ class Decoding(Options):
     temperature: float = Field(default=0, ge=0)
     """Sampling temperature; 0 always takes the most likely token."""
     top_p: float = Field(default=1, gt=0, le=1)
-    """Sample from the most likely tokens that have this probability together (Holtzman et al. 2020,
+    """Sample from the most likely tokens that together have this probability (nucleus sampling, Holtzman et al. 2020,
     arXiv:1904.09751)."""
     samples: int = Field(default=1, ge=1)
     """Answers to each prompt. Scores are means over them, with intervals clustered by prompt; needs a temperature."""
@@ -105,7 +105,7 @@ class Proof(Options):
     max_new_tokens: int = Field(default=32, ge=1)
     """The longest greedy answer to compare."""
     kl: float | None = Field(default=None, ge=0)
-    """Largest mean Kullback-Leibler divergence from the model of the run, in nats per token."""
+    """Largest mean KL (Kullback-Leibler) from the model of the run, in nats per token."""
     top1: float | None = Field(default=None, ge=0, le=1)
     """Smallest share of positions with the same likeliest token."""
     same_answers: float | None = Field(default=None, ge=0, le=1)

@@ -182,7 +182,7 @@ class Parity:
     top1: float
     """Share of the positions at which both think the same token likeliest."""
     kl: float
-    """Mean Kullback-Leibler divergence of the export from the run, nats per position."""
+    """Mean KL (Kullback-Leibler) of the export from the run, in nats per position."""
     kl_max: float
     same_answers: float
     """Share of the prompts whose greedy answers are the same tokens."""

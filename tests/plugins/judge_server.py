@@ -62,7 +62,10 @@ def either(request):
 
 
 class JudgeServer(ThreadingHTTPServer):
-    """`say(request)` returns a `Say`; `asked` holds the requests with their headers."""
+    """`say(request)` returns a `Say`; `asked` holds the requests with their headers.
+
+    `models` are listed, or a `Say` in place of the list; `listed` counts how often that was asked for.
+    """
 
     daemon_threads = True
     request_queue_size = 64
@@ -70,7 +73,7 @@ class JudgeServer(ThreadingHTTPServer):
     def __init__(self, say=either, models=("judge-1", "judge-2")):
         super().__init__(("127.0.0.1", 0), Handler)
         self.say, self.models = say, models
-        self.asked, self.headers = [], []
+        self.asked, self.headers, self.listed = [], [], 0
         self.under_way = self.most = 0
         self.lock = threading.Lock()
 
@@ -86,6 +89,13 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
+        self.server.listed += 1
+        if isinstance(said := self.server.models, Say):
+            text = (
+                json.dumps({"error": {"message": said.message, "code": "x"}}) if said.raw is None else said.raw.decode()
+            )
+            self.send(said.status, text, said.headers)
+            return
         self.send(200, json.dumps({"object": "list", "data": [{"id": m} for m in self.server.models]}))
 
     def do_POST(self):

@@ -212,10 +212,10 @@ def test_a_mark_is_never_in_the_texts(monkeypatch):
     assert asked(answer).mark not in answer
     # even where the digest were to be found in the text
     texts = ["x"]
-    mark = prompts._mark(texts)
+    mark = prompts.mark_for(texts)
     real = prompts.hashlib.sha256
     monkeypatch.setattr(prompts.hashlib, "sha256", lambda data: real(b"0\0x" if data.startswith(b"0\0") else data))
-    assert prompts._mark(["x", mark]) != mark
+    assert prompts.mark_for(["x", mark]) != mark
 
 
 def test_a_long_answer_is_cut_visibly():

@@ -1,6 +1,11 @@
-"""Damages run directories as a disk, a hand or a stranger may, the same for the same seed, and runs commands on them.
+"""Runs commands on damaged runs, checkpoints, adapters, models and GGUF files, and counts how they end.
 
-By itself it counts how commands end: `python tests/runs/mutator.py --count 500 FINISHED_RUN INTERRUPTED_RUN`.
+    python tests/runs/mutator.py --count 120
+
+makes the specimens with the `ftp` on the path, damages one of them for each seed from 0 to 119, runs on the copy what
+reads it, and prints how many of these mutants ended in a message (exit code 2), worked (0), ended in a traceback, hung
+or wrote outside of the run: in all, by what was damaged and by command. The same seeds are the same damages, so two
+versions of FTP are compared by running this file with the PYTHONPATH of each. `--what` picks what is damaged.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ import io
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -19,30 +25,20 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
+from damages import damage_gguf, damage_model, damage_part, damage_run
+from specimens import Specimens, make, recipe_of, write_data
 
 SECONDS = 100
-"""The longest that a command may take on a damaged small run."""
-TEXTS = (
-    "../../../escape",
-    "/etc/passwd",
-    "\x1b]0;title\x07\x1b[31m",
-    "a" * 5000,
-    "\u202e",
-    "",
-    "nan",
-    "-",
-    "x/../../y",
-)
-VALUES: tuple[Any, ...] = (
-    *(None, True, -1, 0, 10**30, 1e308, -0.0, float("nan"), float("inf")),
-    *([], {}, [[]], [None], {"": None}, [1, "a"]),
-    *TEXTS,
-)
+"""The longest that a command may take on a small specimen."""
+MEMORY = 12 * 2**30
+"""Bytes of address space that a command may take; a message or MemoryError ends what wants more."""
+KINDS = ("run", "adapter", "checkpoint", "model", "gguf")
+WORSE = ("fine", "message", "other code", "traceback", "hang", "written outside", "killed")
+"""How a mutant may end, from good to bad; it counts as the worst of its commands."""
 
 
 class Ending(NamedTuple):
@@ -51,136 +47,20 @@ class Ending(NamedTuple):
     damage: str
     command: str
     how: str
-    """`code 0`, `code 2`, …; `hang`; or the kind of the exception that escaped."""
+    """`code 0`, `code 2`, …; `hang`; `written outside`; or the kind of the exception that escaped."""
     said: str
 
     @property
+    def outcome(self) -> str:
+        if self.how.startswith("code "):
+            if "Traceback (most recent call last)" in self.said:
+                return "traceback"
+            return {"code 0": "fine", "code 2": "message"}.get(self.how, "other code")
+        return self.how if self.how in WORSE else "traceback"
+
+    @property
     def is_bad(self) -> bool:
-        return self.how not in ("code 0", "code 2")
-
-
-# --- damages: each takes a file of a copy and says what it did ------------------------------------------------------
-
-
-def flip_bits(file: Path, chance: random.Random) -> str:
-    content = bytearray(file.read_bytes())
-    for _ in range(chance.choice((1, 3, 30))):
-        if content:
-            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-    file.write_bytes(content)
-    return "bits flipped"
-
-
-def truncate(file: Path, chance: random.Random) -> str:
-    content = file.read_bytes()
-    file.write_bytes(content[: chance.choice((0, 1, len(content) // 2, max(0, len(content) - 1)))])
-    return "truncated"
-
-
-def garbage(file: Path, chance: random.Random) -> str:
-    file.write_bytes(chance.choice((chance.randbytes(4000), b"\xff\xfe" * 50, b"\0" * 4096)))
-    return "garbage"
-
-
-def header(file: Path, chance: random.Random) -> str:
-    content = bytearray(file.read_bytes())
-    content[:8] = chance.choice((b"\xff" * 8, (2**40).to_bytes(8, "little"), b"\0" * 8))
-    file.write_bytes(content)
-    return "absurd header"
-
-
-def remove(file: Path, chance: random.Random) -> str:
-    file.unlink()
-    return "removed"
-
-
-def link(file: Path, chance: random.Random) -> str:
-    target = chance.choice(("/dev/zero", str(file), "/etc/passwd", "outside/victim", "nowhere"))
-    file.unlink()
-    if target == "outside/victim":
-        target = str(outside_of(file) / "victim")
-    file.symlink_to(target)
-    return f"a link to {Path(target).name}"
-
-
-def pipe(file: Path, chance: random.Random) -> str:
-    file.unlink()
-    os.mkfifo(file)
-    return "a pipe"
-
-
-def directory(file: Path, chance: random.Random) -> str:
-    file.unlink()
-    file.mkdir()
-    return "a directory"
-
-
-def deep(file: Path, chance: random.Random) -> str:
-    file.write_text("[" * 100_000 + "]" * 100_000)
-    return "nested deep"
-
-
-def digits(file: Path, chance: random.Random) -> str:
-    file.write_text('{"event": ' + "9" * 10_000 + "}")
-    return "a number of 10,000 digits"
-
-
-def value(file: Path, chance: random.Random) -> str:
-    """Put something else in the place of a value of JSON, JSON lines or YAML, or take a key out."""
-    text = file.read_text(encoding="utf-8")
-    lines = file.suffix == ".jsonl"
-    parsed = [json.loads(line) for line in text.splitlines()] if lines else yaml.safe_load(text)
-    holder, key = chance.choice(list(_nodes(parsed)))
-    if isinstance(holder, dict) and chance.random() < 0.25:
-        del holder[key]
-        what = f"{key} missing"
-    elif isinstance(holder, dict) and chance.random() < 0.1:
-        holder[chance.choice(TEXTS)] = holder.pop(key)
-        what = f"{key} renamed"
-    else:
-        holder[key] = chance.choice(VALUES)
-        what = f"{key} is {str(holder[key])[:20]!r}"
-    if file.suffix == ".yaml":
-        file.write_text(yaml.safe_dump(parsed, sort_keys=False), encoding="utf-8")
-    else:
-        file.write_text("".join(json.dumps(one) + "\n" for one in (parsed if lines else [parsed])), encoding="utf-8")
-    return what
-
-
-def _nodes(parsed: Any) -> Iterator[tuple[Any, Any]]:
-    for key, item in list(parsed.items()) if isinstance(parsed, dict) else list(enumerate(parsed)):
-        yield parsed, key
-        if isinstance(item, dict | list):
-            yield from _nodes(item)
-
-
-ON_ANY: tuple[Callable[[Path, random.Random], str], ...] = (
-    *(flip_bits, flip_bits, truncate, truncate, garbage, header, remove, link, link, pipe, directory),
-)
-ON_TEXT = (value, value, value, value, value, value, value, deep, digits, *ON_ANY)
-
-
-def outside_of(file: Path) -> Path:
-    """The directory beside a copy where nothing may be written; a copy lies two levels below its root."""
-    return next(parent for parent in file.parents if (parent / "outside").is_dir()) / "outside"
-
-
-def damage(run: Path, chance: random.Random) -> str:
-    """Damage one file of a run, or a directory of it."""
-    if chance.random() < 0.06:
-        place = chance.choice([path for path in sorted(run.iterdir()) if path.is_dir()])
-        shutil.rmtree(place)
-        place.symlink_to(outside_of(run))
-        return f"{place.name}: a link to a directory"
-    skipped = ("report.html", "README.md", "recipe.yaml")
-    files = [file for file in sorted(run.rglob("*")) if file.is_file() and file.name not in skipped]
-    file = chance.choice(files)
-    is_text = file.suffix in (".json", ".jsonl", ".yaml") and file.stat().st_size
-    how = chance.choice(ON_TEXT if is_text and "model" not in file.parts else ON_ANY)
-    return f"{file.relative_to(run)}: {how(file, chance)}"
-
-
-# --- commands on copies ----------------------------------------------------------------------------------------------
+        return self.outcome not in ("message", "fine")
 
 
 class Hang(BaseException):
@@ -219,74 +99,120 @@ def outcome(arguments: list[str], where: Path, seconds: float = SECONDS) -> tupl
     return how, said.buffer.getvalue().decode(errors="replace")
 
 
-def on_a_copy(finished: Path, interrupted: Path, place: Path, seed: int) -> Iterator[Ending]:
-    """Damage a copy of one of two runs and run on it what reads such a run.
+def on_a_copy(specimens: Specimens, place: Path, seed: int, kind: str = "", seconds: float = SECONDS) -> list[Ending]:
+    """Damage a copy of a specimen and return how the commands end that read it.
 
-    The last ending is about what the commands wrote outside of the run.
+    The last ending is about what the commands wrote outside of the copy.
+
+    Args:
+        kind: one of KINDS; without one the seed decides.
     """
     chance = random.Random(seed)
-    source = chance.choice((finished, finished, interrupted))
-    root = place / "runs"
-    run = root / source.parent.name / source.name
+    kind = kind or chance.choice((*["run"] * 5, *KINDS[1:]))
     (place / "outside").mkdir(parents=True)
     (place / "outside" / "victim").write_text("{}")
-    shutil.copytree(source, run, symlinks=True)
-    what = f"{seed}: {'interrupted' if source == interrupted else 'finished'}: {damage(run, chance)}"
+    prepare = _a_model if kind in ("model", "gguf") else _a_run
+    what, commands = prepare(specimens, place, kind, chance)
     before = _listing(place / "outside")
-    commands = [["runs", "--runs", str(root)]]
-    if source == interrupted:
-        commands += [["resume", str(run)]]
-    else:
-        commands += [["report", str(run)], ["compare", str(finished), str(run)]]
-        commands += [["eval", str(run)]] if chance.random() < 0.3 else []
+    endings = []
     for command in commands:
-        how, said = outcome(command, place)
-        yield Ending(what, command[0], how, said)
+        how, said = outcome(command, place, seconds)
+        endings.append(Ending(f"{seed}: {kind}: {what}", command[0], how, said))
     if _listing(place / "outside") != before:
-        yield Ending(what, "all", "written outside", "")
+        endings.append(Ending(f"{seed}: {kind}: {what}", "all", "written outside", ""))
+    return endings
+
+
+def _a_run(specimens: Specimens, place: Path, kind: str, chance: random.Random) -> tuple[str, list[list[str]]]:
+    is_finished = kind == "adapter" or (kind == "run" and chance.random() < 0.67)
+    source = specimens.finished if is_finished else specimens.interrupted
+    run = place / "runs" / source.parent.name / source.name
+    shutil.copytree(source, run, symlinks=True)
+    parts = {"adapter": "model", "checkpoint": "checkpoints"}
+    what = damage_part(run, parts[kind], chance) if kind in parts else damage_run(run, chance)
+    commands = [["runs", "--runs", str(place / "runs")]]
+    if not is_finished:
+        return what, [*commands, ["resume", str(run)]]
+    commands += [["report", str(run)], ["compare", str(specimens.finished), str(run)]]
+    return what, commands + ([["eval", str(run)]] if kind == "adapter" or chance.random() < 0.3 else [])
+
+
+def _a_model(specimens: Specimens, place: Path, kind: str, chance: random.Random) -> tuple[str, list[list[str]]]:
+    write_data(place)
+    if kind == "model":
+        shutil.copytree(specimens.model, place / "model")
+        block = {"use": "huggingface", "id": "./model", "device": "cpu"}
+        what = damage_model(place / "model", chance)
+    else:
+        shutil.copy(specimens.gguf, place / "model.gguf")
+        block = {"use": "gguf", "file": "model.gguf", "device": "cpu"}
+        what = damage_gguf(place / "model.gguf", chance)
+    (place / "recipe.yaml").write_text(yaml.safe_dump(recipe_of(block)))
+    return what, [["check", "recipe.yaml"], ["run", "recipe.yaml"]]
 
 
 def _listing(place: Path) -> list[tuple[str, bytes]]:
     return [(str(file), file.read_bytes() if file.is_file() else b"") for file in sorted(place.rglob("*"))]
 
 
+# --- the count --------------------------------------------------------------------------------------------------------
+
+
+def in_a_process(specimens: Specimens, seed: int, kind: str, seconds: float) -> list[Ending]:
+    """Return the endings of a mutant that is tried in a process of its own, under a limit of memory."""
+    with tempfile.TemporaryDirectory() as place:
+        child = os.fork()
+        if child == 0:
+            os.setpgid(0, 0)
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+            endings = on_a_copy(specimens, Path(place, "mutant"), seed, kind, seconds)
+            Path(place, "endings").write_text(json.dumps(endings))
+            os._exit(0)
+        deadline = time.monotonic() + 5 * seconds
+        while (done := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if done[0] == 0:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return [Ending(f"{seed}: {kind}", "process", "hang", "no signal was heard")]
+        if done[1] != 0:
+            return [Ending(f"{seed}: {kind}", "process", "killed", f"status {done[1]}")]
+        return [Ending(*ending) for ending in json.loads(Path(place, "endings").read_text())]
+
+
 def main() -> None:
-    """Count how commands end, each on a copy of its own process."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("finished", type=Path)
-    parser.add_argument("interrupted", type=Path)
+    """Count how commands end on damaged copies."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=120)
+    parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--what", choices=KINDS, default="", help="damage these alone")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="after which a command hangs")
+    parser.add_argument("--verbose", action="store_true", help="show where each bad ending is from")
     given = parser.parse_args()
     for name in ("transformers", "accelerate", "peft", "datasets", "trl", "matplotlib.pyplot", "pyarrow.parquet"):
         importlib.import_module(name)  # once, for all processes
     importlib.import_module("ftp_plugins.trainers.torch_sft")
-    endings: Counter[tuple[str, str]] = Counter()
-    for seed in range(given.seed, given.seed + given.count):
-        with tempfile.TemporaryDirectory() as place:
-            child = os.fork()
-            if child == 0:
-                with Path(place, "endings").open("w") as file:
-                    for ending in on_a_copy(given.finished, given.interrupted, Path(place), seed):
-                        file.write(json.dumps(ending) + "\n")
-                        file.flush()
-                os._exit(0)
-            deadline = time.monotonic() + 4 * SECONDS
-            while (done := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
-                time.sleep(0.02)
-            if done[0] == 0:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-            for line in Path(place, "endings").read_text().splitlines():
-                ending = Ending(*json.loads(line))
-                endings[ending.command, ending.how] += 1
+    with tempfile.TemporaryDirectory() as home:
+        os.environ.update(FTP_CACHE=f"{home}/cache", FTP_USER_DATA=f"{home}/data", HF_HUB_OFFLINE="1")
+        specimens = make(Path(home), outcome)
+        mutants: Counter[tuple[str, str]] = Counter()
+        commands: Counter[tuple[str, str]] = Counter()
+        for seed in range(given.seed, given.seed + given.count):
+            endings = in_a_process(specimens, seed, given.what, given.seconds)
+            worst = max(endings, key=lambda ending: WORSE.index(ending.outcome))
+            kind = worst.damage.split(": ")[1]
+            mutants.update([(kind, worst.outcome), ("all", worst.outcome)])
+            commands.update((ending.command, ending.outcome) for ending in endings)
+            for ending in endings:
                 if ending.is_bad:
-                    print(ending.damage, ending.command, ending.how, ending.said.strip().split("\n")[-1][:150])
-            if done[0] == 0 or done[1] != 0:
-                endings["process", "hang" if done[0] == 0 else f"signal {done[1]}"] += 1
-                print(seed, "process", done)
-    for (command, how), count in sorted(endings.items()):
-        print(f"{command:10} {how:30} {count}")
+                    last = ending.said if given.verbose else ending.said.strip().split("\n")[-1][:150]
+                    print(ascii(f"{ending.damage}: {ending.command}: {ending.how}: {last}")[1:-1].replace("\\n", "\n"))
+                    sys.stdout.flush()
+    print(f"{given.count} mutants, {sum(commands.values())} commands")
+    for title, counts in (("mutants", mutants), ("commands", commands)):
+        print(f"\n{title:12}" + "".join(f"{how:>17}" for how in WORSE))
+        for row in sorted({row for row, _ in counts}):
+            print(f"{row:12}" + "".join(f"{counts[row, how]:17}" for how in WORSE))
 
 
 if __name__ == "__main__":

@@ -3,22 +3,20 @@
 import json
 import os
 import shutil
-import signal
-import threading
 import time
 
 import pytest
 import yaml
-from mutator import on_a_copy, outcome
+from mutator import KINDS, on_a_copy, outcome
+from specimens import make
 
 from ftp.errors import RunError
 from ftp.files import without_controls
 from ftp.runs.directory import RunDirectory
 from ftp.runs.events import done_until
-from ftp.testing.fixtures import write_tiny_model
 
-MUTANTS = int(os.environ.get("FTP_MUTANTS", "16"))
-"""Damaged copies in the default run; `FTP_MUTANTS=500` tries more."""
+MUTANTS = int(os.environ.get("FTP_MUTANTS", "4"))
+"""Damaged copies of each kind in the default run; `FTP_MUTANTS=100` tries more."""
 
 
 @pytest.mark.parametrize("command", ["resume", "report", "compare", "eval"])
@@ -55,51 +53,42 @@ def test_the_list_of_runs_leaves_out_a_damaged_one_and_names_it(ftp, tmp_path):
 # --- a real run, damaged ---------------------------------------------------------------------------------------------
 
 
-def _source(name):
-    return {"path": f"{name}.jsonl", "format": {"use": "instruct"}}
-
-
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Make a finished run, and one that a signal has interrupted in its training."""
+def specimens(tmp_path_factory):
+    """Make a finished run, one that a signal has interrupted in its training, a model and a GGUF file."""
     place = tmp_path_factory.mktemp("runs")
-    write_tiny_model(place / "model")
-    for name, numbers in (("train", range(2, 14)), ("heldout", range(14, 18))):
-        rows = [{"instruction": f"Double {n}.", "context": "", "response": f"It is {2 * n}."} for n in numbers]
-        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = {
-        "name": "finished",
-        "model": {"use": "huggingface", "id": "./model", "device": "cpu"},
-        "adapter": {"use": "lora", "r": 4},
-        "data": {"train": [_source("train")], "validation": "25%", "evals": {"heldout": _source("heldout")}},
-        "train": {"use": "sft", "epochs": 1, "batch_size": 4},
-        "answers": {"max_new_tokens": 4},
-        "evaluate": [{"use": "loss"}, {"use": "exact_match"}],
-    }
-    (place / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FTP_CACHE", str(place / "cache"))
-        how, said = outcome(["run", "recipe.yaml"], place, seconds=120)
-        assert how == "code 0", said
-        threading.Thread(target=_interrupt, args=(place / "runs" / "long",), daemon=True).start()
-        long = ["--set", "name=long", "--set", "train.epochs=200", "--set", "train.evals_per_epoch=1"]
-        how, said = outcome(["run", "recipe.yaml", *long], place, seconds=120)
-        assert how == "code 143" and "checkpoint saved" in said, said
-        yield [next((place / "runs" / name).iterdir()) for name in ("finished", "long")]
+        yield make(place, outcome)
 
 
-def _interrupt(runs):
-    """End this process's training as soon as it has taken some steps."""
-    while not any('"step": 6' in file.read_text() for file in runs.glob("*/events.jsonl")):
-        time.sleep(0.02)
-    os.kill(os.getpid(), signal.SIGTERM)
+@pytest.fixture
+def runs(specimens):
+    return specimens[:2]
 
 
 @pytest.mark.parametrize("seed", range(MUTANTS))
-def test_a_damaged_run_ends_in_a_message_and_nothing_is_written_outside(runs, tmp_path, seed):
-    endings = list(on_a_copy(*runs, tmp_path, seed))
-    bad = [ending for ending in endings if ending.is_bad or "Traceback" in ending.said]
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_damaged_ends_in_a_message_and_nothing_is_written_outside(specimens, tmp_path, kind, seed):
+    bad = [ending for ending in on_a_copy(specimens, tmp_path, seed, kind) if ending.is_bad]
     assert not bad, "\n".join(f"{e.damage}: {e.command}: {e.how}\n{e.said}" for e in bad)
+
+
+def test_what_is_not_damaged_works(specimens, tmp_path, monkeypatch):
+    monkeypatch.setattr("mutator.damage_gguf", lambda file, chance: "nothing")
+    assert [ending.outcome for ending in on_a_copy(specimens, tmp_path, 0, "gguf")] == ["fine", "fine"]
+
+
+def test_fields_of_a_later_release_are_left_out(runs, tmp_path):
+    run = shutil.copytree(runs[0], tmp_path / "runs" / "r" / "1")
+    found = json.loads((run / "evaluation.json").read_text())
+    metric = found[0]["metrics"][0]
+    for place in (found[0], metric, metric["difference"]):
+        place["a later field"] = 1
+    (run / "evaluation.json").write_text(json.dumps(found))
+    for command in (["runs"], ["report", str(run)], ["compare", str(run), str(run)]):
+        how, output = outcome(command, tmp_path)
+        assert how == "code 0", output
 
 
 @pytest.mark.parametrize("name", ["report.html.part", "README.md.part", ".writer.json", ".lock", "model/README.md"])

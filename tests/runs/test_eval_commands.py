@@ -98,21 +98,33 @@ def test_p_values_are_adjusted_over_all_metrics_of_a_run(recipe, tmp_path):
 def test_every_metric_is_given_on_clean_and_leaked_rows(recipe, tmp_path, policy, leaks):
     file = recipe(data={"curate": [{"use": "decontaminate", "policy": policy, "paraphrases": "ignore"}]})
     rows = (tmp_path / "train.jsonl").read_text().splitlines(keepends=True)
-    leaked = '{"instruction": "Tell me please what the notice term is.", "context": "", "response": "Thirty days."}\n'
-    (tmp_path / "train.jsonl").write_text("".join([*rows, leaked]))
+    terms = [("notice term", "Thirty days."), ("governing law", "That of Norway."), ("liability cap", "Two fees.")]
+    leaked = [
+        json.dumps({"instruction": f"Tell me please what the {what} is.", "context": "", "response": answer}) + "\n"
+        for what, answer in terms
+    ]
+    (tmp_path / "train.jsonl").write_text("".join([*rows, *leaked]))
     with (tmp_path / "heldout.jsonl").open("a") as stream:
-        stream.write(leaked)
+        stream.writelines(leaked)
     found = evaluations(run(file, tmp_path / "runs"))
     for evaluation in found:
         if not leaks:
             assert evaluation["subsets"] == {} and not any("leak" in note for note in evaluation["notes"])
             continue
-        assert "leaks: 1 of 5 row is similar to a training row" in " ".join(evaluation["notes"])
+        assert "leaks: 3 of 7 rows are similar to a training row" in " ".join(evaluation["notes"])
         whole = {m["name"]: m for m in evaluation["metrics"] if m["base_scores"]}
-        for part, rows in (("clean", slice(0, 4)), ("leaked", slice(4, 5))):
+        for part, rows in (("clean", slice(0, 4)), ("leaked", slice(4, 7))):
             assert [m["name"] for m in evaluation["subsets"][part]] == list(whole)
             for metric in evaluation["subsets"][part]:
                 assert metric["tuned_scores"] == whole[metric["name"]]["tuned_scores"][rows]
+    # Holm: all parts of all metrics are one family, and the whole another, so that leaks don't weaken its verdicts.
+    whole = [m for e in found for m in e["metrics"]]
+    parts = [m for e in found for part in e["subsets"].values() for m in part]
+    for family in (whole, parts):
+        assert [m["p_adjusted"] for m in family] == holm([m["p_value"] for m in family])
+    if leaks:
+        assert any(m["p_adjusted"] > m["p_value"] for m in parts if m["p_value"] is not None)
+        assert {len(e["subsets"]) for e in found} == {2}
 
 
 def test_an_eval_row_leaks_when_a_row_like_it_is_still_used(tmp_path):

@@ -31,7 +31,7 @@ JUDGE = {"use": "judge", "model": "m", "base_url": "http://127.0.0.1:9/v1", "max
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Begin a run that fails at its evaluation, as nobody listens where its judge should be; its directory."""
+    """Begin a run that fails at its rehearsal, as nobody listens where its judge should be; its directory."""
     place = tmp_path_factory.mktemp("made")
     write_tiny_model(place / "model")
     (place / "mine.py").write_text(MINE)
@@ -52,7 +52,7 @@ def made(tmp_path_factory):
         for name, value in surroundings(place).items():
             patch.setenv(name, str(value))
         how, said = outcome(["run", "recipe.yaml", "-p", "mine.py"], place, seconds=120)
-    assert how == "code 2" and "got no reply" in said, said
+    assert how == "code 2" and "can't be reached" in said, said
     [run] = (place / "runs" / "small").iterdir()
     return run
 
@@ -88,7 +88,7 @@ def do(run, *arguments):
 
 def test_a_run_of_this_machine_goes_on_unattended(run, tmp_path):
     said = do(run, "resume", run)
-    assert "got no reply" in said and "--trust" not in said  # as far as it can
+    assert "can't be reached" in said and "--trust" not in said  # as far as it can
     assert (tmp_path / "saw").exists()
 
 
@@ -99,8 +99,8 @@ def test_a_run_from_elsewhere_names_what_it_would_do(run, stranger, made, tmp_pa
     named = do(run, "resume", run, "-p", plugin)  # the file is named, the judge's address is not
     assert "judge: send prompts and answers to http://127.0.0.1:9/v1" in named and "$OPENAI_API_KEY" in named
     trusted = do(run, "resume", run, "--trust")
-    assert "got no reply" in trusted
-    assert "got no reply" in do(run, "resume", run), "consent is kept"
+    assert "can't be reached" in trusted
+    assert "can't be reached" in do(run, "resume", run), "consent is kept"
 
 
 @pytest.mark.parametrize("what", ["plugin", "address", "variable", "consent"])

@@ -232,7 +232,7 @@ def test_several_sources_have_a_validation_loss_of_their_own(ftp_recipe, ftp_tin
 def test_the_fall_back_is_loud(ftp_tiny_model, tmp_path, monkeypatch):
     from ftp_plugins.speed.torch_path import FastPath
 
-    monkeypatch.setattr(FastPath, "why_not", staticmethod(lambda model: "of the test"))
+    monkeypatch.setattr(FastPath, "why_not", staticmethod(lambda model, longest: "of the test"))
     job, events = job_of(load(ftp_tiny_model, LoRA(r=4)), tmp_path)
     SFT(epochs=2, batch_size=4).train(job)
     assert metrics(events, "note", "text") == [

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ftp.cli.echo import echo
+from ftp.cli.echo import echo, message
 
 COMMANDS = ("init", "check", "run", "resume", "report", "plugins", "schema")
 GROUP = "ftp.commands"
@@ -75,7 +75,7 @@ def main() -> None:
     """Run the command line. Errors that the user can fix end with exit code 2 and no traceback."""
     import traceback
 
-    from ftp.errors import FtpError, printable
+    from ftp.errors import FtpError
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -88,19 +88,19 @@ def main() -> None:
         if settings.get("traceback"):
             traceback.print_exception(error)
         else:
-            echo(printable(str(error)), err=True)
+            echo(message(str(error)), err=True)
         sys.exit(error.exit_code)
     except OSError as error:
         if error.filename is None:
             raise
         # A path that can't be read or written is the user's to mend, whichever command it was given to.
-        echo(printable(f"{os.fsdecode(error.filename)}: {error.strerror}"), err=True)
+        echo(message(f"{os.fsdecode(error.filename)}: {error.strerror}"), err=True)
         sys.exit(2)
     except click.ClickException as error:
-        message = printable(error.format_message())
-        shown: click.ClickException = click.ClickException(message)
+        text = message(error.format_message())
+        shown: click.ClickException = click.ClickException(text)
         if isinstance(error, click.UsageError):
-            shown = click.UsageError(message, error.ctx)
+            shown = click.UsageError(text, error.ctx)
         shown.show()
         sys.exit(error.exit_code)
     except click.Abort:

@@ -66,7 +66,7 @@ def _list(found: Plugins, as_json: bool) -> None:
         for kind, name in plugin.offers:
             doc = (found.offers(kind)[name].component.__doc__ or "").strip().split("\n")[0]
             table.add_row(plugin.name, plugin.version, kind, name, Text(doc))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table, markup=False)
     for clash in found.clashes:
         echo(clash, err=True)
 

@@ -37,11 +37,13 @@ def show() -> Iterator[Progress]:
 def live(console: Console) -> Iterator[Progress]:
     """Show one bar at a time on a console of 80 columns or more; a finished stage becomes a line above it."""
     columns = (
-        TextColumn("{task.description}", table_column=Column(max_width=32, no_wrap=True, overflow="ellipsis")),
+        TextColumn(
+            "{task.description}", markup=False, table_column=Column(max_width=32, no_wrap=True, overflow="ellipsis")
+        ),
         BarColumn(bar_width=8),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[detail]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+        TextColumn("{task.fields[detail]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
     )
     with Bars(*columns, console=console) as bars:
         progress = Live(bars)

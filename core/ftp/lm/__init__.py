@@ -5,6 +5,7 @@ Text and tokens:
 - `rendering`: examples to text by the chat template, and to tokens with the mask of those that carry loss.
 - `chat_template`: conversations to text by a chat template.
 - `control_tokens`: control tokens that the text of a row spells out, which stay text.
+- `template_limits`: chat templates that run with limits of time and output.
 - `tokens`: tokenised rows on disk, cached by content; token counts for curators.
 - `byte_level`: encodes for byte-level tokenizers without their offsets, which is faster.
 - `ascii_bpe`: encodes ASCII text for byte-level BPE tokenizers by looking words up.
@@ -24,6 +25,7 @@ Computing:
 - `torch_losses`: the loss of a model on every row.
 - `torch_generate`: greedy answers.
 - `torch_parity`: how near two forms of a model are.
+- `learning_rates`: how a learning rate compares with the usual ones of an adapter.
 - `allocator`: glibc's allocator, set up for tensors on the CPU.
 
 Modules named `torch_*` import torch at the top; import them inside functions, so that commands which need no torch stay

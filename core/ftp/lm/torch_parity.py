@@ -40,36 +40,41 @@ def opened(model: Any, tokenizer: Any, engine: str) -> Exported:
     Args:
         model: a `transformers.PreTrainedModel` or a `peft.PeftModel`.
         tokenizer: a fast tokenizer with a chat template.
-        engine: what is said to have opened it.
+        engine: name of what has opened it.
     """
-    model.eval()
-    stops = list(stop_ids(tokenizer, model.generation_config.eos_token_id))
+    found = _Opened(model.eval(), tokenizer)
+    return Exported(engine, found.encode, found.encode_text, found.logits, found.answer)
 
-    def encode(example: Example) -> list[int]:
-        text = render(tokenizer, example.prompt, answer_next=True, tools=example.tools)
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def encode_text(text: str) -> list[int]:
-        return list(tokenizer(text)["input_ids"])
+class _Opened:
+    """A model and its tokenizer."""
 
-    def logits(ids: Sequence[int]) -> torch.Tensor:
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.stops = list(stop_ids(tokenizer, model.generation_config.eos_token_id))
+
+    def encode(self, example: Example) -> list[int]:
+        text = render(self.tokenizer, example.prompt, answer_next=True, tools=example.tools)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode_text(self, text: str) -> list[int]:
+        return list(self.tokenizer(text)["input_ids"])
+
+    def logits(self, ids: Sequence[int]) -> torch.Tensor:
         with torch.inference_mode():
-            out = model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False)
+            out = self.model(input_ids=torch.tensor([list(ids)], device=self.model.device), use_cache=False)
         found: torch.Tensor = out.logits[0].float().cpu()
         return found
 
-    def answer(ids: Sequence[int], most: int) -> list[int]:
+    def answer(self, ids: Sequence[int], most: int) -> list[int]:
         from transformers import GenerationConfig
 
-        inputs = torch.tensor([list(ids)], device=model.device)
-        config = GenerationConfig(
-            max_new_tokens=most, do_sample=False, eos_token_id=stops, pad_token_id=tokenizer.pad_token_id
-        )
+        inputs = torch.tensor([list(ids)], device=self.model.device)
+        pad = self.tokenizer.pad_token_id
+        config = GenerationConfig(max_new_tokens=most, do_sample=False, eos_token_id=self.stops, pad_token_id=pad)
         with torch.inference_mode():
-            out = model.generate(inputs, attention_mask=torch.ones_like(inputs), generation_config=config)
+            out = self.model.generate(inputs, attention_mask=torch.ones_like(inputs), generation_config=config)
         return list(out[0, len(ids) :].tolist())
-
-    return Exported(engine, encode, encode_text, logits, answer)
 
 
 def reference(model: Exported, examples: Sequence[Example], proof: Proof) -> list[ReferenceRow]:

@@ -151,7 +151,7 @@ class Slots:
         """
         if (cls, use) not in self._members:
             first_line = (cls.__doc__ or "").strip().split("\n", 1)[0]
-            optional = {"default": use} if issubclass(cls, Engine) and cls.by_default else {}
+            optional: dict[str, Any] = {"default": use} if issubclass(cls, Engine) and cls.by_default else {}
             tag = {"use": (Literal[use], Field(description=first_line, **optional))} if use else {}
             made = self.model(cls, **tag)
             self._members[cls, use] = Annotated[made, AfterValidator(partial(self.rebuilt, cls, use=use))]
@@ -168,7 +168,7 @@ class Slots:
         return self._introduced(made, use) if isinstance(made, Component) else made
 
     def _introduced(self, component: Any, name: str) -> Any:
-        """Tell a component its name, and a formatter that chooses by the data what it can choose from."""
+        """Name a component, and give a formatter that chooses by the data the formatters that it can choose from."""
         component = component.named(name)
         if isinstance(component, Formatter) and component.chooses_by_data():
             others = self.without_options(

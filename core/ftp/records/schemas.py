@@ -52,6 +52,7 @@ class Lock(TypedDict, total=False):
     plugins: Digests
     hardware: dict[str, Any]
     base_model: str
+    lineage: dict[str, Any]
     model: LockedModel
     anyway: list[dict[str, Any]]
 
@@ -227,9 +228,13 @@ PairedMetric = Annotated[Metric, AfterValidator(_paired)]
 
 
 class EvaluationRecord(TypedDict):
-    """One evaluation in evaluation.json. A run of an older release lacks the fields that came later."""
+    """One evaluation in evaluation.json.
 
-    __pydantic_config__ = _MORE  # type: ignore[misc]
+    A run of an older release lacks the fields that came later; those of a later release are left out.
+    """
+
+    # The dataclasses inside have this configuration too, and no attributes for fields that they don't know.
+    __pydantic_config__ = ConfigDict(extra="ignore")  # type: ignore[misc]
     metrics: tuple[PairedMetric, ...]
     notes: tuple[str, ...]
     evaluator: str

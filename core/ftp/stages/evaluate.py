@@ -150,9 +150,9 @@ class Evaluating:
                     found = _against(evaluator, dataclasses.replace(view, name=f"{name} against {who}"))
                     named = dataclasses.replace(found, evaluator=evaluator.used_as, evals=name, against=who)
                     evaluations.append((evaluator, named))
-        found = [_concluded(evaluator, evaluation) for evaluator, evaluation in _adjusted(evaluations)]
-        self.directory.write_json("against.json", [dataclasses.asdict(evaluation) for evaluation in found])
-        return found
+        concluded = [_concluded(evaluator, evaluation) for evaluator, evaluation in _adjusted(evaluations)]
+        self.directory.write_json("against.json", [dataclasses.asdict(evaluation) for evaluation in concluded])
+        return concluded
 
     def rehearse(self, corpus: Corpus) -> list[Evaluation]:
         """Have every evaluator score some of the base model's answers against themselves, and return what it finds.
@@ -258,7 +258,7 @@ def _adjusted(evaluated: Sequence[tuple[Evaluator, Evaluation]]) -> list[tuple[E
 
 def _concluded(evaluator: Evaluator, evaluation: Evaluation) -> Evaluation:
     """Put what the evaluator concludes from the adjusted figures before its other notes."""
-    return dataclasses.replace(evaluation, notes=(*evaluator.conclude(evaluation), *evaluation.notes))
+    return dataclasses.replace(evaluation, notes=(*call(Sequence, evaluator.conclude, evaluation), *evaluation.notes))
 
 
 def leaked_rows(

@@ -19,6 +19,7 @@ VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 """Pattern for names of environment variables; a key pasted instead of a name has lower case letters or dashes."""
 MOST_CHARACTERS = 100_000
 """The longest reply that is searched for a verdict."""
+REDIRECTED = "nothing was sent there; if that is intended, make it the base_url"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -160,17 +161,15 @@ class Connection:
         if schema is not None and (insist or self._structured):
             shape = {"name": "verdict", "strict": True, "schema": schema}
             asked["response_format"] = {"type": "json_schema", "json_schema": shape}
-        where = f"{self._server.model} at {self._server.address}"
         try:
             raw = await self._client.chat.completions.with_raw_response.create(
                 model=self._server.model, messages=list(messages), **asked
             )
             completion = raw.parse()
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            advice = f"the key in ${self._server.api_key_env} may be wrong or expired"
-            raise ServiceError(f"{where}: {self._what(error)}; {advice}") from None
+            raise self._no_use(error, f"the key in ${self._server.api_key_env} may be wrong or expired") from None
         except openai.NotFoundError as error:
-            raise ServiceError(f"{where}: {self._what(error)}; {await self._offered()}") from None
+            raise self._no_use(error, await self._offered()) from None
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             if "response_format" not in asked or insist:
                 raise CallFailed(self._what(error), "refused") from None
@@ -181,12 +180,41 @@ class Connection:
         except openai.APIStatusError as error:
             why = error.response.headers.get(REFUSED)
             if why == "redirect":
-                advice = "if that is intended, make it the base_url"
-                raise ServiceError(f"{where}: {self._what(error)}; nothing was sent there; {advice}") from None
+                raise self._no_use(error, REDIRECTED) from None
             raise CallFailed(self._what(error), "garbled" if why == "size" else "refused") from None
         except (openai.OpenAIError, ValueError, RecursionError) as error:
             raise CallFailed(f"the server's answer can't be read: {self._what(error)}", "garbled") from None
         return self._reply(completion, raw.retries_taken + 1)
+
+    async def try_connection(self) -> None:
+        """Ask for the list of models, which costs nothing, to see whether a server answers and accepts the key.
+
+        That a server lists no models, or not this one, proves nothing: many are like that and answer all the same.
+
+        Raises:
+            ServiceError: the server can't be reached, refuses the key, or redirects to another host.
+        """
+        import openai
+
+        from ftp_plugins.engines.transport import REFUSED
+
+        try:
+            await self._client.models.list()
+        except openai.APIConnectionError as error:
+            raise self._no_use(error, "is base_url right, and is the server running?") from None
+        except openai.AuthenticationError as error:
+            if "permission" in self._what(error).lower():
+                return  # a key for completions alone, which may not list models
+            raise self._no_use(error, f"the key in ${self._server.api_key_env} may be wrong or expired") from None
+        except openai.APIStatusError as error:
+            if error.response.headers.get(REFUSED) == "redirect":
+                raise self._no_use(error, REDIRECTED) from None
+        except (openai.OpenAIError, ValueError, AttributeError, TypeError, RecursionError):
+            return  # something answers, if not with a list of models
+
+    def _no_use(self, error: Exception, advice: str) -> ServiceError:
+        """Return the error for a judge that no call can reach."""
+        return ServiceError(f"{self._server.model} at {self._server.address}: {self._what(error)}; {advice}")
 
     async def _offered(self) -> str:
         """Return advice for when there is no such model."""

@@ -146,7 +146,8 @@ class Decoder:
         """Return the logits of the token after a prompt, whose last token goes through a step of its own."""
         cache = RowCache(1, len(prompt))
         self._forward(cache, 0, [prompt[:-1]], [0])
-        return self.head(self._forward(cache, 0, [prompt[-1:]], [len(prompt) - 1]))[0].float()
+        found: torch.Tensor = self.head(self._forward(cache, 0, [prompt[-1:]], [len(prompt) - 1]))[0].float()
+        return found
 
     def _shared(self, prompts: Sequence[list[int]]) -> tuple[RowCache, int]:
         """Return the cache of what all prompts begin with, and how many tokens that is."""

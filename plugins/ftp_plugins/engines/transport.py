@@ -14,7 +14,7 @@ MOST_BYTES = 4 * 2**20
 
 
 class LimitedTransport(httpx2.AsyncBaseTransport):
-    """Passes requests on and rejects answers that are too late, too large or from another host.
+    """Passes requests on and rejects answers that are too late, too large or send elsewhere.
 
     Args:
         seconds: for one attempt, from sending it to the last byte of its answer. httpx2's own limits are for each
@@ -42,10 +42,16 @@ class LimitedTransport(httpx2.AsyncBaseTransport):
         try:
             target = response.headers.get("location")
             if 300 <= response.status_code < 400 and target is not None:
-                host = request.url.join(target).host
-                if host != request.url.host:
-                    return _refusal(request, "redirect", f"redirects to another host, {host[:100]!r}")
-            # Decoded piece by piece, so that a small answer that unpacks to a huge one is noticed on the way.
+                found = request.url.join(target)
+                if found.host != request.url.host:
+                    return _refusal(request, "redirect", f"redirects to another host, {found.host[:100]!r}")
+                if _origin(found) not in (_origin(request.url), ("https", 443)):
+                    address = f"{found.scheme}://{found.host}:{_origin(found)[1]}"
+                    return _refusal(request, "redirect", f"redirects to another server, {address[:100]!r}")
+            if "," in response.headers.get("content-encoding", ""):
+                return _refusal(request, "size", "the answer is packed more than once")
+            # Decoded piece by piece, so that a small answer that unpacks to a huge one is noticed on the way. A piece
+            # of one packed twice could unpack to all memory.
             body = bytearray()
             async for piece in response.aiter_bytes():
                 body += piece
@@ -59,6 +65,10 @@ class LimitedTransport(httpx2.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close the connections."""
         await self._inner.aclose()
+
+
+def _origin(url: httpx2.URL) -> tuple[str, int | None]:
+    return url.scheme, url.port or {"http": 80, "https": 443}.get(url.scheme)
 
 
 def _refusal(request: httpx2.Request, why: Literal["redirect", "size"], what: str) -> httpx2.Response:

@@ -60,7 +60,7 @@ class LocalModel:
         from ftp_plugins.judging.torch_next_token import next_token_odds
 
         tokenizer, model = self._loaded.tokenizer, self._loaded.model
-        messages = [ftp.Message(m["role"], self._plain(m["content"])) for m in request["messages"]]
+        messages = [ftp.Message(m["role"], self.without_control_tokens(m["content"])) for m in request["messages"]]
         start = render(tokenizer, messages, answer_next=True) + request["prefix"]
         ids = tokenizer(start, add_special_tokens=False)["input_ids"]
         ends = [tokenizer(start + choice, add_special_tokens=False)["input_ids"] for choice in request["choices"]]
@@ -74,7 +74,7 @@ class LocalModel:
         odds = next_token_odds(model, ids, [end[-1] for end in ends])
         return Reply(json.dumps(dict(zip(request["choices"], odds, strict=True))), "stop", len(ids), 0)
 
-    def _plain(self, text: str) -> str:
+    def without_control_tokens(self, text: str) -> str:
         """Remove this tokenizer's control tokens from a text, since it would read them in any text."""
         for token in self._loaded.tokenizer.all_special_tokens:
             text = text.replace(token, f"{token[:1]} {token[1:]}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -22,6 +24,9 @@ SERVER_ONLY = (
     *("base_url", "temperature", "max_tokens", "max_completion_tokens", "max_cost"),
     *("price_per_million_input", "price_per_million_output"),
 )
+
+MOST_SECONDS = 30.0
+"""The longest that the rehearsal waits for a server."""
 
 
 def _local_directory(value: str, info: ValidationInfo) -> str:
@@ -72,7 +77,18 @@ class JudgeOptions(ftp.Evaluator, ServerOptions):
         return [] if self.api_key_env.endswith("_API_KEY") else self.needs_consent()
 
     def rehearse(self, view: ftp.EvalView) -> None:
-        """Try nothing: every verdict costs money or minutes."""
+        """Try the address and the key of a server, without a completion: every verdict costs money or minutes.
+
+        Raises:
+            ServiceError: no call could reach the judge.
+        """
+        if self.provider != "local" and not self.replays:
+            asyncio.run(self._try_connection())
+
+    async def _try_connection(self) -> None:
+        seconds, retries = min(self.timeout, MOST_SECONDS), min(self.max_retries, 2)
+        async with dataclasses.replace(self._server, timeout=seconds, max_retries=retries).connect() as connection:
+            await connection.try_connection()
 
     def problems(self) -> list[str]:
         found = []

@@ -52,6 +52,7 @@ class Html(ftp.Reporter):
         notes = [event["text"] for event in run.events if event["event"] == "note"]
         values: dict[str, Any] = {
             "run": run,
+            "lineage": tables.lineage_of(run),
             "rows": rows,
             "others": _others(run),
             "general": rows_of(general),
@@ -190,8 +191,8 @@ def _example(view: ftp.EvalView, metrics: dict[str, ftp.Metric], index: int) -> 
         ),
         "prompt": [(message.role, _cut(message.content), message.tool_calls) for message in example.prompt],
         "reference": _cut(example.reference),
-        "base": _answer(example.reference, view.base_answers, index),
-        "tuned": _answer(example.reference, view.tuned_answers, index),
+        "base": answer_parts(example.reference, view.base_answers, index),
+        "tuned": answer_parts(example.reference, view.tuned_answers, index),
         "scores": scores,
         # Which metrics, by their place: the page filters by them.
         **{
@@ -206,7 +207,7 @@ def _cut(text: str, longest: int = LONGEST) -> str:
     return text if len(text) <= longest else f"{text[:longest]}… ({len(text) - longest:,} more characters)"
 
 
-def _answer(reference: str, answers: Any, index: int) -> dict[str, Any] | None:
+def answer_parts(reference: str, answers: Any, index: int) -> dict[str, Any] | None:
     """Split an answer into runs of words that the reference has in the same order, and the other words.
 
     A single word that the reference has more than once doesn't count when its neighbours differ: a shared `the` means

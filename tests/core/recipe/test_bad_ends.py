@@ -5,8 +5,9 @@ import time
 
 import pytest
 
+from ftp.cli.echo import message
 from ftp.data.files import files_of
-from ftp.errors import DataError, printable
+from ftp.errors import DataError
 from ftp.files import clear_parts, forget_unused
 
 
@@ -54,11 +55,11 @@ def test_a_directory_that_can_not_be_listed(tmp_path, monkeypatch):
         files_of(str(tmp_path))
 
 
-def test_messages_are_printable():
-    assert printable("a\x1b[2J\u202eb\tc\nd") == "a\\x1b[2J\\u202eb\tc\nd"
-    long = printable("x" * 10_000)
+def test_messages_are_escaped_and_cut():
+    assert message("a\x1b[2J\u202eb\tc\nd") == "a\\u001b[2J\\u202eb\tc\nd"
+    long = message("x" * 10_000)
     assert len(long) == 1003
-    assert printable("\n" * 500).splitlines()[-1] == "… and 401 more lines"
+    assert message("\n" * 500).splitlines()[-1] == "… and 401 more lines"
 
 
 def test_what_a_kill_left_half_written_is_cleared(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ftp.cli.echo import echo
 from ftp.cli.options import TRACEBACK, load_plugins, plugin_options
 
 
@@ -56,5 +57,5 @@ def command(
             progress.stage("Writing reports")
             write_reports(directory, plugins, trained_by.report or default_reporters(plugins))
     for path in written:
-        click.echo(path)
+        echo(path)
     refuse_unproven(written)

@@ -41,32 +41,38 @@ def with_llama(path: Path, like: Any, stops: Sequence[int], lora: Path | None = 
         )
     except (ValueError, RuntimeError) as error:
         raise ftp.ModelError(f"{path}: llama.cpp can't open it: {error}") from None
-    template = copy.deepcopy(like)
-    template.chat_template = llama.metadata.get("tokenizer.chat_template", like.chat_template)
+    found = _Opened(llama, like, stops)
+    engine = f"llama.cpp (llama-cpp-python {version('llama-cpp-python')})"
+    return ftp.Exported(engine, found.encode, found.encode_text, found.logits, found.answer)
 
-    def encode(example: ftp.Example) -> list[int]:
-        text = render(template, example.prompt, answer_next=True, tools=example.tools)
-        return list(llama.tokenize(text.encode(), add_bos=False, special=True))
 
-    def encode_text(text: str) -> list[int]:
-        return list(llama.tokenize(text.encode(), add_bos=True, special=True))
+class _Opened:
+    """A file in llama.cpp."""
 
-    def logits(ids: Sequence[int]) -> torch.Tensor:
-        llama.reset()
-        llama.eval(list(ids))
-        return torch.from_numpy(llama.scores[: len(ids)].copy())
+    def __init__(self, llama: Any, like: Any, stops: Sequence[int]) -> None:
+        self.llama, self.stops = llama, stops
+        self.template = copy.deepcopy(like)
+        self.template.chat_template = llama.metadata.get("tokenizer.chat_template", like.chat_template)
 
-    def answer(ids: Sequence[int], most: int) -> list[int]:
-        llama.reset()
-        llama.eval(list(ids))
+    def encode(self, example: ftp.Example) -> list[int]:
+        text = render(self.template, example.prompt, answer_next=True, tools=example.tools)
+        return list(self.llama.tokenize(text.encode(), add_bos=False, special=True))
+
+    def encode_text(self, text: str) -> list[int]:
+        return list(self.llama.tokenize(text.encode(), add_bos=True, special=True))
+
+    def logits(self, ids: Sequence[int]) -> torch.Tensor:
+        self.llama.reset()
+        self.llama.eval(list(ids))
+        return torch.from_numpy(self.llama.scores[: len(ids)].copy())
+
+    def answer(self, ids: Sequence[int], most: int) -> list[int]:
+        self.llama.reset()
+        self.llama.eval(list(ids))
         found: list[int] = []
         while len(found) < most:
-            found.append(int(llama.scores[llama.n_tokens - 1].argmax()))
-            if found[-1] in stops or len(found) == most:
+            found.append(int(self.llama.scores[self.llama.n_tokens - 1].argmax()))
+            if found[-1] in self.stops or len(found) == most:
                 break
-            llama.eval(found[-1:])
+            self.llama.eval(found[-1:])
         return found
-
-    return ftp.Exported(
-        f"llama.cpp (llama-cpp-python {version('llama-cpp-python')})", encode, encode_text, logits, answer
-    )
