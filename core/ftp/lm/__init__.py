@@ -23,6 +23,9 @@ Computing:
 - `torch_packing`: rows of a batch in one sequence, without padding.
 - `torch_attention`: causal attention within the documents of a packed sequence.
 - `torch_losses`: the loss of a model on every row.
+- `sampling`: how an answer is sampled, and its text as it grows token by token.
+- `answering`: models to talk to: conversations to requests, and the pieces of several answers as they come.
+- `torch_decode`: requests decoded in batches that they join and leave at any time, each with its own adapter.
 - `torch_generate`: greedy answers.
 - `torch_parity`: how near two forms of a model are.
 - `learning_rates`: how a learning rate compares with the usual ones of an adapter.
