@@ -25,6 +25,7 @@ from ftp.types import (
     Kind,
     LoadedModel,
     LoadedTokenizer,
+    Metric,
     ModelRequest,
     RollBack,
     Score,
@@ -396,7 +397,7 @@ class Evaluator(Component):
             tuned_reasons=[s.reason for s in tuned],
             clusters=clusters_of(view.examples),
         )
-        return Evaluation(metrics=(metric,), n=len(view.examples))
+        return Evaluation(metrics=(metric, *pass_at_k(metric, view)), n=len(view.examples))
 
     def conclude(self, evaluation: Evaluation) -> Sequence[str]:
         """Return notes on what its figures say, once their p-values are adjusted for the run's other metrics."""
@@ -412,6 +413,21 @@ class Evaluator(Component):
             view: the base model's answers to a few examples, as those of both models.
         """
         return self.anew().evaluate(view)
+
+
+def pass_at_k(metric: Metric, view: EvalView) -> list[Metric]:
+    """Return pass@k: the share of prompts to which at least one of the `view.samples` answers is right.
+
+    It is the unbiased estimate of Chen et al. 2021 (arXiv:2107.03374) where all samples count. Empty where a prompt has
+    one answer, or where the scores of `metric` are not 0 and 1.
+    """
+    k = view.samples
+    if k == 1 or not {*metric.base_scores, *metric.tuned_scores} <= {0.0, 1.0}:
+        return []
+    starts = range(0, len(view.examples), k)
+    base, tuned = ([max(scores[at : at + k]) for at in starts] for scores in (metric.base_scores, metric.tuned_scores))
+    clusters = clusters_of([view.examples[at] for at in starts])
+    return [paired_metric(f"pass@{k}", base, tuned, higher_is_better=metric.higher_is_better, clusters=clusters)]
 
 
 class BringsEvals(ABC):

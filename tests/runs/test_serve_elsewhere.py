@@ -36,7 +36,8 @@ def test_vllm_takes_adapters_of_one_base(ftp, lora_runs, ftp_tiny_model):
     assert command[at + 1 : at + 3] == [f"a={lora_runs.one / 'model'}", f"b={lora_runs.two / 'model'}"]
     assert command[command.index("--max-lora-rank") + 1] == "8"
     assert command[command.index("--tokenizer") + 1] == str(lora_runs.one / "model")
-    assert command[command.index("--dtype") + 1] == "float32" and command[command.index("--port") + 1] == "9000"
+    assert command[command.index("--dtype") + 1] == "float32"
+    assert command[command.index("--port") + 1] == "9000"
 
 
 def test_sglang_takes_adapters_too(ftp, lora_runs):

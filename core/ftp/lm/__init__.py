@@ -23,6 +23,9 @@ Computing:
 - `torch_packing`: rows of a batch in one sequence, without padding.
 - `torch_attention`: causal attention within the documents of a packed sequence.
 - `torch_losses`: the loss of a model on every row.
+- `sampling`: how an answer is sampled, and its text as it grows token by token.
+- `answering`: models to talk to: conversations to requests, and the pieces of several answers as they come.
+- `torch_decode`: requests decoded in batches that they join and leave at any time, each with its own adapter.
 - `torch_generate`: greedy answers.
 - `answering`: models that answer: prompts to token ids, decoders, and the pieces of several answers as they come.
 - `sampling`: how the next token is drawn.
