@@ -244,7 +244,7 @@ def test_a_judge_that_is_gone_stops_the_run(view, said, what):
 def test_too_few_calls_to_be_sure_and_none_answered(view):
     with (
         serving(lambda request: Say(status=500, message="oops")) as server,
-        pytest.raises(ServiceError, match="the judge answered no call: refused: 500: oops"),
+        pytest.raises(ServiceError, match="no call was answered: refused: 500: oops"),
     ):
         judge(server).evaluate(view(ROWS[:1] * 2))
 

@@ -15,7 +15,7 @@ import yaml
 
 from ftp.testing.fixtures import write_tiny_model
 
-LONG = ("--set", "name=long", "--set", "train.epochs=60", "--set", "train.evals_per_epoch=1")
+LONG = ("--set", "name=long", "--set", "train.epochs=20", "--set", "train.evals_per_epoch=1")
 
 UNKNOWN = "<|endoftext|>"
 

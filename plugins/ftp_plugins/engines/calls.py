@@ -214,7 +214,7 @@ class Calls:
             raise errors.exceptions[0] from None
         failed = [line["error"] for line in self.records.values() if line["error"] is not None]
         if failed and len(failed) == len(self.records):
-            raise ServiceError(f"the judge answered no call: {failed[0]}")
+            raise ServiceError(f"no call was answered: {failed[0]}")
         return [task.result() for task in tasks]
 
 
