@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ftp.data.ledger import Ledger
     from ftp.errors import DataError, FtpError, Interrupted, ModelError, RowError
     from ftp.hookspecs import hookimpl
-    from ftp.options import FilePath, Proof, Share
+    from ftp.options import AnswerOptions, FilePath, Proof, Share
     from ftp.stages.trained_model import TrainedModel, load
     from ftp.stats.clusters import clusters_of
     from ftp.stats.paired import (
@@ -71,6 +71,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Adapter",
     "Answer",
+    "AnswerOptions",
     "BringsEvals",
     "Component",
     "Corpus",
@@ -144,7 +145,7 @@ _HOME = {
     "ftp.data.ledger": "Ledger",
     "ftp.errors": "DataError FtpError Interrupted ModelError RowError",
     "ftp.hookspecs": "hookimpl",
-    "ftp.options": "FilePath Proof Share",
+    "ftp.options": "AnswerOptions FilePath Proof Share",
     "ftp.stages.trained_model": "TrainedModel load",
     "ftp.stats.clusters": "clusters_of",
     "ftp.stats.paired": (
