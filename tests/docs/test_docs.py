@@ -26,6 +26,7 @@ from ftp.components import KINDS, Formatter
 from ftp.recipe.model import Data, Source
 from ftp.stages.prepare_data import examples_of
 from ftp.testing import assert_component_ok
+from ftp_plugins.evaluators.exact_match import ExactMatch
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -256,7 +257,7 @@ def test_other_yaml_parses_and_a_part_of_a_recipe_fits_into_one(
 
 PYTHON = blocks("python")
 PLUGINS = [block for block in PYTHON if "@ftp.hookimpl" in block.text]
-OPTIONS = {"blend": {"parts": [{"use": "exact_match"}]}}
+OPTIONS = {"blend": {"parts": [ExactMatch(), ExactMatch(numbers=True)]}}
 """Options that a component on a page needs."""
 TESTS = [block for block in PYTHON if re.search(r"^def test_", block.text, re.MULTILINE)]
 

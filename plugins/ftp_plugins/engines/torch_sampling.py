@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
 from ftp.options import AnswerOptions
 
-if TYPE_CHECKING:
-    from ftp_plugins.engines.torch_decode import Row
+
+class Numbered(Protocol):
+    """A row of a batch."""
+
+    @property
+    def number(self) -> int:
+        """The row's number among the prompts."""
 
 
 class Chooser:
@@ -25,7 +30,7 @@ class Chooser:
         self.temperature, self.top_p, self.seed = options.temperature, options.top_p, options.seed
         self._draws: dict[int, random.Random] = {}
 
-    def __call__(self, logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
+    def __call__(self, logits: torch.Tensor, rows: Sequence[Numbered]) -> list[int]:
         """Return a token for each row.
 
         Args:
