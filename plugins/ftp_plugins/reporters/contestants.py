@@ -113,10 +113,10 @@ def _chart(models: Sequence[dict[str, Any]], metrics: Sequence[str]) -> str:
     if len(points) < 2:
         return ""
     with drawn(f"{quality} against {label}", (6.4, 3.4)) as (axes, svg):
-        for number, (x, y, who) in enumerate(points):
+        for x, y, who in points:
             colour = {"tuned": GOOD, "base": INK}.get(who, TRAIN)
             axes.plot([x], [y], marker="o", markersize=9, color=colour, linestyle="none")
-            place = (8, 6 if number % 2 else -14)  # neighbours above and below
+            place = (8, -14 if who == "tuned" else 6)  # base and tuned are often neighbours
             axes.annotate(printable(who, 24), (x, y), place, textcoords="offset points", color=colour)
         least, most = min(x for x, _, _ in points), max(x for x, _, _ in points)
         if least > 0 and most > 10 * least:
