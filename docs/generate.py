@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import functools
 import importlib
 import importlib.metadata
 import inspect
@@ -124,7 +125,23 @@ def article(name: str) -> str:
 def uses_of(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> list[str]:
     """Link the component that a block is of to its options; empty for a block that is no component."""
     use = defs[schema["$ref"].rsplit("/", 1)[-1]].get("properties", {}).get("use") if "$ref" in schema else None
-    return [f"[`{use['const']}`](components.md#{use['const']})"] if use else []
+    return [f"[`{use['const']}`](components.md#{anchor_of(use['const'], use['description'])})"] if use else []
+
+
+@functools.cache
+def anchor_of(name: str, doc: str) -> str:
+    """Return the anchor of a component on the page of components: its name, or with its kind where a name comes twice.
+
+    Args:
+        doc: its docstring, which tells components of one name apart.
+    """
+    found = built_in()
+    kinds = [kind for kind in KINDS if name in found.offers(kind)]
+    first_line = doc.strip().split("\n", 1)[0]
+    for kind in kinds[1:]:
+        if (found.offers(kind)[name].component.__doc__ or "").strip().startswith(first_line):
+            return f"{kind}-{name}"
+    return name
 
 
 def limits(schema: Mapping[str, Any]) -> str:
@@ -174,7 +191,9 @@ def components_page(found: plugins.Plugins) -> str:
     for kind, base in KINDS.items():
         parts += [f"## {kind.capitalize()}", f"{text_of(base.__doc__)} {where(kind)}"]
         for name, offer in found.offers(kind).items():
-            parts += [f"### {name}", text_of(offer.component.__doc__), *facts(offer.component)]
+            anchor = anchor_of(name, offer.component.__doc__ or "")
+            heading = f"### {name}" + (f" {{ #{anchor} }}" if anchor != name else "")
+            parts += [heading, text_of(offer.component.__doc__), *facts(offer.component)]
             schema = recipe.block_schema(offer.component, found)
             if offer.component.model_fields:
                 defs = schema.get("$defs", {})
@@ -197,6 +216,7 @@ PLACES = {
     "evaluators": "`evaluate:`",
     "reporters": "`report:`",
     "exporters": "`export:`",
+    "engines": "`answers:`, `against:`",
 }
 
 
@@ -381,9 +401,9 @@ def recipe_part(found: plugins.Plugins) -> str:
 
 
 def inner_blocks(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
-    """Return the blocks of a recipe that are not components: Data, Source, AnswerOptions."""
+    """Return the blocks of a recipe that are not components: Data, Source."""
     named = {of.__name__: of for of in every_model(model)}
-    return {name: named[name] for name in ("Data", "Source", "AnswerOptions")}
+    return {name: named[name] for name in ("Data", "Source")}
 
 
 def every_model(model: type[BaseModel]) -> Iterator[type[BaseModel]]:

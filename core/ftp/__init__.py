@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from ftp.data.ledger import Ledger
     from ftp.errors import DataError, FtpError, Interrupted, ModelError, RowError
     from ftp.hookspecs import hookimpl
-    from ftp.options import FilePath, Proof, Share
+    from ftp.options import AnswerOptions, FilePath, Proof, Share
+    from ftp.stages.trained_model import TrainedModel, load
     from ftp.stats.clusters import clusters_of
     from ftp.stats.paired import (
         across_seeds,
@@ -70,6 +71,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Adapter",
     "Answer",
+    "AnswerOptions",
     "BringsEvals",
     "Component",
     "Corpus",
@@ -110,6 +112,7 @@ __all__ = [
     "Stop",
     "TokenLoss",
     "TrainResult",
+    "TrainedModel",
     "Trainer",
     "TrainingJob",
     "Warn",
@@ -121,6 +124,7 @@ __all__ = [
     "holm",
     "hookimpl",
     "length_controlled_win_rate",
+    "load",
     "on_subsets",
     "order_consistency",
     "paired_difference",
@@ -141,7 +145,8 @@ _HOME = {
     "ftp.data.ledger": "Ledger",
     "ftp.errors": "DataError FtpError Interrupted ModelError RowError",
     "ftp.hookspecs": "hookimpl",
-    "ftp.options": "FilePath Proof Share",
+    "ftp.options": "AnswerOptions FilePath Proof Share",
+    "ftp.stages.trained_model": "TrainedModel load",
     "ftp.stats.clusters": "clusters_of",
     "ftp.stats.paired": (
         "across_seeds holm on_subsets paired_difference paired_metric paired_ratio_difference verdict verdict_in_words"

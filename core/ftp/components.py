@@ -25,6 +25,7 @@ from ftp.types import (
     Kind,
     LoadedModel,
     LoadedTokenizer,
+    Metric,
     ModelRequest,
     RollBack,
     Score,
@@ -106,6 +107,13 @@ class Formatter(Component):
     def format(self, row: Mapping[str, Any]) -> Example:
         """Return the row as an `ftp.Example`. Raise `ftp.RowError(column, what)` for a row that can't be used."""
 
+    def row(self, example: Example) -> Mapping[str, Any] | None:
+        """Return a row that `format` makes this example from, or None where it makes it from none.
+
+        For commands that write rows, such as `/save` of `ftp chat`, which compare what `format` makes of it.
+        """
+        return None
+
     def settle(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Formatter, str]:
         """Look at the first rows of a source; return the formatter to use instead of this one, and the reason in words.
 
@@ -171,6 +179,15 @@ class Loader(Component):
         A run with another fingerprint is another run. Asked for at the beginning of every one, so it has to be quick.
         """
         return ""
+
+    def lineage(self) -> Mapping[str, Any]:
+        """Return which earlier run the model is from, for the lock and the reports; empty for one from elsewhere.
+
+        Returns:
+            `run` (its id), `name`, `lock` (SHA-256 of its lock), `fingerprint`, `base` (name of its base model), and
+            `parent`, the same of the run that it was made from in turn.
+        """
+        return {}
 
     @abstractmethod
     def load(self, request: ModelRequest) -> LoadedModel:
@@ -380,7 +397,7 @@ class Evaluator(Component):
             tuned_reasons=[s.reason for s in tuned],
             clusters=clusters_of(view.examples),
         )
-        return Evaluation(metrics=(metric,), n=len(view.examples))
+        return Evaluation(metrics=(metric, *pass_at_k(metric, view)), n=len(view.examples))
 
     def conclude(self, evaluation: Evaluation) -> Sequence[str]:
         """Return notes on what its figures say, once their p-values are adjusted for the run's other metrics."""
@@ -396,6 +413,21 @@ class Evaluator(Component):
             view: the base model's answers to a few examples, as those of both models.
         """
         return self.anew().evaluate(view)
+
+
+def pass_at_k(metric: Metric, view: EvalView) -> list[Metric]:
+    """Return pass@k: the share of prompts to which at least one of the `view.samples` answers is right.
+
+    It is the unbiased estimate of Chen et al. 2021 (arXiv:2107.03374) where all samples count. Empty where a prompt has
+    one answer, or where the scores of `metric` are not 0 and 1.
+    """
+    k = view.samples
+    if k == 1 or not {*metric.base_scores, *metric.tuned_scores} <= {0.0, 1.0}:
+        return []
+    starts = range(0, len(view.examples), k)
+    base, tuned = ([max(scores[at : at + k]) for at in starts] for scores in (metric.base_scores, metric.tuned_scores))
+    clusters = clusters_of([view.examples[at] for at in starts])
+    return [paired_metric(f"pass@{k}", base, tuned, higher_is_better=metric.higher_is_better, clusters=clusters)]
 
 
 class BringsEvals(ABC):

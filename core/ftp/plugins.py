@@ -266,7 +266,7 @@ def missing_packages(offer: Offer) -> Iterable[str]:
     """Return how to install each package that the component imports and that is not installed."""
     for package in offer.component.requires:
         if not _is_installed(package):
-            yield f"{offer.name} needs {package}: pip install '{_how_to_get(package, offer.plugin.distribution)}'"
+            yield f"{offer.name} needs {package}: pip install '{how_to_get(package, offer.plugin.distribution)}'"
 
 
 DISTRIBUTIONS = {
@@ -286,7 +286,8 @@ def _is_installed(package: str) -> bool:
         return package in sys.modules
 
 
-def _how_to_get(package: str, distribution: str) -> str:
+def how_to_get(package: str, distribution: str) -> str:
+    """Return what to give to `pip install` for a package: the extra of a distribution, or the package itself."""
     try:
         requirements = importlib.metadata.requires(distribution) or []
     except importlib.metadata.PackageNotFoundError:

@@ -270,6 +270,8 @@ class EvalView:
     """What the evaluator's `measure` returned for the base model; empty for one that measures nothing."""
     tuned_measured: Mapping[str, Any] = field(default_factory=dict)
     """The same for the tuned model."""
+    samples: int = 1
+    """Answers to each prompt: an example with several is repeated, once for each, beside one another."""
 
 
 @dataclass(frozen=True, slots=True)

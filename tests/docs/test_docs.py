@@ -23,10 +23,10 @@ import yaml
 
 from ftp import cli, plugins, recipe
 from ftp.components import KINDS, Formatter
-from ftp.options import AnswerOptions
 from ftp.recipe.model import Data, Source
 from ftp.stages.prepare_data import examples_of
 from ftp.testing import assert_component_ok
+from ftp_plugins.evaluators.exact_match import ExactMatch
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -257,6 +257,8 @@ def test_other_yaml_parses_and_a_part_of_a_recipe_fits_into_one(
 
 PYTHON = blocks("python")
 PLUGINS = [block for block in PYTHON if "@ftp.hookimpl" in block.text]
+OPTIONS = {"blend": {"parts": [ExactMatch(), ExactMatch(numbers=True)]}}
+"""Options that a component on a page needs."""
 TESTS = [block for block in PYTHON if re.search(r"^def test_", block.text, re.MULTILINE)]
 
 
@@ -270,7 +272,7 @@ def test_plugin_block_loads_and_its_components_are_sound(block: Block, tmp_path:
     plugin = next(plugin for plugin in found.plugins if plugin.name.startswith("file:"))
     assert plugin.offers
     for kind, name in plugin.offers:
-        assert_component_ok(found.offers(kind)[name].component)
+        assert_component_ok(found.offers(kind)[name].component, **OPTIONS.get(name, {}))
 
 
 def test_there_is_an_example_of_every_kind() -> None:
@@ -420,7 +422,8 @@ def test_every_hook_component_option_and_command_is_in_the_docs(generate: Module
     found = generate.built_in()
     for kind in KINDS:
         for name, offer in found.offers(kind).items():
-            part = re.search(rf"^### {name}\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL)
+            of_kind = page.split(f"\n## {kind.capitalize()}\n")[1].split("\n## ")[0]
+            part = re.search(rf"^### {name}(?: {{.*}})?\n(.*?)(?=^##|\Z)", of_kind, re.MULTILINE | re.DOTALL)
             missing += [] if part else [name]
             missing += [
                 f"{name}.{option}"
@@ -437,7 +440,7 @@ def test_every_hook_component_option_and_command_is_in_the_docs(generate: Module
         missing += [] if f"## ftp {name}\n" in text else [name]
         for param in command.params:
             missing += [flag for flag in param.opts if flag.startswith("-") and f"`{flag}`" not in text]
-    for block in (recipe.Recipe, Data, Source, AnswerOptions):
+    for block in (recipe.Recipe, Data, Source):
         missing += [f"{block.__name__}.{key}" for key in block.model_fields if f"| `{key}` |" not in text]
     assert missing == []
 
@@ -456,6 +459,8 @@ def test_every_public_name_is_a_real_one() -> None:
 def slug(heading: str) -> str:
     from markdown.extensions.toc import slugify
 
+    if given := re.search(r"\{ #(\S+) \}$", heading):  # as `attr_list` reads it
+        return given[1]
     return str(slugify(re.sub(r"[`*]", "", heading), "-"))
 
 

@@ -73,8 +73,6 @@ PAIR = line(prompt="a", chosen="b", rejected="c")
 
 # file name, formatter, bytes, what is said after "FILE:"
 BAD_ROWS = {
-    "semicolons": ("a.csv", "instruct", b"instruction;response\na;b\n", "2: 'instruction': missing column; "
-        "did you mean 'instruction;response'?"),
     # --- columns
     "no column": ("a.jsonl", "instruct", b'{"instruction": "a", "respons": "b"}', "1: 'response': missing column; "
         "did you mean 'respons'?"),
@@ -193,7 +191,7 @@ BAD_ROWS = {
 # What `format: {use: auto}` says of rows that don't decide it
 UNDECIDED = {
     "two formats": (line(prompt="a", completion="b", label=True) * 2, "more than one format fits; write "
-        "`{use: prompt_completion}` or `{use: feedback}` (fit of the first 2 rows: prompt_completion 2, feedback 2)"),
+        "`{use: feedback}` or `{use: prompt_completion}` (fit of the first 2 rows: feedback 2, prompt_completion 2)"),
     "one row that doesn't fit": (GOOD * 4 + b'{"instruction": "a"}\n', "no format fits all rows; instruct fits best, "
         "but not row 5: 'response': missing column; known: instruction (fit of the first 5 rows: instruct 4)"),
     "unknown columns": (line(question="a", answer="b"), "no format fits any of 1 row; name one and its columns; the "

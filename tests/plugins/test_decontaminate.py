@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from judge_server import Say, prompt_of, serving
 from pydantic import ValidationError
 
+from ftp import plugins
 from ftp.data.examples import Corpus, write_examples
 from ftp.data.ledger import Ledger
 from ftp.data.words import words
 from ftp.errors import DataError
+from ftp.recipe.slots import Slots
 from ftp.testing import assert_component_ok
 from ftp.types import Example, Message
 from ftp_plugins.curators import ngram_index
@@ -24,6 +26,7 @@ from ftp_plugins.curators.decontaminate import Decontaminate
 from ftp_plugins.curators.matching import Batch, Matcher
 from ftp_plugins.curators.ngram_index import MIN_WORDS, Entry
 from ftp_plugins.curators.paraphrases import Retriever, verdict
+from ftp_plugins.engines.openai import OpenAI
 from ftp_plugins.formatters.pairs import Alpaca, Instruct
 
 DATA = Path(__file__).resolve().parents[3] / Path("shared/data")
@@ -38,6 +41,12 @@ ANSWER = "After noon she sells 24 loaves, and together with the 12 of the mornin
 def talk(*turns):
     roles = ("user", "assistant")
     return Example(tuple(Message(roles[at % 2], turn) for at, turn in enumerate(turns)))
+
+
+def decontaminate(**options):
+    """Make the curator from options as a recipe has them."""
+    slots = Slots(plugins.load())
+    return slots.rebuilt(Decontaminate, slots.model(Decontaminate).model_validate(options))
 
 
 @pytest.fixture
@@ -60,7 +69,7 @@ def curate(tmp_path):
             part("watched", "validation", validation),
             {name: part(name, f"eval:{name}", examples) for name, examples in sets.items()},
         )
-        after = Decontaminate(**options).curate(corpus, ledger)
+        after = decontaminate(**options).curate(corpus, ledger)
         assert list(after.evals) == list(sets)
         for split, rows in (("train", after.train), ("validation", after.validation)):
             assert {row.id for row in rows} == ledger.kept(split)
@@ -90,7 +99,7 @@ def edited(text, rng, vocabulary, share=0.1):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"policy": "report"}, {"paraphrases": "ignore"}, {"judge": {"model": "some-model"}}]
+    "options", [{}, {"policy": "report"}, {"paraphrases": "ignore"}, {"judge": OpenAI(model="some-model")}]
 )
 def test_it_is_a_sound_component(options):
     assert_component_ok(Decontaminate, **options)
@@ -370,7 +379,7 @@ def test_fail_without_a_leak(curate):
 )
 def test_options_that_make_no_sense(options):
     with pytest.raises(ValidationError):
-        Decontaminate(**options)
+        decontaminate(**options)
 
 
 # Files and indexes.
@@ -659,6 +668,17 @@ def test_the_judge_decides(curate, server, policy, left):
     assert all(QUESTION in prompt_of(request) for request in listening.asked)
 
 
+def test_the_judge_is_an_engine_and_the_spelling_of_0_1_means_the_same(server):
+    judge, _, _ = server
+    old = decontaminate(judge={**judge, "threshold": 0.5, "calls": 7})
+    new = decontaminate(
+        judge={"use": "openai", "timeout": 60, "max_retries": 3, **judge}, judge_threshold=0.5, judge_calls=7
+    )
+    assert old == new and type(old.judge) is OpenAI and old.judge.used_as == "openai"
+    (problem,) = decontaminate(judge={"use": "transformers"}).problems()
+    assert "no model of its own" in problem
+
+
 def test_the_judge_under_policy_fail(curate, server):
     judge, answers, _ = server
     answers[REWORDED] = "yes"
@@ -685,14 +705,14 @@ def test_a_judge_that_can_not_be_asked_stops_the_run(curate, server, monkeypatch
     answers[QUESTION] = "broken"
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001)
     rows = [*filler(2), talk(REWORDED, "36")], [talk(QUESTION, ANSWER)]
-    with pytest.raises(DataError, match=r"judge: m at http://127.* can't be asked"):
+    with pytest.raises(DataError, match=r"judge: 'openai' can't be asked: .*out of order"):
         curate(*rows, judge=judge)
     monkeypatch.delenv("HOUSE_KEY")
     away = {"model": "m", "base_url": "https://judge.example/v1", "api_key_env": "HOUSE_KEY"}
     with pytest.raises(DataError, match="environment variable HOUSE_KEY"):
         curate(*rows, judge=away)
-    assert Decontaminate(judge=judge).problems() == []
-    (problem,) = Decontaminate(judge=away).problems()
+    assert decontaminate(judge=judge).problems() == []
+    (problem,) = decontaminate(judge=away).problems()
     assert problem.startswith("judge: $HOUSE_KEY is not set")
 
 

@@ -325,7 +325,7 @@ def test_many_near_duplicates_take_few_comparisons(compared, outsiders):
 
 def test_a_template_in_common_takes_bounded_time_and_hides_no_duplicates(compared, monkeypatch):
     """Rows of one template that are not quite near each other, in buckets that are left early, and pairs among them."""
-    monkeypatch.setattr(near_duplicates, "_BUCKET_PAIRS", 20_000)
+    monkeypatch.setattr(near_duplicates, "BUCKET_PAIRS", 20_000)
     rng = random.Random(0)
     texts = []
     for number in range(6000):

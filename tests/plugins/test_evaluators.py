@@ -10,7 +10,7 @@ from ftp.types import EvalView, TokenLoss
 from ftp_plugins.evaluators.exact_match import ExactMatch
 from ftp_plugins.evaluators.loss import Loss
 from ftp_plugins.evaluators.rouge import Rouge
-from ftp_plugins.reporters.html import _answer, figure
+from ftp_plugins.reporters.html import answer_parts, figure
 from ftp_plugins.reporters.model_card import plain
 
 
@@ -71,9 +71,9 @@ def test_a_loss_beyond_all_measure_has_an_infinite_perplexity():
 
 def test_an_answer_is_shown_against_its_reference(ftp_answers):
     view = ftp_answers([("q", "pay within thirty days", "", "pay me within thirty days now")])
-    parts = _answer("pay within thirty days", view.tuned_answers, 0)["parts"]
+    parts = answer_parts("pay within thirty days", view.tuned_answers, 0)["parts"]
     assert parts == [(True, "pay "), (False, "me "), (True, "within thirty days "), (False, "now")]
-    assert _answer("x", (), 0) is None
+    assert answer_parts("x", (), 0) is None
 
 
 def test_figures_and_plain_text():

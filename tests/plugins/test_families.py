@@ -279,7 +279,7 @@ def test_the_mask_of_a_codellama_tokenizer_is_the_answer(codellama, answer):
 
 def test_infilling_tokens_of_a_codellama_tokenizer_stay_whole(codellama):
     text = "▁<PRE> def double(n):\n ▁<SUF>\n ▁<MID> return 2 * n ▁<EOT>"
-    tokenizer, [row] = encoded(codellama, [Example(text=text, id="1")])
+    tokenizer, [row] = encoded(codellama, [Example(text=text, id="1", control_tokens="allow")])
     ids = tokenizer.convert_tokens_to_ids(INFILLING)
     assert [id for id in row.input_ids if id in ids] == ids
     assert row.input_ids[:2] == [1, ids[0]] and row.input_ids[-2:] == [ids[3], 2]

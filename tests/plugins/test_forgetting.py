@@ -223,7 +223,7 @@ def test_an_eval_set_of_the_same_name_is_refused(ftp_recipe, ftp_tiny_model, tex
         evaluate=[{"use": "loss"}, {"use": "forgetting", "text": "general.txt"}],
     )
     said = str(ftp("run", file, "--runs", tmp_path / "runs").exception)
-    assert said == "data.evals.general-text: an evaluator brings a set of this name; give yours another name"
+    assert said == "data.evals.general-text: an evaluator brings an eval set of this name; give yours another name"
     twice = ftp_recipe(
         model={"use": "huggingface", "id": str(ftp_tiny_model), "device": "cpu"},
         evaluate=[{"use": "loss"}, *[{"use": "forgetting", "text": "general.txt", "window": n} for n in (50, 90)]],

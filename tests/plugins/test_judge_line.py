@@ -9,9 +9,9 @@ import pytest
 from judge_server import Say, serving
 
 from ftp.types import EvalView
+from ftp_plugins.engines.client import CallFailed, Server, ServiceError
 from ftp_plugins.evaluators.judge import Judge
 from ftp_plugins.evaluators.pairwise import Pairwise
-from ftp_plugins.judging.client import CallFailed, JudgeError, Server
 from ftp_plugins.judging.verdicts import read_scores, read_winner
 
 KEY = "sk-very-secret-4711"
@@ -95,7 +95,7 @@ def test_replies_that_are_none_are_unscored(raw, why):
 
 def test_a_redirect_to_another_host_is_refused_and_named():
     with serving(lambda request: Say(status=307, headers=(("Location", "http://evil.example/v1"),))) as server:
-        with pytest.raises(JudgeError, match=r"redirects to another host, 'evil\.example'; nothing was sent there"):
+        with pytest.raises(ServiceError, match=r"redirects to another host, 'evil\.example'; nothing was sent there"):
             ask(server)
         assert len(server.asked) == 1
 
@@ -103,7 +103,7 @@ def test_a_redirect_to_another_host_is_refused_and_named():
 @pytest.mark.parametrize("location", ["http://127.0.0.1:1/v1", "ftp://127.0.0.1/v1"])
 def test_a_redirect_to_another_server_of_the_same_host_is_refused(location):
     with serving(lambda request: Say(status=307, headers=(("Location", location),))) as server:
-        with pytest.raises(JudgeError, match=r"redirects to another server, '(http|ftp)://127\.0\.0\.1"):
+        with pytest.raises(ServiceError, match=r"redirects to another server, '(http|ftp)://127\.0\.0\.1"):
             ask(server)
         assert len(server.asked) == 1
 
@@ -134,7 +134,7 @@ def test_an_answer_packed_twice_is_not_unpacked():
 def test_a_key_in_a_refusal_is_not_passed_on():
     with (
         serving(lambda request: Say(status=401, message=f"Incorrect key provided: {KEY}.")) as server,
-        pytest.raises(JudgeError, match="Incorrect key provided: …") as refused,
+        pytest.raises(ServiceError, match="Incorrect key provided: …") as refused,
     ):
         ask(server)
     assert KEY not in str(refused.value)
@@ -150,7 +150,7 @@ def test_a_key_that_the_server_repeats_is_not_passed_on():
         reply = ask(server)
     assert KEY not in reply.text + reply.finish and reply.text == "I know …"
     other = serving(lambda request: Say(status=404, message="none"), models=(f"judge-1-{KEY}",))
-    with other as server, pytest.raises(JudgeError) as refused:
+    with other as server, pytest.raises(ServiceError) as refused:
         ask(server)
     assert KEY not in str(refused.value) and "judge-1-…" in str(refused.value)
 
@@ -214,14 +214,14 @@ def test_a_server_that_lists_no_models_may_be_a_judge(models):
 
 def test_a_judge_that_no_call_could_reach_fails_in_the_rehearsal():
     with serving(models=Say(status=401, message=f"wrong key {KEY}")) as server:
-        with pytest.raises(JudgeError, match=r"wrong key …; the key in \$OPENAI_API_KEY may be wrong"):
+        with pytest.raises(ServiceError, match=r"wrong key …; the key in \$OPENAI_API_KEY may be wrong"):
             rehearse(server.url)
         address = server.url
-    with pytest.raises(JudgeError, match=r"can't be reached: .*; is base_url right, and is the server running"):
+    with pytest.raises(ServiceError, match=r"can't be reached: .*; is base_url right, and is the server running"):
         rehearse(address)
     rehearse(address, replay=True)
     away = Say(status=301, headers=(("Location", "http://evil.example/v1"),))
-    with serving(models=away) as server, pytest.raises(JudgeError, match=r"another host, 'evil\.example'"):
+    with serving(models=away) as server, pytest.raises(ServiceError, match=r"another host, 'evil\.example'"):
         rehearse(server.url)
 
 

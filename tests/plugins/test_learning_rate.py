@@ -15,8 +15,8 @@ from ftp_plugins.adapters.full import Full
 from ftp_plugins.adapters.lora import LoRA
 from ftp_plugins.adapters.qlora import QLoRA
 from ftp_plugins.trainers.sft import SFT
-from ftp_plugins.trainers.torch_estimate import _samples, fitted
-from ftp_plugins.trainers.torch_rate_range import _running, suggest
+from ftp_plugins.trainers.torch_estimate import batches_to_time, fitted
+from ftp_plugins.trainers.torch_rate_range import running_mean, suggest
 
 ADAPTERS = [LoRA(r=4), LoRA(r=4, dora=True, init="pissa"), QLoRA(r=4), Full(), Full(layers="last 1", embeddings=False)]
 
@@ -185,9 +185,9 @@ def test_the_suggestion_has_a_reason(smoothed, diverged, rate, says):
 def test_the_running_mean_has_no_pull_to_zero():
     means = []
     for _ in range(30):
-        means.append(_running(means, 2.0))
+        means.append(running_mean(means, 2.0))
     assert means == pytest.approx([2.0] * 30)
-    later = [_running(means[:1], 4.0)]
+    later = [running_mean(means[:1], 4.0)]
     assert later == pytest.approx([2 * 0.9 / 1.9 + 4 / 1.9])
 
 
@@ -228,7 +228,7 @@ def test_a_line_that_cannot_be_goes_through_the_origin(steps):
     ],
 )
 def test_batches_of_different_sizes_are_timed(lengths, batches, sizes):
-    assert [sum(lengths[row] for row in rows) for rows in _samples(batches, lengths)] == sizes
+    assert [sum(lengths[row] for row in rows) for rows in batches_to_time(batches, lengths)] == sizes
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

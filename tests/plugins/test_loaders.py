@@ -82,9 +82,9 @@ def test_a_dtype_that_was_asked_for_is_given(copy):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda d: (d / "model.safetensors").write_bytes(b"nothing"), "can't be loaded"),
+        (lambda d: (d / "model.safetensors").write_bytes(b"nothing"), "model.safetensors: damaged: its header says"),
         (lambda d: (d / "model.safetensors").unlink(), "can't be loaded"),
-        (lambda d: (d / "config.json").write_text("{"), "can't be loaded"),
+        (lambda d: (d / "config.json").write_text("{"), "config.json: can't be read"),
         (lambda d: change_config(d, model_type="unheard_of", architectures=["Unheard"]), "can't be loaded"),
         (lambda d: change_config(d, auto_map={"AutoConfig": "evil.Config"}, model_type="evil"), "can't be loaded"),
         (lambda d: [f.unlink() for f in d.glob("tokenizer*")], "can't be loaded"),

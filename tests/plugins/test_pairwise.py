@@ -10,8 +10,8 @@ from judge_server import Say, between, longer, prompt_of, serving, winner
 from ftp import DataError, Ledger
 from ftp.stats import paired_difference, verdict_in_words
 from ftp.testing import assert_component_ok
+from ftp_plugins.engines.client import ServiceError
 from ftp_plugins.evaluators.pairwise import Pairwise
-from ftp_plugins.judging.client import JudgeError
 
 ROWS = [(f"Question {n}?", "right", "wrong " + "long " * (n % 7), "right " + "long " * (n % 5)) for n in range(30)]
 
@@ -152,7 +152,7 @@ def test_a_local_model_compares_in_both_orders(ftp_answers, ftp_tiny_model):
 
 
 def test_a_replay_of_what_was_never_asked(ftp_answers):
-    with pytest.raises(JudgeError, match=r"call for heldout.jsonl:1 \(base first, eval set heldout\)"):
+    with pytest.raises(ServiceError, match=r"call for heldout.jsonl:1 \(base first, eval set heldout\)"):
         Pairwise(model="m", replay=True).evaluate(ftp_answers(ROWS[:2]))
 
 

@@ -49,7 +49,7 @@ def run(ftp, ftp_install, ftp_recipe, ftp_tiny_model, tmp_path, monkeypatch):
     """Run a recipe that uses a component one of whose methods has this body."""
     monkeypatch.setenv("FTP_CACHE", str(tmp_path / "cache"))
 
-    def start(kind, method, body, *options):
+    def start(kind, method, body, *options, command="run"):
         module, _, base = METHODS[kind][0].rpartition(".")
         needed = NEEDED.get(kind, "")
         source = SOURCE.format(module=module, base=base, needed=needed, method=method, body=body, kind=kind)
@@ -66,7 +66,7 @@ def run(ftp, ftp_install, ftp_recipe, ftp_tiny_model, tmp_path, monkeypatch):
             "reporters": {"report": [{"use": "broken"}]},
         }[kind]
         file = ftp_recipe(**{"model": model, "answers": {"max_new_tokens": 2}, **block})
-        return ftp("run", file.name, *options)
+        return ftp(command, file.name, *options)
 
     return start
 
@@ -139,6 +139,52 @@ WRONG = {
 def test_a_wrong_return_is_named(run, what):
     kind, method, body, said = WRONG[what]
     assert_told(run(kind, method, body), "'broken'", said)
+
+
+OTHER_COMMANDS = {
+    "update_scale": ("adapters", "check", "--set", "train.learning_rate=0.5"),
+    "save": ("adapters", "plan"),
+    "plan": ("trainers", "plan"),
+    "range_test": ("trainers", "lr-find", "--steps", "10"),
+    "peak_rate": ("trainers", "lr-find", "--steps", "10"),
+    "curate": ("curators", "data"),
+}
+"""Of methods that other commands call as well, or alone: the kind, the command, and its options."""
+
+
+@pytest.mark.parametrize("method", OTHER_COMMANDS)
+def test_other_commands_name_what_fails_too(run, ftp, method):
+    kind, command, *options = OTHER_COMMANDS[method]
+    outcome = run(kind, method, "raise ZeroDivisionError('by naught')", *options, command=command)
+    if command == "data":
+        outcome = ftp("data", "check", "recipe.yaml")
+    assert_told(outcome, f"{kind[:-1]} 'broken' of acme-broken: ", " failed: ZeroDivisionError: by naught (")
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "said"),
+    [
+        ("plan", "return 3", "plan returned int, not "),
+        ("range_test", "return 'up'", "range_test returned str, not "),
+    ],
+)
+def test_wrong_returns_are_named_by_other_commands(run, method, body, said):
+    kind, command, *options = OTHER_COMMANDS[method]
+    assert_told(run(kind, method, body, *options, command=command), "trainer 'broken' of acme-broken: ", said)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise ZeroDivisionError('by naught')", "restore failed: ZeroDivisionError: by naught ("),
+        ("return 3", "restore returned int, not "),
+    ],
+)
+def test_an_adapter_that_cant_restore_is_named_by_eval(run, ftp, tmp_path, body, said):
+    trained = run("adapters", "restore", body)
+    assert trained.code == 0, trained.err
+    (place,) = tmp_path.glob("runs/*/*/run.lock.json")
+    assert_told(ftp("eval", str(place.parent)), "adapter 'broken' of acme-broken: ", said)
 
 
 def test_a_reporters_bug_shows_before_training_and_ends_nothing(run, tmp_path):

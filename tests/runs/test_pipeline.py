@@ -71,7 +71,7 @@ def test_a_run_leaves_everything_that_tells_its_story(recipe, tmp_path, adapter)
     assert (run / "recipe.yaml").read_text() == file.read_text()
 
     lock = json.loads((run / "run.lock.json").read_text())
-    assert set(lock) == {"recipe", "data", "packages", "plugins", "hardware", "model"}
+    assert set(lock) == {"recipe", "data", "packages", "plugins", "hardware", "model", "base_model"}
     assert len(lock["data"]) == 2
     assert lock["model"]["quantization"] == (
         {"scheme": "nf4", "double": True, "compute_dtype": "bfloat16"} if adapter == "qlora" else None
@@ -115,7 +115,7 @@ def test_an_equal_run_is_not_done_twice_and_a_changed_one_is_new(recipe, tmp_pat
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
 
     again = ftp("run", file, "--runs", tmp_path / "runs")
-    assert again.exit_code == 0 and "run already, on the same inputs" in again.stderr
+    assert again.exit_code == 0 and "has been run on the same inputs" in again.stderr
     after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     assert {path.name for path in after if after[path] != before.get(path)} <= {".lock"}
 
@@ -249,7 +249,7 @@ def test_init_check_and_run_agree(tmp_path, ftp_tiny_model):
         assert checked.exit_code == 0 and "336 rows" in checked.stdout
         assert (there / "recipe.yaml").read_text().startswith("# yaml-language-server: $schema=recipe.schema.json")
     twice = ftp("init", tmp_path / "lora")
-    assert "is there already" in str(twice.exception)
+    assert "already exists" in str(twice.exception)
 
 
 def test_the_resolved_recipe_is_a_recipe(recipe, tmp_path):

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from pydantic import PrivateAttr
 from test_training import ROWS, job_of, load, metrics
 
 import ftp
@@ -38,10 +39,11 @@ class Once(ftp.Watcher):
     """When."""
     answer: str = "stop"
     """What."""
+    _answered: bool = PrivateAttr(default=False)
 
     def see(self, event):
-        if event["event"] == "metric" and event["step"] == self.step and not getattr(self, "_said", False):
-            object.__setattr__(self, "_said", True)
+        if event["event"] == "metric" and event["step"] == self.step and not self._answered:
+            self._answered = True
             return ftp.Stop("enough") if self.answer == "stop" else ftp.RollBack("once more", factor=0.25)
         return None
 
@@ -100,9 +102,11 @@ def test_numbers_that_are_none_go_back_too(ftp_tiny_model, tmp_path):
     class Poison(ftp.Watcher):
         """Breaks the weights once."""
 
+        _done: bool = PrivateAttr(default=False)
+
         def see(self, event):
-            if event["event"] == "metric" and event["step"] == 2 and not getattr(self, "_done", False):
-                object.__setattr__(self, "_done", True)
+            if event["event"] == "metric" and event["step"] == 2 and not self._done:
+                self._done = True
                 with torch.no_grad():
                     next(w for w in loaded.model.parameters() if w.requires_grad).fill_(math.nan)
 
@@ -232,7 +236,7 @@ def test_several_sources_have_a_validation_loss_of_their_own(ftp_recipe, ftp_tin
 def test_the_fall_back_is_loud(ftp_tiny_model, tmp_path, monkeypatch):
     from ftp_plugins.speed.torch_path import FastPath
 
-    monkeypatch.setattr(FastPath, "why_not", staticmethod(lambda model: "of the test"))
+    monkeypatch.setattr(FastPath, "why_not", staticmethod(lambda model, longest: "of the test"))
     job, events = job_of(load(ftp_tiny_model, LoRA(r=4)), tmp_path)
     SFT(epochs=2, batch_size=4).train(job)
     assert metrics(events, "note", "text") == [

@@ -96,6 +96,14 @@ def main() -> None:
         # A path that can't be read or written is the user's to mend, whichever command it was given to.
         echo(message(f"{os.fsdecode(error.filename)}: {error.strerror}"), err=True)
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if settings.get("traceback") or package in ("", "ftp", "ftp_plugins"):
+            raise
+        from ftp.plugins import how_to_get
+
+        click.echo(f"{package} is not installed: pip install '{how_to_get(package, 'ftp-finetune')}'", err=True)
+        sys.exit(2)
     except click.ClickException as error:
         text = message(error.format_message())
         shown: click.ClickException = click.ClickException(text)

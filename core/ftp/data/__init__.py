@@ -7,6 +7,8 @@
 - `split`: rows that belong together, and validation rows drawn from the training rows.
 - `held_out`: eval rows drawn from the training rows, the same ones again when rows are added.
 - `near_duplicates`: which texts are alike, by the sets of their word n-grams.
+- `tables`: Parquet files of a run read back, checked before they are believed.
+- `words`: the words of a text in any script.
 - `shingles`: texts as hashed word n-grams.
 
 docs/toolkits.md has examples.

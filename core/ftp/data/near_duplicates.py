@@ -30,7 +30,7 @@ Part = Literal["whole", "prompt", "answer"]
 _READ = 1024  # texts, so that the place of a text takes 10 bits
 _HASH_BITS = 54
 _PAIRS = 1_000_000  # compared together
-_BUCKET_PAIRS = 2_000_000  # compared in one bucket: all pairs of 2,000 sets
+BUCKET_PAIRS = 2_000_000  # compared in one bucket: all pairs of 2,000 sets
 _ELEMENTS = 250_000  # n-grams of pairs compared together: they fit into a core's cache
 
 
@@ -216,9 +216,9 @@ def _candidates(keys: Any, sizes: Any, labels: Any) -> Iterator[tuple[Any, Any]]
         mixed = np.logical_or.reduceat(bucket_end > block_end, np.flatnonzero(bucket))[np.cumsum(bucket) - 1]
         rest, size = (values[mixed & (place >= some)] for values in (rest, bucket_end - np.arange(len(rest)) + place))
         some *= 2
-        left_early = rest[(some - 1) * size > _BUCKET_PAIRS]
+        left_early = rest[(some - 1) * size > BUCKET_PAIRS]
         keys[left_early] = left_early
-        rest = rest[(some - 1) * size <= _BUCKET_PAIRS]
+        rest = rest[(some - 1) * size <= BUCKET_PAIRS]
 
 
 def join(labels: Any, left: Any, right: Any) -> None:

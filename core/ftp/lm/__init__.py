@@ -5,6 +5,7 @@ Text and tokens:
 - `rendering`: examples to text by the chat template, and to tokens with the mask of those that carry loss.
 - `chat_template`: conversations to text by a chat template.
 - `control_tokens`: control tokens that the text of a row spells out, which stay text.
+- `template_limits`: chat templates that run with limits of time and output.
 - `tokens`: tokenised rows on disk, cached by content; token counts for curators.
 - `byte_level`: encodes for byte-level tokenizers without their offsets, which is faster.
 - `ascii_bpe`: encodes ASCII text for byte-level BPE tokenizers by looking words up.
@@ -22,8 +23,15 @@ Computing:
 - `torch_packing`: rows of a batch in one sequence, without padding.
 - `torch_attention`: causal attention within the documents of a packed sequence.
 - `torch_losses`: the loss of a model on every row.
+- `sampling`: how an answer is sampled, and its text as it grows token by token.
+- `answering`: models to talk to: conversations to requests, and the pieces of several answers as they come.
+- `torch_decode`: requests decoded in batches that they join and leave at any time, each with its own adapter.
 - `torch_generate`: greedy answers.
+- `answering`: models that answer: prompts to token ids, decoders, and the pieces of several answers as they come.
+- `sampling`: how the next token is drawn.
+- `torch_decode`: answers to many requests at once, a token at a time.
 - `torch_parity`: how near two forms of a model are.
+- `learning_rates`: how a learning rate compares with the usual ones of an adapter.
 - `allocator`: glibc's allocator, set up for tensors on the CPU.
 
 Modules named `torch_*` import torch at the top; import them inside functions, so that commands which need no torch stay

@@ -13,12 +13,16 @@ from ftp.lm.ascii_bpe import AsciiBPE
 
 
 class ByteLevel:
-    """Encodes chat texts of a byte-level tokenizer without offsets; words of ASCII texts are looked up."""
+    """Encodes chat texts of a byte-level tokenizer without offsets; words of ASCII texts are looked up.
 
-    def __init__(self, tokenizer: Any) -> None:
+    Args:
+        sizes: the bytes in each token, int32 [highest id + 1]. Default: counted in the vocabulary.
+    """
+
+    def __init__(self, tokenizer: Any, sizes: Any = None) -> None:
         self._backend = tokenizer.backend_tokenizer
         self._ascii = AsciiBPE.of(tokenizer)
-        self._sizes = token_bytes(tokenizer)
+        self._sizes = token_bytes(tokenizer) if sizes is None else sizes
         self._any_text = self._backend.normalizer is None
 
     @classmethod

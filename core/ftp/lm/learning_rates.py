@@ -1,10 +1,11 @@
-"""Learning rates in words: how a rate lies to the usual ones of an adapter."""
+"""Learning rates in words: how a rate compares with the usual ones of an adapter."""
 
 from __future__ import annotations
 
 import math
 
 from ftp.components import Adapter
+from ftp.guard import call
 
 USUAL_BATCH = 16
 """Rows of an optimizer step for which the usual learning rates were found (Dettmers et al. 2023, arXiv:2305.14314)."""
@@ -34,7 +35,7 @@ def rate_in_words(adapter: Adapter, rate: float, batch: int) -> str:
     low, high = adapter.learning_rates
     where = "below" if rate < low else "above" if rate > high else "within"
     words = [f"{rate_shown(rate)} is {where} the usual {rate_shown(low)} to {rate_shown(high)} of '{adapter.used_as}'"]
-    scale, why = adapter.update_scale()
+    scale, why = call(tuple, adapter.update_scale)
     if not math.isclose(scale, 1):
         words.append(f"{why}: the weights move as if the rate were {rate_shown(rate * scale)}")
     grows = math.sqrt(batch / USUAL_BATCH)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -18,7 +20,7 @@ def generate(
     options: AnswerOptions,
     progress: Callable[[int], None] = lambda answers: None,
 ) -> list[Answer]:
-    """Answer the prompt of every example by greedy decoding.
+    """Answer the prompt of every example once, with the model's own `generate`: greedy without a temperature.
 
     The longest prompts come first, so that a batch that is too large fails early; the answers come in the order of the
     examples. The model is put into evaluation mode and back.
@@ -36,7 +38,7 @@ def generate(
     stops = stop_ids(tokenizer, model.generation_config.eos_token_id)
     config = GenerationConfig(
         max_new_tokens=options.max_new_tokens,
-        do_sample=False,
+        **_sampling(options),
         eos_token_id=list(stops),
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
@@ -49,7 +51,7 @@ def generate(
     for start in range(0, len(order), options.batch_size):
         batch = order[start : start + options.batch_size]
         ids, mask = padded([prompts[index] for index in batch], tokenizer.pad_token_id, side="left")
-        with torch.inference_mode():
+        with torch.inference_mode(), _seeded(options, start):
             out = model.generate(
                 input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
             )
@@ -60,3 +62,21 @@ def generate(
         progress(len(batch))
     model.train(was_training)
     return [answer for answer in answers if answer is not None]
+
+
+def _sampling(options: AnswerOptions) -> dict[str, Any]:
+    """Return what a generation config has for these options; neither top-k nor other cuts apply."""
+    if options.temperature == 0:
+        return {"do_sample": False}
+    return {"do_sample": True, "temperature": options.temperature, "top_p": options.top_p, "top_k": 0}
+
+
+@contextlib.contextmanager
+def _seeded(options: AnswerOptions, batch: int) -> Iterator[None]:
+    """Draw with a seed for every batch inside the block; what is drawn elsewhere doesn't notice."""
+    if options.temperature == 0:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed + batch)
+        yield

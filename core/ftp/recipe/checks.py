@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from ftp.components import Component, Curator
+from ftp.components import Component, Curator, Engine
 from ftp.data.files import files_of, type_of
 from ftp.errors import DataError
 from ftp.files import shown
@@ -30,6 +30,7 @@ def cross_check(recipe: Recipe, plugins: Plugins) -> Problems:
         _held_out(recipe),
         _read_twice(recipe),
         _evaluators(recipe),
+        _engines(recipe),
         _roles(recipe, plugins),
         _splitters(recipe),
         _exports(recipe),
@@ -134,6 +135,28 @@ def _evaluators(recipe: Recipe) -> Problems:
         yield ("data", "evals"), "no evaluator reads these; add one under `evaluate:`"
     if "answers" in recipe.model_fields_set and not any(evaluator.reads_answers for evaluator in recipe.evaluate):
         yield ("answers",), "no evaluator of this recipe reads answers; remove it"
+
+
+def _engines(recipe: Recipe) -> Problems:
+    """Yield engines in the wrong place, and contestants that nothing compares."""
+    if recipe.answers is not None and recipe.answers.own_model:
+        what = "has a model of its own, so it can't answer for the base and the tuned model"
+        yield ("answers",), f"'{recipe.answers.used_as}' {what}; name it under `against:`"
+    samples = recipe.answers.samples if recipe.answers else 1
+    for name, component in recipe.against.items():
+        if name in ("base", "tuned"):
+            yield ("against", name), f"the {name} model is called so already; choose another name"
+        if not isinstance(component, Engine):
+            continue
+        if not component.own_model:
+            yield ("against", name), f"'{component.used_as}' has no model of its own; name a loader or another engine"
+        if "samples" in component.model_fields_set and component.samples != samples:
+            yield (
+                ("against", name, "samples"),
+                f"answers are compared in pairs, so it has to be {samples} as in `answers:`",
+            )
+    if recipe.against and not any(not evaluator.on_its_own for evaluator in recipe.evaluate):
+        yield ("against",), "nothing compares them; add an evaluator under `evaluate:` and an eval set"
 
 
 def _roles(recipe: Recipe, plugins: Plugins) -> Problems:

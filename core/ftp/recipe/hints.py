@@ -80,7 +80,7 @@ def _in_component(key: str, block: type[BaseModel], path: tuple[str, ...]) -> It
     if known == "":
         yield f"{'.'.join(path)}: {{use: {use}}}", ""
     elif known is not None:
-        yield ".".join((*path, known)), use
+        yield ".".join((*path, known)), use if block.model_fields["use"].is_required() else ""
 
 
 def _named(place: str, uses: list[str], data: Any) -> str:

@@ -15,12 +15,14 @@ from ftp.components import (
     BringsEvals,
     Curator,
     Engine,
+    Loader,
     Watcher,
 )
 from ftp.data.files import files_of, notes_on, rows_of
 from ftp.errors import DataError, RecipeError
 from ftp.files import shown
 from ftp.guard import call
+from ftp.options import Decoding
 from ftp.plugins import Plugin, Plugins, missing_packages
 from ftp.recipe.checks import cross_check
 from ftp.recipe.explain import explain
@@ -191,7 +193,22 @@ def _with_defaults(recipe: Recipe, plugins: Plugins, slots: Slots) -> tuple[Reci
         changed["answers"] = _default_engine(slots)
         if changed["answers"] is None:
             problems.append((("evaluate",), "reads answers, and no engine that answers by default is installed"))
+    if recipe.against:
+        changed["against"] = _decoding_alike(recipe, changed.get("answers", recipe.answers))
     return (recipe.model_copy(update=changed) if changed else recipe), problems
+
+
+def _decoding_alike(recipe: Recipe, answers: Engine | None) -> dict[str, Loader | Engine]:
+    """Return the contestants; an engine among them answers as `answers:` says where its own block doesn't."""
+    if answers is None:
+        return recipe.against
+    found: dict[str, Loader | Engine] = {}
+    for name, component in recipe.against.items():
+        if isinstance(component, Engine):
+            unsaid = set(Decoding.model_fields) - component.model_fields_set
+            component = component.model_copy(update={field: getattr(answers, field) for field in unsaid})
+        found[name] = component
+    return found
 
 
 def plugins_of(recipe: Recipe, plugins: Plugins) -> list[Plugin]:

@@ -168,7 +168,7 @@ class Slots:
         return self._introduced(made, use) if isinstance(made, Component) else made
 
     def _introduced(self, component: Any, name: str) -> Any:
-        """Tell a component its name, and a formatter that chooses by the data what it can choose from."""
+        """Name a component, and give a formatter that chooses by the data the formatters that it can choose from."""
         component = component.named(name)
         if isinstance(component, Formatter) and component.chooses_by_data():
             others = self.without_options(

@@ -52,6 +52,7 @@ class Lock(TypedDict, total=False):
     plugins: Digests
     hardware: dict[str, Any]
     base_model: str
+    lineage: dict[str, Any]
     model: LockedModel
     anyway: list[dict[str, Any]]
 

@@ -125,7 +125,14 @@ def view_of(directory: RunDirectory, corpus: Corpus, name: str, tuned: str = "tu
     (_, base_answers, base_losses), (_, tuned_answers, tuned_losses) = found
     rows_of_samples = repeated(examples, samples)
     return EvalView(
-        name, rows_of_samples, base_answers, tuned_answers, base_losses, tuned_losses, directory=directory.path
+        name,
+        rows_of_samples,
+        base_answers,
+        tuned_answers,
+        base_losses,
+        tuned_losses,
+        directory=directory.path,
+        samples=samples,
     )
 
 

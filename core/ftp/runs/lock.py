@@ -47,13 +47,20 @@ def fingerprints(recipe: Recipe, plugins: Plugins, *, with_model: bool = True) -
         "recipe": recipe.resolved(),
         "data": {
             **{str(file): kept_digest(file) for file in sorted(files)},
-            **{place: model.fingerprint() for place, model in models.items() if with_model},
+            **{place: call(str | None, model.fingerprint) for place, model in models.items() if with_model},
         },
-        **({BASE_MODEL: recipe.model.fingerprint()} if with_model else {}),
+        **({BASE_MODEL: call(str | None, recipe.model.fingerprint)} if with_model else {}),
+        **_lineage(recipe.model if with_model else None),
         "packages": packages_of(recipe),
         "plugins": {plugin.name: plugin.version for plugin in plugins_of(recipe, plugins)},
         "hardware": {"machine": platform.machine(), "system": platform.platform(), "python": platform.python_version()},
     }
+
+
+def _lineage(loader: Loader | None) -> dict[str, Any]:
+    """Return the entry of the lock for a model that is from an earlier run."""
+    lineage = dict(call(Mapping, loader.lineage)) if loader else {}
+    return {"lineage": lineage} if lineage else {}
 
 
 def lock_of(directory: RunDirectory) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 from ftp.components import Component
 from ftp.errors import RunError
 from ftp.files import file_digest, read_plain_file, user_data
+from ftp.guard import call
 from ftp.recipe.model import Recipe, components_of
 from ftp.runs.directory import RunDirectory
 
@@ -49,7 +50,7 @@ def of_recipe(recipe: Recipe | Component | Sequence[Component], *, own: bool = F
     return [
         f"{component.used_as}: {what}"
         for _, component in components_of(recipe)
-        for what in (component.needs_consent_in_recipe() if own else component.needs_consent())
+        for what in call(Sequence, component.needs_consent_in_recipe if own else component.needs_consent)
     ]
 
 

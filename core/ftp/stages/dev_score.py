@@ -55,7 +55,7 @@ class DevScore:
         samples = max(1, len(said) // max(1, len(examples)))
         examples, now = repeated(examples, samples), (said, repeated(losses, samples))
         self.base = self.base or now
-        view = EvalView("validation", examples, self.base[0], now[0], self.base[1], now[1])
+        view = EvalView("validation", examples, self.base[0], now[0], self.base[1], now[1], samples=samples)
         evaluation = evaluated(self.evaluators[name], view)
         found = {m.name: m for m in evaluation.metrics}
         if wanted and wanted not in found:

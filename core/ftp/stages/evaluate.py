@@ -212,18 +212,18 @@ def _tried(evaluator: Evaluator, view: EvalView) -> Evaluation | None:
 
 
 def _refuse_faults(evaluator: Evaluator, view: EvalView, found: Evaluation) -> None:
-    fault = _fault(found, None if isinstance(evaluator, MeasuresModel) else len(view.examples))
+    fault = _fault(found, None if isinstance(evaluator, MeasuresModel) else len(view.examples), view.samples)
     if fault:
         raise ComponentError(f"{described(evaluator)}: evaluate {fault}, on the eval set '{view.name}'")
 
 
-def _fault(found: Evaluation, examples: int | None) -> str | None:
+def _fault(found: Evaluation, examples: int | None, samples: int) -> str | None:
     """Say what is wrong with an evaluation of so many examples, or None; None for one that measures the model."""
     for metric in found.metrics:
         if not isinstance(metric, Metric):
             return f"returned {type(metric).__name__} among its metrics, not ftp.Metric"
         counts = {len(metric.base_scores), len(metric.tuned_scores)}
-        if len(counts) > 1 or (examples is not None and counts not in ({0}, {examples})):
+        if len(counts) > 1 or (examples is not None and counts not in ({0}, {examples}, {examples // samples})):
             given = f"{len(metric.base_scores)} and {len(metric.tuned_scores)} scores"
             return f"gave '{metric.name}' {given}; one for each of the {examples} examples is needed, or none"
     numbers = [value for metric in found.metrics for value in (metric.base, metric.tuned)]
@@ -236,7 +236,7 @@ def _fault(found: Evaluation, examples: int | None) -> str | None:
 def first_rows(view: EvalView, most: int) -> EvalView:
     """Return the view of the first examples of an eval set."""
     lists = ("examples", "base_answers", "tuned_answers", "base_losses", "tuned_losses")
-    return dataclasses.replace(view, **{name: getattr(view, name)[:most] for name in lists})
+    return dataclasses.replace(view, **{name: getattr(view, name)[: most * view.samples] for name in lists})
 
 
 def _adjusted(evaluated: Sequence[tuple[Evaluator, Evaluation]]) -> list[tuple[Evaluator, Evaluation]]:
@@ -258,7 +258,7 @@ def _adjusted(evaluated: Sequence[tuple[Evaluator, Evaluation]]) -> list[tuple[E
 
 def _concluded(evaluator: Evaluator, evaluation: Evaluation) -> Evaluation:
     """Put what the evaluator concludes from the adjusted figures before its other notes."""
-    return dataclasses.replace(evaluation, notes=(*evaluator.conclude(evaluation), *evaluation.notes))
+    return dataclasses.replace(evaluation, notes=(*call(Sequence, evaluator.conclude, evaluation), *evaluation.notes))
 
 
 def leaked_rows(
@@ -286,7 +286,7 @@ def _leaks(flags: Sequence[bool]) -> list[str]:
 
 def _subsets(metrics: Sequence[Metric], flags: Sequence[bool]) -> dict[str, tuple[Metric, ...]]:
     """Return the metrics that have scores, on the clean and on the leaked rows alone."""
-    parts = [on_subsets(metric, flags) for metric in metrics if metric.base_scores]
+    parts = [on_subsets(metric, flags) for metric in metrics if len(metric.base_scores) == len(flags)]
     found = {name: tuple(part[name] for part in parts if name in part) for name in ("clean", "leaked")}
     return {name: part for name, part in found.items() if part}
 

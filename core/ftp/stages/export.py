@@ -98,7 +98,7 @@ class Exporting:
             The directory; `TARGET-unproven` where the comparison was out of bounds.
         """
         refuse_to_replace(target)
-        proof = filled(exporter.proof, exporter.usual_proof())
+        proof = filled(exporter.proof, call(Proof, exporter.usual_proof))
         rows = self._reference("original" if exporter.weights == "original" else "trained", proof)
         self.stage(f"Exporting {exporter.used_as}", None)
         with new_directory(target) as aside:

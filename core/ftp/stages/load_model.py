@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ftp.components import Adapter, Loader, LoadsTokenizer
-from ftp.errors import ComponentError, FtpError, ModelError
-from ftp.files import first_line
+from ftp.errors import ComponentError, ModelError
 from ftp.guard import call, described
 from ftp.lm import allocator
 from ftp.recipe.model import Recipe
@@ -63,13 +62,15 @@ def restore_adapter(adapter: Adapter, loaded: LoadedModel, directory: Path) -> L
 
     Raises:
         ModelError: they are damaged, or don't fit the model.
+        ComponentError: the adapter returned something else than a model or None.
     """
     try:
-        return adapter.restore(loaded, directory)
-    except FtpError:
-        raise
-    except Exception as error:  # the libraries raise many kinds for weights that are damaged or don't fit
-        what = " ".join(first_line(error).split())[:300]
+        return call(LoadedModel | None, adapter.restore, loaded, directory)
+    except ComponentError as error:
+        if error.__cause__ is None:  # it returned something else
+            raise
+        # The libraries raise many kinds of errors for weights that are damaged or don't fit.
+        what = " ".join(str(error).split())[:500]
         raise ModelError(f"{directory}: damaged, or doesn't fit {loaded.name}: {what}") from error
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ftp.errors import ModelError, RunError
 from ftp.recipe.model import Recipe
 from ftp.runs.directory import RunDirectory
-from ftp.stages.load_model import load_base_model
+from ftp.stages.load_model import load_base_model, restore_adapter
 from ftp.types import LoadedModel, Weights
 
 
@@ -49,9 +49,9 @@ def restored(recipe: Recipe, base: LoadedModel, directory: RunDirectory) -> Load
     """Put the trained weights of a run on a base model.
 
     Raises:
-        ModelError: the adapter of the recipe can't.
+        ModelError: the adapter of the recipe can't, or the weights are damaged or don't fit.
     """
-    tuned = recipe.adapter.restore(base, directory.path / "model")
+    tuned = restore_adapter(recipe.adapter, base, directory.path / "model")
     if tuned is None:
         raise ModelError(f"'{recipe.adapter.used_as}' can't be restored from disk")
     return tuned

@@ -27,7 +27,10 @@ def clusters_of(examples: Sequence[Example]) -> list[str] | None:
     Prompts that are only alike, or passages that overlap in part, are not found: give such rows a group.
     """
     if any(example.group for example in examples):
-        return [f"group {example.group}" if example.group else f"row {row}" for row, example in enumerate(examples)]
+        return [
+            f"group {example.group}" if example.group else f"row {example.id or row}"
+            for row, example in enumerate(examples)
+        ]
     prompts = [_paragraphs(example) for example in examples]
     carried = Counter(part for parts in prompts for part in set(parts))
     rows: dict[str, list[int]] = defaultdict(list)

@@ -29,18 +29,19 @@ def command(
     from ftp.cli.run import quiet_libraries
     from ftp.cli.show import show
     from ftp.errors import ModelError
+    from ftp.guard import call
     from ftp.stages.dry_run import dry_run, notes_only
 
     checked = load_recipe(recipe, load_plugins(files, without), settings)
     quiet_libraries()
     with show() as progress, dry_run(checked, recipe, progress.stage, notes_only(progress.event)) as job:
         progress.stage("Measuring a few steps")
-        planned = checked.train.plan(job)
+        planned = call(Mapping | None, checked.train.plan, job)
         if planned is None:
             raise ModelError(f"the trainer '{checked.train.used_as}' can't estimate what training would take")
         saved = job.directory.parent / "model"
         saved.mkdir()
-        checked.adapter.save(job.model, saved)
+        call(object, checked.adapter.save, job.model, saved)
         size = sum(file.stat().st_size for file in saved.rglob("*") if file.is_file())
     found = {**planned, "model_mb": round(size / 1e6, 1)}
     echo(json.dumps(found, indent=2) if as_json else "\n".join(_lines(found)))

@@ -19,7 +19,7 @@ from ftp_plugins.curators.boilerplate import Boilerplate
 from ftp_plugins.curators.entries import entries_of, entries_of_file
 from ftp_plugins.curators.matching import Batch, Match, Matcher
 from ftp_plugins.curators.ngram_index import Index
-from ftp_plugins.curators.paraphrases import Judge, nearest, question_of
+from ftp_plugins.curators.paraphrases import named_engine, nearest, question_of, same
 
 SHOWN = 20
 WHOLE = {"prompt": "the same prompt", "row": "the same prompt and answer"}
@@ -99,8 +99,19 @@ class Decontaminate(ftp.Curator):
     judge, the rows that it confirms follow `policy` instead."""
     similarity: Annotated[float, Field(gt=0, le=1)] = 0.61
     """Cosine similarity of the weighted words of two prompts from which they count as paraphrases. Without a judge."""
-    judge: Judge | None = None
-    """A chat model that confirms paraphrases. It is sent the prompts of both rows."""
+    judge: ftp.Engine | None = None
+    """An engine whose model confirms paraphrases, such as `openai`. It is sent the prompts of both rows. It has to be a
+    capable model: SmolLM2-135M denies every one of 100 reworded questions of GSM8K."""
+    judge_threshold: Annotated[float, Field(gt=0, le=1)] = 0.45
+    """Similarity from which the judge is asked about a pair. At the default it can confirm 1,247 of the 1,319 reworded
+    questions of GSM8K at most."""
+    judge_calls: Annotated[int, Field(ge=1)] = 1000
+    """Maximum number of pairs to ask about, the most similar ones first. The others are recorded as not confirmed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _judge_of_0_1(cls, options: Any) -> Any:
+        return named_engine(options)
 
     @model_validator(mode="after")
     def _judge_is_used(self) -> Decontaminate:
@@ -109,7 +120,9 @@ class Decontaminate(ftp.Curator):
         return self
 
     def problems(self) -> list[str]:
-        found = self.judge.problems() if self.judge else []
+        if self.judge and not self.judge.own_model:
+            return [f"judge: '{self.judge.used_as}' has no model of its own; name another engine"]
+        found = [f"judge: {problem}" for problem in self.judge.problems()] if self.judge else []
         for path in self.against:
             try:
                 self._files(path)
@@ -211,7 +224,7 @@ class Decontaminate(ftp.Curator):
         if not len(train) or not len(examples):
             return train
         prompts = [question_of(example) for example in examples]
-        rows, others, scores = nearest(train, prompts, usual, self.judge.threshold if self.judge else self.similarity)
+        rows, others, scores = nearest(train, prompts, usual, self.judge_threshold if self.judge else self.similarity)
         known = set()
         if self.policy == "report":  # the leaks are still among the rows
             known = {(found["id"], found["other"]) for found in ledger.findings() if found["what"] in self.leaks}
@@ -237,12 +250,12 @@ class Decontaminate(ftp.Curator):
         """Return the name of a pair's finding in the ledger, and the judge's part of the evidence."""
         if self.judge is None:
             return "paraphrase", ""
-        if call >= self.judge.calls:
-            return "paraphrase unconfirmed", f"judge: not asked after {self.judge.calls} calls; "
-        same, answer = self.judge.same(prompt, question)
-        if same is None:
+        if call >= self.judge_calls:
+            return "paraphrase unconfirmed", f"judge: not asked after {self.judge_calls} calls; "
+        agrees, answer = same(self.judge, prompt, question)
+        if agrees is None:
             return "paraphrase unconfirmed", f"judge: neither yes nor no, {answer[:40]!r}; "
-        return ("paraphrase", "judge: yes; ") if same else ("paraphrase denied", "judge: no; ")
+        return ("paraphrase", "judge: yes; ") if agrees else ("paraphrase denied", "judge: no; ")
 
 
 def _index_of(file: Path) -> Index:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 import ftp
 from ftp.data.examples import BATCH, Examples, decode
 from ftp.data.shingles import hash_words, ngrams
 from ftp.data.words import words
-from ftp.options import Options
+from ftp.guard import call
 from ftp_plugins.curators.boilerplate import sample
 from ftp_plugins.curators.entries import question_and_document
 from ftp_plugins.curators.ngram_index import MIN_WORDS, N
-from ftp_plugins.judging.client import CallFailed, JudgeError, Reply, Server
 
 COLUMNS = 2**20
 NUMBERS = 3
@@ -190,51 +186,33 @@ Second question:
 Answer yes or no."""
 
 
-class Judge(Options):
-    """A chat model behind an OpenAI-compatible server that decides whether one question is a rewording of another.
+def named_engine(options: Any) -> Any:
+    """Return the options of a curator with the judge as FTP 0.1 had it turned into an engine.
 
-    It has to be a capable model: SmolLM2-135M denies every one of 100 reworded questions of GSM8K. The most that any
-    judge can confirm at the default threshold is 1,247 of the 1,319.
+    There `judge:` named no engine, and held the threshold and the number of calls too.
     """
+    judge = options.get("judge") if isinstance(options, dict) else None
+    if not isinstance(judge, dict) or "use" in judge:
+        return options
+    moved = {f"judge_{name}": judge[name] for name in ("threshold", "calls") if name in judge}
+    engine = {name: value for name, value in judge.items() if name not in ("threshold", "calls")}
+    return {**moved, **options, "judge": {"use": "openai", "timeout": 60, "max_retries": 3, **engine}}
 
-    model: str = Field(min_length=1)
-    """The name of the model on its server."""
-    base_url: str | None = None
-    """Address of the server, such as http://localhost:8000/v1. Default: OpenAI's own."""
-    api_key_env: str = Field(default="OPENAI_API_KEY", min_length=1)
-    """The environment variable with the key. A server on this machine needs none."""
-    threshold: Annotated[float, Field(gt=0, le=1)] = 0.45
-    """Similarity from which the judge is asked about a pair."""
-    calls: Annotated[int, Field(ge=1)] = 1000
-    """Maximum number of pairs to ask about, the most similar ones first. The others are recorded as not confirmed."""
-    timeout: Annotated[float, Field(gt=0)] = 60
-    """Seconds to wait for an answer."""
 
-    @property
-    def _server(self) -> Server:
-        return Server(self.model, self.base_url, self.api_key_env, self.timeout, max_retries=3)
+def same(judge: ftp.Engine, first: str, second: str) -> tuple[bool | None, str]:
+    """Ask an engine about one pair; return the verdict (None if the answer can't be read) and the answer.
 
-    def problems(self) -> list[str]:
-        """Return what is missing on this machine."""
-        return [f"judge: {problem}" for problem in self._server.problems()]
-
-    def same(self, first: str, second: str) -> tuple[bool | None, str]:
-        """Ask about one pair; return the verdict (None if the answer can't be read) and the answer.
-
-        Raises:
-            DataError: the judge can't be asked.
-        """
-        prompt = PROMPT.format(first=first.strip(), second=second.strip())
-        try:
-            answer = asyncio.run(self._ask(prompt)).text
-        except (JudgeError, CallFailed) as error:
-            at = f"{self.model} at {self._server.address}"
-            raise ftp.DataError([f"judge: {at} can't be asked: {error}; fix it or remove `judge`"]) from None
-        return verdict(answer), answer
-
-    async def _ask(self, prompt: str) -> Reply:
-        async with self._server.connect() as connection:
-            return await connection.ask([{"role": "user", "content": prompt}], {"temperature": 0, "max_tokens": 256})
+    Raises:
+        DataError: the engine can't be asked.
+    """
+    prompt = PROMPT.format(first=first.strip(), second=second.strip())
+    example = ftp.Example((ftp.Message("user", prompt), ftp.Message("assistant", "")), id="paraphrase")
+    options = judge.options.model_copy(update={"temperature": 0.0, "samples": 1})
+    try:
+        [answer] = call(Sequence, judge.answer, [example], options)
+    except ftp.FtpError as error:
+        raise ftp.DataError([f"judge: '{judge.used_as}' can't be asked: {error}; fix it or remove `judge`"]) from None
+    return verdict(answer.text), answer.text
 
 
 def verdict(answer: str) -> bool | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,7 +13,7 @@ from ftp.options import AnswerOptions
 
 
 class Transformers(ftp.Engine):
-    """Answers with the model in memory, several prompts at once."""
+    """Answers with the model in memory, many prompts at once: prompts are packed, and rows that end make room."""
 
     by_default: ClassVar[bool] = True
 
@@ -20,9 +21,25 @@ class Transformers(ftp.Engine):
     """Prompts answered at once."""
     seed: int = Field(default=42, ge=0, lt=2**32)
     """For sampling."""
+    price_per_hour: float | None = Field(default=None, ge=0)
+    """Price of an hour of this machine, in any currency, for the cost of an answer in the report."""
+    fast: Literal["auto", "off"] = "auto"
+    """auto: FTP's own decoding where the model allows it. off: always the model's own `generate`."""
+
+    def problems(self) -> list[str]:
+        if self.samples > 1 and self.temperature == 0:
+            return ["samples: several answers to a prompt are the same without a `temperature:`"]
+        if self.top_p < 1 and self.temperature == 0:
+            return ["top_p: has no effect without a `temperature:`"]
+        return []
 
     def answer(self, prompts: Sequence[ftp.Example], options: AnswerOptions) -> list[ftp.Answer]:
-        from ftp.lm.torch_generate import generate
+        from ftp_plugins.engines.torch_answers import answers
 
-        assert self.work.model is not None
-        return generate(self.work.model, prompts, options, self.work.progress)
+        if self.work.model is None:
+            raise ftp.ModelError(f"'{self.used_as}' answers with a model in memory, and there is none")
+        began = time.perf_counter()
+        found = answers(self.work, prompts, options, fast=self.fast == "auto")
+        seconds = (time.perf_counter() - began) / max(1, len(found))
+        cost = None if self.price_per_hour is None else seconds / 3600 * self.price_per_hour
+        return [ftp.Answer(answer.text, answer.tokens, answer.stopped, seconds, cost) for answer in found]

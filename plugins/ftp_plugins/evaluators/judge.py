@@ -15,8 +15,8 @@ from pydantic import Field, model_validator
 
 import ftp
 from ftp.stats.win_rates import correlation
+from ftp_plugins.engines.calls import Asked, Calls
 from ftp_plugins.judging import gold_set, prompts, reliability, rubric, verdicts
-from ftp_plugins.judging.calls import Asked, Calls
 from ftp_plugins.judging.local import expected_score
 from ftp_plugins.judging.options import JudgeOptions, Requests, prompt_hash
 from ftp_plugins.judging.rubric import Criterion

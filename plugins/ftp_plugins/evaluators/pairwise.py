@@ -12,11 +12,11 @@ from typing import Any
 
 import ftp
 from ftp.stats.win_rates import length_controlled_win_rate, order_consistency, win_rate
+from ftp_plugins.engines.calls import Asked, Calls
 from ftp_plugins.evaluators.general_instructions import INSTRUCTIONS, format_problems, read_instructions
 from ftp_plugins.evaluators.judge import cut_note
 from ftp_plugins.formatters.auto import Auto
 from ftp_plugins.judging import gold_set, prompts, reliability, verdicts
-from ftp_plugins.judging.calls import Asked, Calls
 from ftp_plugins.judging.local import likelier
 from ftp_plugins.judging.options import JudgeOptions, Requests, prompt_hash
 

@@ -151,6 +151,9 @@ class Messages(ftp.Formatter):
         found = turns(listed(row, self.messages), self.messages)
         return conversation(found, self.messages, tools_of(row, self.tools))
 
+    def row(self, example: ftp.Example) -> Mapping[str, Any] | None:
+        return {self.messages: [{"role": turn.role, "content": turn.content} for turn in example.messages]}
+
 
 class ShareGPT(ftp.Formatter):
     """ShareGPT chat: a list of {from, value} with human and gpt.
@@ -169,3 +172,9 @@ class ShareGPT(ftp.Formatter):
     def format(self, row: Mapping[str, Any]) -> ftp.Example:
         found = turns(listed(row, self.conversations), self.conversations, "from", "value", SHAREGPT_ROLES)
         return conversation(found, self.conversations, tools_of(row, self.tools))
+
+    def row(self, example: ftp.Example) -> Mapping[str, Any] | None:
+        names = {"system": "system", "user": "human", "assistant": "gpt"}
+        if any(turn.role not in names for turn in example.messages):
+            return None
+        return {self.conversations: [{"from": names[turn.role], "value": turn.content} for turn in example.messages]}

@@ -13,6 +13,14 @@ import ftp
 from ftp_plugins.formatters.columns import filled, optional, required
 
 
+def pair_of(example: ftp.Example) -> tuple[str, str] | None:
+    """Return question and answer of an example that has one of each, besides a system turn; else None."""
+    turns = [message for message in example.messages if message.role != "system"]
+    if [turn.role for turn in turns] != ["user", "assistant"] or turns[1].tool_calls:
+        return None
+    return turns[0].content, turns[1].content
+
+
 def conversation(user: str, assistant: str, system: str = "") -> ftp.Example:
     first = (ftp.Message("system", system),) if system else ()
     return ftp.Example((*first, ftp.Message("user", user), ftp.Message("assistant", assistant)))
@@ -60,6 +68,13 @@ class Instruct(ftp.Formatter):
             user = "\n\n".join(filter(None, (required(row, self.instruction), optional(row, self.context, "context"))))
         return conversation(user, required(row, self.response), self.system)
 
+    def row(self, example: ftp.Example) -> Mapping[str, Any] | None:
+        pair = pair_of(example)
+        if pair is None or self.template is not None:
+            return None
+        context = {} if self.context is None else {self.context: ""}
+        return {self.instruction: pair[0], **context, self.response: pair[1]}
+
     @cached_property
     def _template_parts(self) -> list[tuple[str, str | None]]:
         """The template as texts, each with the column that follows it."""
@@ -82,6 +97,12 @@ class Alpaca(ftp.Formatter):
         user = "\n\n".join(filter(None, (required(row, self.instruction), optional(row, self.input, "input"))))
         return conversation(user, required(row, self.output), self.system)
 
+    def row(self, example: ftp.Example) -> Mapping[str, Any] | None:
+        pair = pair_of(example)
+        if pair is None:
+            return None
+        return {self.instruction: pair[0], **({} if self.input is None else {self.input: ""}), self.output: pair[1]}
+
 
 class PromptCompletion(ftp.Formatter):
     """Prompt and completion."""
@@ -95,3 +116,7 @@ class PromptCompletion(ftp.Formatter):
 
     def format(self, row: Mapping[str, Any]) -> ftp.Example:
         return conversation(required(row, self.prompt), required(row, self.completion), self.system)
+
+    def row(self, example: ftp.Example) -> Mapping[str, Any] | None:
+        pair = pair_of(example)
+        return None if pair is None else {self.prompt: pair[0], self.completion: pair[1]}

@@ -13,7 +13,7 @@ from ftp.files import file_digest
 from ftp.lm.hf_loader import HuggingFaceFiles
 from ftp.lm.rendering import render
 from ftp.stages.load_model import load_base_model
-from ftp_plugins.judging.client import CallFailed, JudgeError, Reply
+from ftp_plugins.engines.client import CallFailed, Reply, ServiceError
 from ftp_plugins.loaders.huggingface import HuggingFace
 
 WEAKNESS = (
@@ -54,25 +54,27 @@ class LocalModel:
         """Return the probability of each of `request["choices"]` after prompt and `request["prefix"]`, as JSON text.
 
         Raises:
-            JudgeError: the tokenizer doesn't make one token of each choice.
+            ServiceError: the tokenizer doesn't make one token of each choice.
             CallFailed: the prompt is too long.
         """
         from ftp_plugins.judging.torch_next_token import next_token_odds
 
         tokenizer, model = self._loaded.tokenizer, self._loaded.model
-        messages = [ftp.Message(m["role"], self._plain(m["content"])) for m in request["messages"]]
+        messages = [ftp.Message(m["role"], self.without_control_tokens(m["content"])) for m in request["messages"]]
         start = render(tokenizer, messages, answer_next=True) + request["prefix"]
         ids = tokenizer(start, add_special_tokens=False)["input_ids"]
         ends = [tokenizer(start + choice, add_special_tokens=False)["input_ids"] for choice in request["choices"]]
         if any(end[:-1] != ids for end in ends):
-            raise JudgeError(f"{self._model}: its tokenizer doesn't make one token of each verdict; use another judge")
+            raise ServiceError(
+                f"{self._model}: its tokenizer doesn't make one token of each verdict; use another judge"
+            )
         room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         if room is not None and len(ids) > room:
             raise CallFailed(f"a prompt of {len(ids)} tokens, and the model takes {room}", "refused")
         odds = next_token_odds(model, ids, [end[-1] for end in ends])
         return Reply(json.dumps(dict(zip(request["choices"], odds, strict=True))), "stop", len(ids), 0)
 
-    def _plain(self, text: str) -> str:
+    def without_control_tokens(self, text: str) -> str:
         """Remove this tokenizer's control tokens from a text, since it would read them in any text."""
         for token in self._loaded.tokenizer.all_special_tokens:
             text = text.replace(token, f"{token[:1]} {token[1:]}")

@@ -13,12 +13,11 @@ from pydantic import AfterValidator, Field, ValidationInfo
 
 import ftp
 from ftp.files import digest
-from ftp.options import is_replay
 from ftp.recipe.model import dump
+from ftp_plugins.engines.calls import Calls
+from ftp_plugins.engines.client import Server
+from ftp_plugins.engines.server_options import ServerOptions
 from ftp_plugins.judging import prompts
-from ftp_plugins.judging.budget import Prices
-from ftp_plugins.judging.calls import Calls
-from ftp_plugins.judging.client import Server
 from ftp_plugins.judging.local import WEAKNESS, LocalModel
 
 SERVER_ONLY = (
@@ -38,7 +37,7 @@ def _local_directory(value: str, info: ValidationInfo) -> str:
     return str(local) if local.is_dir() or value.startswith((".", "/", "~")) else value
 
 
-class JudgeOptions(ftp.Evaluator):
+class JudgeOptions(ftp.Evaluator, ServerOptions):
     """An evaluator that asks a judge."""
 
     requires: ClassVar[tuple[str, ...]] = ("platformdirs", "scipy", "sklearn", "statsmodels")
@@ -51,16 +50,6 @@ class JudgeOptions(ftp.Evaluator):
     it in the report."""
     loader: ftp.Loader | None = None
     """How a local judge is loaded, as in the recipe's `model:`. Default: `model` by Hugging Face's own loader."""
-    base_url: str | None = None
-    """Address of the server, such as http://localhost:8000/v1. Default: OpenAI's own."""
-    api_key_env: str = Field(default="OPENAI_API_KEY", min_length=1)
-    """The environment variable with the key. A server on this machine needs none."""
-    concurrency: int = Field(default=8, ge=1)
-    """Number of concurrent calls."""
-    timeout: float = Field(default=120, gt=0)
-    """Seconds to wait for an answer."""
-    max_retries: int = Field(default=5, ge=0)
-    """Retries after the first attempt when the server is busy, broken or silent."""
     temperature: float | None = Field(default=None, ge=0)
     """Sampling temperature. Default: not sent, since some models refuse it."""
     max_tokens: int | None = Field(default=None, ge=1)
@@ -73,22 +62,14 @@ class JudgeOptions(ftp.Evaluator):
     """Show the judge the example's own answer."""
     max_answer_chars: int = Field(default=16_000, ge=1)
     """Longer answers are cut for the judge, which is informed of it."""
-    price_per_million_input: float | None = Field(default=None, ge=0)
-    """Price of a million tokens sent, in any currency."""
-    price_per_million_output: float | None = Field(default=None, ge=0)
-    """Price of a million tokens of replies."""
-    max_cost: float | None = Field(default=None, gt=0)
-    """Maximum amount that this evaluator may spend in a run. A call that could exceed it is not made."""
     calibrate: ftp.FilePath | None = None
     """A JSONL file of human judgements to measure the judge against."""
-    replay: bool = False
-    """Make no calls: take every reply from the run's judgments.jsonl or the cache. FTP_REPLAY=1 has the same effect."""
 
     def files(self) -> Sequence[Path]:
         return [Path(self.calibrate)] if self.calibrate is not None else []
 
     def needs_consent(self) -> Sequence[str]:
-        if self.provider == "local" or self._replays:
+        if self.provider == "local" or self.replays:
             return []
         return [f"send prompts and answers to {self._server.address}, and the variable ${self.api_key_env} as its key"]
 
@@ -99,14 +80,14 @@ class JudgeOptions(ftp.Evaluator):
         """Try the address and the key of a server, without a completion: every verdict costs money or minutes.
 
         Raises:
-            JudgeError: no call could reach the judge.
+            ServiceError: no call could reach the judge.
         """
-        if self.provider != "local" and not self._replays:
+        if self.provider != "local" and not self.replays:
             asyncio.run(self._try_connection())
 
     async def _try_connection(self) -> None:
-        patience = {"timeout": min(self.timeout, MOST_SECONDS), "max_retries": min(self.max_retries, 2)}
-        async with dataclasses.replace(self._server, **patience).connect() as connection:
+        seconds, retries = min(self.timeout, MOST_SECONDS), min(self.max_retries, 2)
+        async with dataclasses.replace(self._server, timeout=seconds, max_retries=retries).connect() as connection:
             await connection.try_connection()
 
     def problems(self) -> list[str]:
@@ -120,21 +101,10 @@ class JudgeOptions(ftp.Evaluator):
             found.append("loader: is for a judge in this process; it needs `provider: local`")
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             found.append("max_tokens, max_completion_tokens: are the same option under two names; give one of them")
-        if (self.price_per_million_input is None) != (self.price_per_million_output is None):
-            found.append("price_per_million_input, price_per_million_output: give both or none")
-        if self.max_cost is not None:
-            if self._prices is None:
-                found.append("max_cost: needs price_per_million_input and price_per_million_output")
-            if self.max_tokens is None and self.max_completion_tokens is None:
-                found.append(
-                    "max_cost: needs max_tokens or max_completion_tokens, so that the cost of a call is limited"
-                )
-        server = self._server
-        return found + (server.secrets_in_recipe() if self._replays else server.problems())
-
-    @property
-    def _replays(self) -> bool:
-        return self.replay or is_replay()
+        found += self.price_problems()
+        if self.max_cost is not None and self.max_tokens is None and self.max_completion_tokens is None:
+            found.append("max_cost: needs max_tokens or max_completion_tokens, so that the cost of a call is limited")
+        return found + self.server_problems(self.model)
 
     @property
     def _caller(self) -> str:
@@ -145,14 +115,8 @@ class JudgeOptions(ftp.Evaluator):
         return f"{self.used_as} on its own" if self.on_its_own else self.used_as
 
     @property
-    def _prices(self) -> Prices | None:
-        if self.price_per_million_input is None or self.price_per_million_output is None:
-            return None
-        return Prices(self.price_per_million_input, self.price_per_million_output)
-
-    @property
     def _server(self) -> Server:
-        return Server(self.model, self.base_url, self.api_key_env, self.timeout, self.max_retries)
+        return self.server_of(self.model)
 
     @contextlib.asynccontextmanager
     async def _open(self, view: ftp.EvalView, prompt_hash: str) -> AsyncIterator[tuple[Calls, Requests]]:
@@ -161,7 +125,7 @@ class JudgeOptions(ftp.Evaluator):
             local = LocalModel(self.model, self.loader) if self.provider == "local" else None
             if local is not None:
                 ask = local.ask
-            elif self._replays:
+            elif self.replays:
                 ask = _never
             else:
                 connection = await stack.enter_async_context(self._server.connect())
@@ -179,8 +143,8 @@ class JudgeOptions(ftp.Evaluator):
                 directory=view.directory,
                 prompt_hash=prompt_hash,
                 concurrency=self.concurrency,
-                replay=self._replays,
-                prices=self._prices,
+                replay=self.replays,
+                prices=self.prices,
                 max_cost=self.max_cost,
                 evaluator=self._caller,
             )
@@ -202,7 +166,7 @@ class JudgeOptions(ftp.Evaluator):
             "prompt tokens": tokens["prompt"],
             "completion tokens": tokens["completion"],
         }
-        if self._prices is not None:
+        if self.prices is not None:
             panel["cost"] = sum(line["cost"] or 0 for line in lines)
             panel["cost without cache"] = sum(line["price"] or 0 for line in lines)
             uncounted = sum(line["error"] is None and line["prompt_tokens"] is None for line in lines)

@@ -80,7 +80,7 @@ def grading(
     """
     shown, cut = shortened(answer, limit)
     reference = reference and bool(example.reference.strip())
-    mark = _mark([*_texts(example), shown])
+    mark = mark_for([*_texts(example), shown])
     score = '{"reason": "…", "score": N}' if reasons else "N"
     parts = [
         INTRODUCTION.format(task="You grade an answer on a rubric.", mark=mark),
@@ -103,7 +103,7 @@ def comparing(
     """Ask which of two answers is better."""
     (one, cut_one), (two, cut_two) = shortened(first, limit), shortened(second, limit)
     reference = reference and bool(example.reference.strip())
-    mark = _mark([*_texts(example), one, two])
+    mark = mark_for([*_texts(example), one, two])
     form = '{"reason": "…", "winner": W}' if reasons else '{"winner": W}'
     parts = [
         INTRODUCTION.format(task="You compare two answers.", mark=mark),
@@ -132,7 +132,7 @@ def _texts(example: ftp.Example) -> list[str]:
     return [*(message.content for message in example.prompt), example.reference]
 
 
-def _mark(texts: Sequence[str]) -> str:
+def mark_for(texts: Sequence[str]) -> str:
     """Return twelve hex digits that occur in none of the texts.
 
     They are derived from the texts, so that a request is repeatable. No answer can contain its own mark: changing the

@@ -19,7 +19,7 @@ from pydantic import Field
 import ftp
 from ftp.files import first_few
 from ftp.runs.directory import RunDirectory
-from ftp_plugins.reporters import curves, judge_panel, run_costs, tables
+from ftp_plugins.reporters import contestants, curves, judge_panel, run_costs, tables
 from ftp_plugins.reporters.charts import forest, printable
 from ftp_plugins.reporters.export_tables import parity_row
 from ftp_plugins.reporters.tables import figure, rows_of, signed, standardised
@@ -52,7 +52,9 @@ class Html(ftp.Reporter):
         notes = [event["text"] for event in run.events if event["event"] == "note"]
         values: dict[str, Any] = {
             "run": run,
+            "lineage": tables.lineage_of(run),
             "rows": rows,
+            "others": _others(run),
             "general": rows_of(general),
             "general_headline": tables.headline(rows_of(general)),
             "word": word,
@@ -127,7 +129,7 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": figure, "signed": signed, "score": tables.score}
+    environment.filters |= {"figure": figure, "signed": signed, "score": tables.score, "amount": contestants.amount}
     return environment
 
 
@@ -138,6 +140,13 @@ def _hash(text: str) -> str:
 
 def _yaml(value: Any) -> str:
     return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+
+
+def _others(run: ftp.FinishedRun) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    found = contestants.contestants(run)
+    return {**found, "chart": Markup(found["chart"])} if found else found
 
 
 def _forest(rows: Sequence[dict[str, Any]]) -> str:
@@ -182,8 +191,8 @@ def _example(view: ftp.EvalView, metrics: dict[str, ftp.Metric], index: int) -> 
         ),
         "prompt": [(message.role, _cut(message.content), message.tool_calls) for message in example.prompt],
         "reference": _cut(example.reference),
-        "base": _answer(example.reference, view.base_answers, index),
-        "tuned": _answer(example.reference, view.tuned_answers, index),
+        "base": answer_parts(example.reference, view.base_answers, index),
+        "tuned": answer_parts(example.reference, view.tuned_answers, index),
         "scores": scores,
         # Which metrics, by their place: the page filters by them.
         **{
@@ -198,7 +207,7 @@ def _cut(text: str, longest: int = LONGEST) -> str:
     return text if len(text) <= longest else f"{text[:longest]}… ({len(text) - longest:,} more characters)"
 
 
-def _answer(reference: str, answers: Any, index: int) -> dict[str, Any] | None:
+def answer_parts(reference: str, answers: Any, index: int) -> dict[str, Any] | None:
     """Split an answer into runs of words that the reference has in the same order, and the other words.
 
     A single word that the reference has more than once doesn't count when its neighbours differ: a shared `the` means

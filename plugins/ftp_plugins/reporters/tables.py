@@ -193,3 +193,12 @@ def ledger_steps(run: ftp.FinishedRun) -> list[dict[str, Any]]:
     metadata = (pq.read_schema(file).metadata or {}) if file.is_file() else {}
     found: list[dict[str, Any]] = json.loads(metadata.get(b"steps", b"[]"))
     return found
+
+
+def lineage_of(run: ftp.FinishedRun) -> list[Mapping[str, Any]]:
+    """Return the runs that a run's model was made from, the last one first; empty where it is from none."""
+    found, one = [], run.lock.get("lineage")
+    while one:
+        found.append(one)
+        one = one.get("parent")
+    return found

@@ -32,14 +32,18 @@ GATED = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
 @contextlib.contextmanager
-def fast_layers(model: Any, copies: WeightCopies) -> Iterator[list[str]]:
+def fast_layers(
+    model: Any, copies: WeightCopies, lora: Callable[[Any], Callable[..., Any]] | None = None
+) -> Iterator[list[str]]:
     """Replace the forward of known layers inside the block; the list names the replacements.
 
     Args:
         copies: of float32 weights that train, in the type to multiply in; float32 for no change.
+        lora: makes the forward of a plain LoRA layer; None for the one for training, which multiplies in the type of
+            the base weights.
     """
-    shared = _shared_lora_forwards(model)
-    replacements = {**shared, **_single_forwards(model, copies, done=shared)}
+    shared = _shared_lora_forwards(model) if lora is None else {}
+    replacements = {**shared, **_single_forwards(model, copies, lora, done=shared)}
     kinds: Counter[str] = Counter()
     for module, (forward, kind) in replacements.items():
         module.forward = forward
@@ -69,7 +73,9 @@ def _shared_lora_forwards(model: Any) -> Replacements:
     return forwards
 
 
-def _single_forwards(model: Any, copies: WeightCopies, done: Replacements) -> Replacements:
+def _single_forwards(
+    model: Any, copies: WeightCopies, lora: Callable[[Any], Callable[..., Any]] | None, done: Replacements
+) -> Replacements:
     """Return forwards for the other known layers, one by one."""
     compute = copies.dtype
     inside = {part for module in model.modules() if _is_plain_lora(module) for part in module.modules()}
@@ -79,8 +85,7 @@ def _single_forwards(model: Any, copies: WeightCopies, done: Replacements) -> Re
             continue
         one_plus = _norm_adds_one(module)
         if _is_plain_lora(module):
-            forward = DropoutLoRAForward(module) if _dropout(module) else LoRAForward(SharedLoRA([module]), 0)
-            forwards[module] = forward, "LoRA layers"
+            forwards[module] = (lora or _training_forward)(module), "LoRA layers"
         elif module not in inside and _is_mixed(module, compute):
             kind = f"linear layers in {str(compute).removeprefix('torch.')}"
             forwards[module] = MixedForward(module, copies), kind
@@ -89,6 +94,10 @@ def _single_forwards(model: Any, copies: WeightCopies, done: Replacements) -> Re
         elif _is_gated(module):
             forwards[module] = GatedForward(module), "gated units"
     return forwards
+
+
+def _training_forward(module: Any) -> Callable[..., Any]:
+    return DropoutLoRAForward(module) if _dropout(module) else LoRAForward(SharedLoRA([module]), 0)
 
 
 def _is_plain_lora(module: Any) -> bool:

@@ -104,7 +104,7 @@ def _timed(trainer: SFTTrainer) -> dict[str, Any]:
     for group in trainer.optimizer.param_groups:
         group["lr"] = 0.0 * group["lr"]
     with torch.random.fork_rng():
-        samples = itertools.cycle(_samples(trainer.batches.of(0), trainer.batches.lengths))
+        samples = itertools.cycle(batches_to_time(trainer.batches.of(0), trainer.batches.lengths))
         for rows in itertools.islice(samples, TIMED):
             inputs = trainer.data_collator([trainer.train_dataset[row] for row in rows])
             tokens, count = inputs["tokens"], trainer.items_in([inputs])
@@ -156,7 +156,7 @@ def _validation_seconds(trainer: SFTTrainer) -> float:
     return _seconds(trainer.args.device, losses) * int(lengths.sum()) / int(rows.lengths().sum())
 
 
-def _samples(batches: Sequence[list[int]], lengths: Sequence[int]) -> list[list[int]]:
+def batches_to_time(batches: Sequence[list[int]], lengths: Sequence[int]) -> list[list[int]]:
     """Return batches of an epoch to time, from the smallest to the largest, and half of one if all are alike."""
     sizes = [sum(lengths[row] for row in batch) for batch in batches]
     ranked = sorted(range(len(batches)), key=sizes.__getitem__)

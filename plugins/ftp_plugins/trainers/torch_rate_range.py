@@ -60,7 +60,7 @@ class RangeTrainer(SFTTrainer):
         step, start = len(self.losses), sum(self.bases) / len(self.bases)
         self.rates.append(logs["learning_rate"])
         self.losses.append(logs["loss"])
-        self.smoothed.append(_running(self.smoothed, logs["loss"] - self.bases[step]))
+        self.smoothed.append(running_mean(self.smoothed, logs["loss"] - self.bases[step]))
         now = start + self.smoothed[-1]
         if not now <= DIVERGED * (start + min(self.smoothed)):  # NaN is not
             self.control.should_training_stop = True
@@ -110,7 +110,7 @@ def _train_at_rising_rate(trainer: RangeTrainer, low: float, high: float, steps:
         model.eval()
 
 
-def _running(means: Sequence[float], value: float) -> float:
+def running_mean(means: Sequence[float], value: float) -> float:
     """Return the next running mean, corrected for its initial bias to zero (as in Adam)."""
     n = len(means)
     weight = (1 - SMOOTHING) / (1 - SMOOTHING ** (n + 1))

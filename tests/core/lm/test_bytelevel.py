@@ -9,7 +9,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ftp.lm.ascii_bpe import PROBE, AsciiBPE
-from ftp.lm.byte_level import ByteLevel
+from ftp.lm.byte_level import ByteLevel, token_bytes
 from ftp.lm.rendering import encode_texts, rendered
 from ftp.types import Example, Message
 
@@ -42,8 +42,7 @@ def test_the_fast_way_finds_what_offsets_find(tokenizer, contents, loss_on):
 
 def test_tokens_that_do_not_spell_the_text_are_left_to_the_offsets(tokenizer):
     rows = rendered(tokenizer, [talk("a question", "an answer")])
-    fast = ByteLevel.of(tokenizer)
-    fast._sizes = fast._sizes + 1
+    fast = ByteLevel(tokenizer, sizes=token_bytes(tokenizer) + 1)
     assert fast.encode([rows[0].text], [rows[0].answers]) == [None]
     stops = (tokenizer.eos_token_id,)
     assert encode_texts(tokenizer, rows, stops, fast) == encode_texts(tokenizer, rows, stops)

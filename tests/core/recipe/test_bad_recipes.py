@@ -20,7 +20,7 @@ evaluate:
   - {use: loss}
   - {use: same}
 """
-TOP = "adapter, answers, data, evaluate, model, name, report, seed, train, watch"
+TOP = "adapter, against, answers, data, evaluate, export, model, name, report, seed, train, watch"
 
 # What is replaced in the good recipe ("" stands for all of it), by what, and the lines that `ftp check` answers with.
 BAD = {

@@ -8,10 +8,9 @@ import jsonschema
 import pytest
 import yaml
 
-from ftp import plugins, recipe
+from ftp import plugins, recipe, yaml_source
 from ftp.errors import RecipeError
 from ftp.options import AnswerOptions
-from ftp.recipe import yaml_source
 
 GOOD = """\
 name: good

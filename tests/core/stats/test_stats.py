@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from ftp.files import finite
-from ftp.runs.finished import _evaluation
+from ftp.records import schemas
 from ftp.stats.intervals import bootstrap, mcnemar, mean_estimate, proportion_estimate
 from ftp.stats.paired import (
     across_seeds,
@@ -389,12 +389,13 @@ def test_a_metric_comes_back_from_its_file_and_so_does_an_old_one():
     assert (broken.base, broken.tuned) == (1, 1)
     evaluation = Evaluation((metric, replace(broken, base=1.0)), evaluator="e", n=12, subsets={"clean": (metric,)})
     kept = json.loads(json.dumps(finite(dataclasses.asdict(evaluation))))
-    found = _evaluation(kept)
+    found = schemas.evaluation(schemas.checked(schemas.EvaluationRecord, kept))
     assert found.metrics[0] == metric and found.subsets == {"clean": (metric,)}
     assert math.isnan(found.metrics[1].base_scores[0]) and found.metrics[1].weights == (1.0, 2.0)
     old = {"name": "nll", "base": 1.0, "tuned": "inf", "difference": None, "higher_is_better": False}
     old |= {"base_scores": [1.0], "tuned_scores": ["inf"], "base_reasons": [], "tuned_reasons": ["why"]}
-    [read] = _evaluation({"metrics": [old], "notes": [], "evaluator": "e", "evals": "t", "n": 1}).metrics
+    record = {"metrics": [old], "notes": [], "evaluator": "e", "evals": "t", "n": 1}
+    [read] = schemas.evaluation(schemas.checked(schemas.EvaluationRecord, record)).metrics
     assert (read.tuned, read.tuned_scores, read.tuned_reasons, read.p_value) == (math.inf, (math.inf,), ("why",), None)
 
 

@@ -696,7 +696,7 @@ class Bad(ftp.Formatter):
 
 
 def test_samples_for_other_kinds_are_refused(toys: ModuleType) -> None:
-    with pytest.raises(TypeError, match="samples are for formatters and evaluators, and Blend is neither"):
+    with pytest.raises(TypeError, match="samples are for formatters, evaluators and engines, and Blend is none"):
         assert_component_ok(toys.Blend, {}, replay="5%")
 
 

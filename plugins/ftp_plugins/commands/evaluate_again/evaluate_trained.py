@@ -13,6 +13,7 @@ from ftp.data.examples import Corpus, Examples, read_examples, write_examples
 from ftp.data.ledger import Ledger
 from ftp.errors import DataError, ModelError, RunError
 from ftp.files import shown
+from ftp.guard import call
 from ftp.plugins import Plugins
 from ftp.progress import Progress
 from ftp.recipe.model import Data, Recipe
@@ -171,7 +172,7 @@ class _RunTarget(_Target):
         for guard in self.asked.data.curate:
             if guard.guards_evals:
                 try:
-                    guard.curate(Corpus(train, validation, self.evals), ledger)
+                    call(Corpus, guard.curate, Corpus(train, validation, self.evals), ledger)
                 except DataError as error:  # it would stop a run; here training is over, and what it found counts
                     self.note(str(error))
         # Whatever the guard would have dropped, the model has seen.
@@ -209,7 +210,7 @@ class _DirectoryTarget(_Target):
 
     def models(self) -> Iterator[tuple[str, LoadedModel, Path | None]]:
         model, adapter = self.asked.model, self.asked.adapter
-        is_adapter = adapter.can_restore(self.target)
+        is_adapter = call(bool, adapter.can_restore, self.target)
         if not is_adapter and "id" not in type(model).model_fields:
             raise ModelError(f"'{model.used_as}' has no `id:`, so it can't load {self.target}")
         self.progress.stage("Loading the model")

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from ftp.components import Exporter
 from ftp.errors import RecipeError, RunError, did_you_mean
+from ftp.guard import call
 from ftp.plugins import Plugins, missing_packages
 from ftp.recipe.slots import Slots
 
@@ -48,7 +49,7 @@ def _exporter(name: str, settings: Sequence[str], plugins: Plugins) -> Exporter:
     except ValidationError as error:
         found = [f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
         raise RecipeError([f"{name}: {line}" for line in found]) from None
-    if problems := exporter.problems():
+    if problems := call(list, exporter.problems):
         raise RecipeError([f"{name}: {problem}" for problem in problems])
     return cast(Exporter, exporter)
 

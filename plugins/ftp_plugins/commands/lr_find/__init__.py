@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,12 @@ def command(
     from ftp.cli.show import show
     from ftp.errors import ModelError
     from ftp.files import finite
+    from ftp.guard import call
     from ftp.lm.learning_rates import rate_in_words
     from ftp.stages.dry_run import dry_run, notes_only
 
     checked = load_recipe(recipe, load_plugins(files, without), settings)
-    adapter, pace = checked.adapter, checked.train.peak_rate()
+    adapter, pace = checked.adapter, call(tuple | None, checked.train.peak_rate)
     usual = adapter.learning_rates or RANGE
     first, last = low or usual[0] / BELOW, high or usual[1] * ABOVE
     if first >= last:
@@ -65,7 +67,7 @@ def command(
     quiet_libraries()
     with show() as progress, dry_run(checked, recipe, progress.stage, notes_only(progress.event)) as job:
         progress.stage("Training with a rising rate")
-        tested = checked.train.range_test(job, first, last, steps)
+        tested = call(Mapping | None, checked.train.range_test, job, first, last, steps)
     if tested is None:
         raise ModelError(f"the trainer '{checked.train.used_as}' has no range test")
     batch = pace[1] if pace else None

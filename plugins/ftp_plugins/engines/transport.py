@@ -1,4 +1,4 @@
-"""HTTP for judges: limits on the time and the size of every answer, and no redirect to another server."""
+"""HTTP for services: limits on the time and the size of every answer, and no redirect to another host."""
 
 from __future__ import annotations
 

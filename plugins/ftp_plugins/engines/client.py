@@ -1,4 +1,4 @@
-"""The one client for judges: a chat model behind an OpenAI-compatible server."""
+"""The client for a chat model behind an OpenAI-compatible server: a judge, or an engine."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ REDIRECTED = "nothing was sent there; if that is intended, make it the base_url"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class JudgeError(ftp.FtpError):
-    """The judge can't be asked, or its replies can't be obtained."""
+class ServiceError(ftp.FtpError):
+    """The service can't be asked, or its replies can't be obtained."""
 
 
 class CallFailed(Exception):  # noqa: N818 (of a call, not of the program)
@@ -43,7 +43,7 @@ class CallFailed(Exception):  # noqa: N818 (of a call, not of the program)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply of a judge."""
+    """A reply of a chat model."""
 
     text: str
     finish: str = "stop"
@@ -55,7 +55,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """The server of a judge."""
+    """The server of a chat model."""
 
     model: str
     base_url: str | None = None
@@ -106,15 +106,15 @@ class Server:
         """Open a client.
 
         Raises:
-            JudgeError: there is no key.
+            ServiceError: there is no key.
         """
         import openai
 
-        from ftp_plugins.judging.transport import http_client
+        from ftp_plugins.engines.transport import http_client
 
         key = os.environ.get(self.api_key_env) or ""
         if not key and self.needs_key:
-            raise JudgeError(
+            raise ServiceError(
                 f"the environment variable {self.api_key_env} is not set; it has to hold the key for {self.address}"
             )
         async with openai.AsyncOpenAI(
@@ -150,12 +150,12 @@ class Connection:
             insist: refuse to continue without the schema.
 
         Raises:
-            JudgeError: no call can work: the key or the model is wrong.
+            ServiceError: no call can work: the key or the model is wrong.
             CallFailed: this call got no reply.
         """
         import openai
 
-        from ftp_plugins.judging.transport import REFUSED
+        from ftp_plugins.engines.transport import REFUSED
 
         asked = dict(parameters)
         if schema is not None and (insist or self._structured):
@@ -192,11 +192,11 @@ class Connection:
         That a server lists no models, or not this one, proves nothing: many are like that and answer all the same.
 
         Raises:
-            JudgeError: the server can't be reached, refuses the key, or redirects to another host.
+            ServiceError: the server can't be reached, refuses the key, or redirects to another host.
         """
         import openai
 
-        from ftp_plugins.judging.transport import REFUSED
+        from ftp_plugins.engines.transport import REFUSED
 
         try:
             await self._client.models.list()
@@ -212,9 +212,9 @@ class Connection:
         except (openai.OpenAIError, ValueError, AttributeError, TypeError, RecursionError):
             return  # something answers, if not with a list of models
 
-    def _no_use(self, error: Exception, advice: str) -> JudgeError:
+    def _no_use(self, error: Exception, advice: str) -> ServiceError:
         """Return the error for a judge that no call can reach."""
-        return JudgeError(f"{self._server.model} at {self._server.address}: {self._what(error)}; {advice}")
+        return ServiceError(f"{self._server.model} at {self._server.address}: {self._what(error)}; {advice}")
 
     async def _offered(self) -> str:
         """Return advice for when there is no such model."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ftp_plugins.judging.client import Reply
+from ftp_plugins.engines.client import Reply
 
 TURN_TOKENS = 16
 """Maximum number of tokens that a chat template may add to a turn."""

@@ -1,4 +1,4 @@
-"""The calls of a judge: made once, recorded on file, and replayed without a network."""
+"""The calls of a service: made once, recorded on file, and replayed without a network."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ftp.errors import RunError
 from ftp.files import digest, new_file, read_plain_file, user_cache
 from ftp.records.schemas import checked
 from ftp.runs.directory import RunDirectory
-from ftp_plugins.judging.budget import Budget, OverBudgetError, Prices
-from ftp_plugins.judging.client import CallFailed, JudgeError, Reply
+from ftp_plugins.engines.budget import Budget, OverBudgetError, Prices
+from ftp_plugins.engines.client import CallFailed, Reply, ServiceError
 
 FILE = "judgments.jsonl"
 MOST_BYTES = 2**30
@@ -48,8 +48,8 @@ class Asked:
 class Calls:
     """The calls of one evaluation.
 
-    A reply is recorded twice: in the run's `judgments.jsonl`, and in a cache shared by all runs, under the SHA-256 of
-    the whole request. A call whose request was answered before is not repeated.
+    A reply is recorded twice: in a file of the run, such as `judgments.jsonl`, and in a cache shared by all runs,
+    under the SHA-256 of the whole request. A call whose request was answered before is not repeated.
     """
 
     def __init__(
@@ -63,18 +63,21 @@ class Calls:
         prices: Prices | None = None,
         max_cost: float | None = None,
         evaluator: str = "",
+        file: str = FILE,
     ) -> None:
         """Open the calls of an evaluation.
 
         Args:
-            ask: makes the call. May raise JudgeError and CallFailed.
+            ask: makes the call. May raise ServiceError and CallFailed.
             directory: the run's, or None to write no file.
+            file: the name of the file in it.
             replay: make no call at all.
             evaluator: what it spent in this run before counts against `max_cost`.
         """
         self._ask, self._replay, self._prices, self._prompt_hash = ask, replay, prices, prompt_hash
+        self._file = file
         self._run = RunDirectory(directory) if directory else None
-        self._lines = {_key(line): line for line in read_lines(self._run)}
+        self._lines = {_key(line): line for line in read_lines(self._run, file)}
         self._known = {line["request"]: line for line in self._lines.values() if line["error"] is None}
         self._slots = asyncio.Semaphore(concurrency)
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -97,7 +100,7 @@ class Calls:
             The verdict, or None and the reason why there is none.
 
         Raises:
-            JudgeError: continuing is pointless, or a call is missing from a replay.
+            ServiceError: continuing is pointless, or a call is missing from a replay.
         """
         why = ""
         for attempt in (request, _again(request)):
@@ -117,6 +120,17 @@ class Calls:
                 break
         return None, why
 
+    async def reply(self, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+        """Ask once and return the record of the call: its `reply`, or an `error`.
+
+        Raises:
+            ServiceError: continuing is pointless, or a call is missing from a replay.
+            OverBudgetError: the call might cost more than what is left.
+        """
+        record = await self._reply(request, asked)
+        self._write({**record, "verdict": None}, asked)
+        return record
+
     async def _reply(self, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
         """Return the reply from the run's file, from the cache, or from a new call."""
         hash = digest(request)
@@ -129,9 +143,9 @@ class Calls:
             if self._replay:
                 if earlier is not None:
                     return earlier
-                raise JudgeError(
+                raise ServiceError(
                     f"{asked.evaluator}: replay: the call for {asked.example} ({asked.order}, eval set {asked.evals}) "
-                    f"is neither in the run's {FILE} nor in the cache; run without --replay to make it"
+                    f"is neither in the run's {self._file} nor in the cache; run without --replay to make it"
                 )
             async with self._slots:
                 record = await self._call(request, hash)
@@ -153,7 +167,7 @@ class Calls:
             cost = 0.0 if failed.how == "refused" else most
             self._failures += 1
             if self._failures >= IN_A_ROW:
-                raise JudgeError(
+                raise ServiceError(
                     f"{request['model']}: {self._failures} calls in a row got no reply, the last one: {failed}. What "
                     "was answered so far is kept; run again to continue from there"
                 ) from None
@@ -184,14 +198,14 @@ class Calls:
         if earlier is None or (earlier["error"] is not None and not self._replay):
             self._lines[key] = line
             if self._run is not None:
-                self._run.append_line(FILE, json.dumps(line, ensure_ascii=True))
+                self._run.append_line(self._file, json.dumps(line, ensure_ascii=True))
         self.records[key] = self._lines[key]
 
     async def all(self, work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
         """Run all calls concurrently, the first ones first; an error ends the rest.
 
         Raises:
-            JudgeError: also when calls were made and none was answered.
+            ServiceError: also when calls were made and none was answered.
         """
         try:
             async with asyncio.TaskGroup() as group:
@@ -200,7 +214,7 @@ class Calls:
             raise errors.exceptions[0] from None
         failed = [line["error"] for line in self.records.values() if line["error"] is not None]
         if failed and len(failed) == len(self.records):
-            raise JudgeError(f"the judge answered no call: {failed[0]}")
+            raise ServiceError(f"no call was answered: {failed[0]}")
         return [task.result() for task in tasks]
 
 
@@ -242,13 +256,13 @@ class Line(Record):
     cached: bool
 
 
-def read_lines(run: RunDirectory | None) -> list[dict[str, Any]]:
+def read_lines(run: RunDirectory | None, file: str = FILE) -> list[dict[str, Any]]:
     """Return the calls on file, without a line that a killed process left unfinished.
 
     Raises:
         RunError: the file can't be read, or a line in it is damaged.
     """
-    text = run.read_text(FILE, MOST_BYTES, "replace") if run else None
+    text = run.read_text(file, MOST_BYTES, "replace") if run else None
     found: list[dict[str, Any]] = []
     for number, line in enumerate((text or "").split("\n"), 1):
         try:
@@ -260,7 +274,7 @@ def read_lines(run: RunDirectory | None) -> list[dict[str, Any]]:
                 found.append(checked(Line, record))
             except ValueError as error:
                 assert run is not None
-                raise RunError(f"{run.path / FILE}:{number}: damaged ({error}); remove the line") from None
+                raise RunError(f"{run.path / file}:{number}: damaged ({error}); remove the line") from None
     return found
 
 

@@ -1,0 +1,124 @@
+"""FTP's own decoding: the tokens of the model's `generate`, for every family, with and without an adapter."""
+
+import copy
+
+import pytest
+import torch
+from tests.plugins.test_families import FAMILIES, family  # noqa: F401 (a fixture)
+
+import ftp
+from ftp.components import EngineWork
+from ftp.lm.rendering import prompt_ids
+from ftp.lm.torch_generate import generate
+from ftp.options import AnswerOptions
+from ftp_plugins.adapters.lora import LoRA
+from ftp_plugins.engines.torch_decode import Unsupported, decode
+from ftp_plugins.engines.torch_sampling import drawn
+from ftp_plugins.engines.transformers import Transformers
+from ftp_plugins.loaders.huggingface import HuggingFace
+
+SAID = ["Name the risk.", "What is the fix?", "Double two.", "May either party end this by notice, and when?", "Why?"]
+PLAIN = ["llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"]
+
+
+def examples(texts=SAID):
+    return [ftp.Example((ftp.Message("user", text), ftp.Message("assistant", "Yes."))) for text in texts]
+
+
+def load(directory, dtype, adapter=False):
+    import transformers
+
+    loader = HuggingFace(id=str(directory), device="cpu", dtype=dtype)
+    loaded = loader.load(loader.describe())
+    if adapter:
+        transformers.set_seed(1)
+        loaded = LoRA(r=4).apply(loaded)
+        with torch.no_grad():
+            for name, weight in loaded.model.named_parameters():
+                if "lora_B" in name:
+                    weight.normal_(std=0.3)
+    return loaded
+
+
+def ids_of(loaded):
+    return [prompt_ids(loaded.tokenizer, example) for example in examples()]
+
+
+def next_logits(model, ids):
+    model.eval()
+    with torch.inference_mode():
+        return model(input_ids=torch.tensor([ids])).logits[0, -1].float()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("adapter", [False, True], ids=["base", "lora"])
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_tokens_are_those_of_generate(family, name, adapter, dtype):  # noqa: F811
+    loaded = load(family(name), dtype, adapter)
+    model, prompts, new = loaded.model, ids_of(loaded), 24
+    ours = decode(model, prompts, (), AnswerOptions(max_new_tokens=new, batch_size=2))
+    model.eval()
+    model.generation_config.eos_token_id = None
+    for prompt, found in zip(prompts, ours, strict=True):
+        with torch.inference_mode():
+            out = model.generate(input_ids=torch.tensor([prompt]), max_new_tokens=new, do_sample=False)
+        theirs = out[0, len(prompt) :].tolist()
+        if dtype == "float32":
+            assert found == theirs
+        elif found != theirs:
+            at = next(i for i, (a, b) in enumerate(zip(found, theirs, strict=True)) if a != b)
+            logits = next_logits(model, [*prompt, *theirs[:at]])
+            precise = next_logits(copy.deepcopy(model).float(), [*prompt, *theirs[:at]])
+            # Where the tokens part, the two are as near to one another as the model's own rounding is to the truth.
+            assert abs(logits[found[at]] - logits[theirs[at]]) <= 2 * (logits - precise).abs().max() + 1e-3
+
+
+def test_rows_end_by_themselves_and_others_take_their_place(family):  # noqa: F811
+    loaded = load(family("llama"), "float32")
+    prompts = ids_of(loaded)
+    free = decode(loaded.model, prompts, (), AnswerOptions(max_new_tokens=20, batch_size=3))
+    stop = free[0][4]  # a token that some answers hold early, some late, some never
+    done = []
+    found = decode(loaded.model, prompts, (stop,), AnswerOptions(max_new_tokens=20, batch_size=3), done.append)
+    for whole, new in zip(free, found, strict=True):
+        assert new == (whole[: whole.index(stop) + 1] if stop in whole else whole)
+    assert len({len(new) for new in found}) > 1
+    assert sum(done) == len(prompts)
+
+
+def test_a_model_that_it_does_not_fit_is_answered_by_generate(ftp_tiny_model):
+    loaded = load(ftp_tiny_model, "float32")
+    loaded.model.generation_config.repetition_penalty = 1.3
+    with pytest.raises(Unsupported, match="repetition_penalty"):
+        decode(loaded.model, ids_of(loaded), (), AnswerOptions())
+    notes = []
+    work = EngineWork(loaded, note=notes.append)
+    options = AnswerOptions(max_new_tokens=6)
+    said = Transformers(max_new_tokens=6).at_work(work).answer(examples(), options)
+    assert said == generate(loaded, examples(), options)
+    assert len(notes) == 1 and "repetition_penalty" in notes[0]
+
+
+def test_samples_are_drawn_by_seed_and_do_not_depend_on_the_batch(ftp_tiny_model):
+    loaded = load(ftp_tiny_model, "float32")
+
+    def said(**options):
+        engine = Transformers(max_new_tokens=8, samples=3, **{"temperature": 1.5, **options})
+        return [a.text for a in engine.at_work(EngineWork(loaded)).answer(examples(), engine.options)]
+
+    once = said(batch_size=2)
+    assert once == said(batch_size=7)
+    assert once != said(seed=1) and len(set(once)) > len(SAID)
+    greedy = Transformers(max_new_tokens=8).at_work(EngineWork(loaded))
+    one = [a.text for a in greedy.answer(examples(), greedy.options)]
+    assert said(top_p=1e-6) == [text for text in one for _ in range(3)]
+
+
+def test_what_is_drawn_follows_the_distribution():
+    odds = torch.tensor([0.1, 0.5, 0.15, 0.25])
+    uniform = (torch.arange(1000) + 0.5) / 1000
+    logits = odds.log().expand(1000, 4)
+    counts = torch.bincount(torch.tensor(drawn(logits, 1.0, uniform)), minlength=4) / 1000
+    assert torch.allclose(counts, odds, atol=2e-3)
+    cut = torch.bincount(torch.tensor(drawn(logits, 0.7, uniform)), minlength=4) / 1000
+    assert torch.allclose(cut, torch.tensor([0, 2 / 3, 0, 1 / 3]), atol=2e-3)
