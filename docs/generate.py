@@ -241,7 +241,10 @@ def facts(component: type[Component]) -> list[str]:
 
 
 def hooks_page() -> str:
-    classes = {node.name: node for node in tree_of(components).body if isinstance(node, ast.ClassDef)}
+    classes: dict[str, Any] = {
+        base.__name__: ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        for base in (Component, *KINDS.values())
+    }
     parts = [
         HEAD,
         "# Hooks",

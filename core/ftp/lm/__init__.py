@@ -27,9 +27,6 @@ Computing:
 - `answering`: models to talk to: conversations to requests, and the pieces of several answers as they come.
 - `torch_decode`: requests decoded in batches that they join and leave at any time, each with its own adapter.
 - `torch_generate`: greedy answers.
-- `answering`: models that answer: prompts to token ids, decoders, and the pieces of several answers as they come.
-- `sampling`: how the next token is drawn.
-- `torch_decode`: answers to many requests at once, a token at a time.
 - `torch_parity`: how near two forms of a model are.
 - `learning_rates`: how a learning rate compares with the usual ones of an adapter.
 - `allocator`: glibc's allocator, set up for tensors on the CPU.

@@ -1,0 +1,34 @@
+"""Component and one small abstract base per kind: the contract."""
+
+from ftp.components.component import Component
+from ftp.components.engines import Engine, EngineWork
+from ftp.components.evaluation import BringsEvals, Evaluator, MeasuresModel, Reporter, pass_at_k
+from ftp.components.exports import Exporter, ExportJob
+from ftp.components.kinds import KINDS, kind_of, unfinished
+from ftp.components.models import Adapter, Loader, LoadsTokenizer
+from ftp.components.rows import Curator, Formatter
+from ftp.components.training import Trainer, TrainingJob, Watcher
+
+__all__ = [
+    "KINDS",
+    "Adapter",
+    "BringsEvals",
+    "Component",
+    "Curator",
+    "Engine",
+    "EngineWork",
+    "Evaluator",
+    "ExportJob",
+    "Exporter",
+    "Formatter",
+    "Loader",
+    "LoadsTokenizer",
+    "MeasuresModel",
+    "Reporter",
+    "Trainer",
+    "TrainingJob",
+    "Watcher",
+    "kind_of",
+    "pass_at_k",
+    "unfinished",
+]

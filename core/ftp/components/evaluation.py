@@ -1,0 +1,139 @@
+"""Evaluators and reporters: what an answer is worth, and who is told."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ftp.components.component import Component, defines
+from ftp.stats.clusters import clusters_of
+from ftp.stats.paired import paired_metric
+from ftp.types import Answer, Evaluation, EvalView, Example, FinishedRun, Kind, LoadedModel, Metric, Score
+
+
+class Evaluator(Component):
+    """Compares the base and the tuned model on an eval set. Define `score`, or `evaluate` for anything richer."""
+
+    takes: ClassVar[tuple[Kind, ...]] = ("conversation",)
+    """The kinds of example that it can score; a recipe with other kinds is refused."""
+    reads_answers: ClassVar[bool] = True
+    """Whether it needs generated answers; an evaluator that uses losses alone doesn't."""
+    reads_losses: ClassVar[bool] = False
+    """Whether it needs the losses on the references: it then can't compare with a model that gives none, such as one
+    on a server."""
+    higher_is_better: ClassVar[bool] = True
+    """Whether a higher `score` is better."""
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Raise `ftp.DataError` for an eval set that can't be scored. Called before any model is loaded."""
+
+    def files(self) -> Sequence[Path]:
+        """Return the files that its results depend on besides the recipe. If one of them changes, it is another run."""
+        return ()
+
+    @property
+    def on_its_own(self) -> bool:
+        """Whether it is evaluated on what it brings or measures rather than on the recipe's eval sets.
+
+        Override it where that depends on the options.
+        """
+        return isinstance(self, BringsEvals | MeasuresModel)
+
+    def score(self, example: Example, answer: str) -> Score | float:
+        """Score one answer to one example."""
+        raise NotImplementedError
+
+    def evaluate(self, view: EvalView) -> Evaluation:
+        """Score every answer of both models and pair the scores, example by example.
+
+        A score of NaN counts as missing.
+        """
+
+        def scores(answers: list[Answer]) -> list[Score]:
+            found = [self.score(example, answer.text) for example, answer in zip(view.examples, answers, strict=True)]
+            return [score if isinstance(score, Score) else Score(float(score)) for score in found]
+
+        base, tuned = scores(list(view.base_answers)), scores(list(view.tuned_answers))
+        metric = paired_metric(
+            "score",
+            [s.value for s in base],
+            [s.value for s in tuned],
+            higher_is_better=self.higher_is_better,
+            base_reasons=[s.reason for s in base],
+            tuned_reasons=[s.reason for s in tuned],
+            clusters=clusters_of(view.examples),
+        )
+        return Evaluation(metrics=(metric, *pass_at_k(metric, view)), n=len(view.examples))
+
+    def conclude(self, evaluation: Evaluation) -> Sequence[str]:
+        """Return notes on what its figures say, once their p-values are adjusted for the run's other metrics."""
+        return ()
+
+    def rehearse(self, view: EvalView) -> Evaluation | None:
+        """Try the evaluation before training, and return what it finds; the figures are dropped.
+
+        A bug then shows before hours of training and not after them. Override it to return None where an evaluation
+        costs money or leaves traces.
+
+        Args:
+            view: the base model's answers to a few examples, as those of both models.
+        """
+        return self.anew().evaluate(view)
+
+
+def pass_at_k(metric: Metric, view: EvalView) -> list[Metric]:
+    """Return pass@k: the share of prompts to which at least one of the `view.samples` answers is right.
+
+    It is the unbiased estimate of Chen et al. 2021 (arXiv:2107.03374) where all samples count. Empty where a prompt has
+    one answer, or where the scores of `metric` are not 0 and 1.
+    """
+    k = view.samples
+    if k == 1 or not {*metric.base_scores, *metric.tuned_scores} <= {0.0, 1.0}:
+        return []
+    starts = range(0, len(view.examples), k)
+    base, tuned = ([max(scores[at : at + k]) for at in starts] for scores in (metric.base_scores, metric.tuned_scores))
+    clusters = clusters_of([view.examples[at] for at in starts])
+    return [paired_metric(f"pass@{k}", base, tuned, higher_is_better=metric.higher_is_better, clusters=clusters)]
+
+
+class BringsEvals(ABC):
+    """Mix-in for an evaluator that brings its own eval sets. An evaluator that defines the method counts, too."""
+
+    @abstractmethod
+    def own_evals(self) -> Mapping[str, Sequence[Example]]:
+        """Return the eval sets by name. A name must be usable as a file name and unique to a set of examples.
+
+        Each example names its `source`; the pipeline assigns the ids. Running text is treated as part of a longer
+        one: its end of sequence isn't scored. Curators treat these sets like the recipe's own, so their rows are kept
+        out of training. Both models answer them, but only the evaluators that bring a set see the answers.
+        """
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> Any:
+        return defines(other, "own_evals") if cls is BringsEvals else NotImplemented
+
+
+class MeasuresModel(ABC):
+    """Mix-in for an evaluator that measures a model in memory. An evaluator that defines the method counts, too."""
+
+    @abstractmethod
+    def measure(self, model: LoadedModel) -> Mapping[str, Any]:
+        """Measure a model and return the results as JSON-compatible values.
+
+        Called once for the base and once for the tuned model; `evaluate` gets both, as `view.base_measured` and
+        `view.tuned_measured`. The model is in eval mode and must be left unchanged.
+        """
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> Any:
+        return defines(other, "measure") if cls is MeasuresModel else NotImplemented
+
+
+class Reporter(Component):
+    """Writes a report of a finished run."""
+
+    @abstractmethod
+    def report(self, run: FinishedRun) -> Path:
+        """Write the report into `run.directory` and return its path."""
