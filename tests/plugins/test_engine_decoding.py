@@ -122,3 +122,17 @@ def test_what_is_drawn_follows_the_distribution():
     assert torch.allclose(counts, odds, atol=2e-3)
     cut = torch.bincount(torch.tensor(drawn(logits, 0.7, uniform)), minlength=4) / 1000
     assert torch.allclose(cut, torch.tensor([0, 2 / 3, 0, 1 / 3]), atol=2e-3)
+
+
+def test_wide_products_are_those_of_bfloat16_up_to_the_order_of_the_sums():
+    from ftp_plugins.engines.torch_wide import ROWS, WideLinear
+
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(64, 32).to(torch.bfloat16)
+    x = torch.randn(ROWS, 64).to(torch.bfloat16)
+    with torch.inference_mode():
+        precise = torch.nn.functional.linear(x.double(), layer.weight.double(), layer.bias.double())
+        ours, theirs = WideLinear(layer)(x), layer(x)
+    assert ours.dtype == torch.bfloat16
+    assert (ours.double() - precise).abs().max() <= (theirs.double() - precise).abs().max() + 1e-12
+    assert torch.equal(WideLinear(layer)(x[:4]), layer(x[:4]))

@@ -19,6 +19,7 @@ from ftp.options import AnswerOptions
 from ftp_plugins.engines.torch_cache import STEP, RowCache, Turn, row_attention
 from ftp_plugins.engines.torch_lora import AnsweringLoRA
 from ftp_plugins.engines.torch_sampling import Chooser
+from ftp_plugins.engines.torch_wide import wide_products
 from ftp_plugins.speed.torch_copies import WeightCopies
 from ftp_plugins.speed.torch_layers import fast_layers
 
@@ -80,7 +81,8 @@ def _decoder(model: Any, longest: int, stops: Sequence[int], options: AnswerOpti
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), fast_layers(model, WeightCopies(model.dtype), AnsweringLoRA), row_attention(model):
+        fast = fast_layers(model, WeightCopies(model.dtype), AnsweringLoRA)
+        with torch.inference_mode(), fast, wide_products(model), row_attention(model):
             yield Decoder(model, stops, options)
     except (NotImplementedError, TypeError, AttributeError, KeyError) as error:
         what = (str(error).splitlines() or [""])[0]

@@ -17,7 +17,7 @@ class Transformers(ftp.Engine):
 
     by_default: ClassVar[bool] = True
 
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=64, ge=1)
     """Prompts answered at once."""
     seed: int = Field(default=42, ge=0, lt=2**32)
     """For sampling."""

@@ -36,7 +36,7 @@ def contestants(run: ftp.FinishedRun) -> dict[str, Any]:
         "models": models,
         "rows": rows,
         "notes": notes,
-        "chart": _chart(models, _title(run, columns[0])) if columns else "",
+        "chart": _chart(models, [_title(run, column) for column in columns]),
         "per": THOUSAND,
     }
 
@@ -96,25 +96,33 @@ def _model(run: ftp.FinishedRun, who: str) -> str:
     return f"{name.rsplit('/', 1)[-1] if name.startswith('/') else name} by {block['use']}" if name else block["use"]
 
 
-def _chart(models: Sequence[dict[str, Any]], quality: str) -> str:
-    """Draw quality against the cost of a thousand answers, or against their time where costs are not known."""
+def _chart(models: Sequence[dict[str, Any]], metrics: Sequence[str]) -> str:
+    """Draw quality against the cost of a thousand answers, or against their time where costs are not known.
+
+    The quality is the first metric that every model has and in which they differ.
+    """
+    columns = [[model["scores"][at] for model in models] for at in range(len(metrics))]
+    telling = (at for at, scores in enumerate(columns) if all(scores) and len({s["value"] for s in scores}) > 1)
+    at = next(telling, None)
+    if at is None:
+        return ""
+    quality = metrics[at]
     priced = sum(model["cost"] is not None for model in models) > 1
     key, label = ("cost", f"cost of {THOUSAND:,} answers") if priced else ("seconds", "seconds for an answer")
-    points = [
-        (model[key], model["scores"][0]["value"], model["who"])
-        for model in models
-        if model[key] is not None and model["scores"][0] is not None
-    ]
+    points = [(model[key], model["scores"][at]["value"], model["who"]) for model in models if model[key] is not None]
     if len(points) < 2:
         return ""
     with drawn(f"{quality} against {label}", (6.4, 3.4)) as (axes, svg):
         for x, y, who in points:
             colour = {"tuned": GOOD, "base": INK}.get(who, TRAIN)
             axes.plot([x], [y], marker="o", markersize=9, color=colour, linestyle="none")
-            axes.annotate(printable(who, 24), (x, y), (8, 6), textcoords="offset points", color=colour)
+            place = (8, -14 if who == "tuned" else 6)  # base and tuned are often neighbours
+            axes.annotate(printable(who, 24), (x, y), place, textcoords="offset points", color=colour)
         least, most = min(x for x, _, _ in points), max(x for x, _, _ in points)
         if least > 0 and most > 10 * least:
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # its own labels are mathematical text
+            axes.xaxis.set_minor_formatter(lambda value, _: "")
         axes.margins(0.2)
         axes.set_xlabel(label)
         axes.set_ylabel(quality)
