@@ -708,7 +708,7 @@ class Bad(ftp.Formatter):
         return {"question": example.reference, "answer": example.messages[0].content}
 '''
     ftp_install("acme-bad", HEAD + source)
-    with pytest.raises(AssertionError, match="row returned .* makes another conversation of it"):
+    with pytest.raises(AssertionError, match=r"row returned .* makes another conversation of it"):
         assert_component_ok(importlib.import_module("acme_bad").Bad, {"question": "2 + 2", "answer": "4"})
 
 
