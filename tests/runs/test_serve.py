@@ -315,8 +315,8 @@ def test_sigterm_lets_answers_end_and_takes_no_more(lora_runs):
             next(chunks)
             process.send_signal(signal.SIGTERM)
             time.sleep(0.3)
-            with pytest.raises(openai.APIConnectionError):
-                client_of(port).models.list()
+            with client_of(port) as other, pytest.raises(openai.APIConnectionError):
+                other.models.list()
             rest = list(chunks)
         assert rest[-1].choices[0].finish_reason in ("length", "stop")
         assert process.wait(30) == 0

@@ -63,4 +63,7 @@ def command(
         partner = open_server(server, served, api_key_env, sampling)
     else:
         partner = open_local(Path(model or ""), base, files, without, trust, sampling)
-    talk(Session(partner, system))
+    try:
+        talk(Session(partner, system))
+    finally:
+        partner.close()

@@ -40,6 +40,9 @@ class Partner(Protocol):
             conversations: one for each model.
         """
 
+    def close(self) -> None:
+        """End what is open."""
+
 
 @dataclass(frozen=True)
 class Local:
@@ -58,6 +61,9 @@ class Local:
         requests = [(model, model.chat(messages, self.sampling)) for model, messages in pairs]
         for number, piece in together(requests):
             yield number, piece.text
+
+    def close(self) -> None:
+        """Do nothing: the model goes with the process."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,10 @@ class Served:
         except openai.OpenAIError as error:
             raise FtpError(f"{self.client.base_url}: {first_line(error)}") from None
 
+    def close(self) -> None:
+        """Close the connections."""
+        self.client.close()
+
 
 def open_server(url: str, model: str | None, key_name: str | None, sampling: Sampling) -> Served:
     """Connect to a server.
@@ -114,11 +124,15 @@ def open_server(url: str, model: str | None, key_name: str | None, sampling: Sam
         raise FtpError(f"--api-key-env {key_name}: the environment variable {key_name} is not set")
     try:
         client = openai.OpenAI(base_url=url, api_key=key)
-        if model is None:
-            model = next((each.id for each in client.models.list()), None)
     except (openai.OpenAIError, ValueError) as error:
         raise FtpError(f"{url}: {first_line(error)}") from None
+    try:
+        model = model or next((each.id for each in client.models.list()), None)
+    except openai.OpenAIError as error:
+        client.close()
+        raise FtpError(f"{url}: {first_line(error)}") from None
     if model is None:
+        client.close()
         raise FtpError(f"{url}: the server names no model; --model names one")
     return Served(client, model, sampling)
 
