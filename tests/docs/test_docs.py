@@ -183,6 +183,11 @@ def put_model(keys: dict[str, Any], directory: Path) -> None:
     if model["use"] == "gguf" and not model["file"].startswith("package:"):
         (directory / model["file"]).parent.mkdir(parents=True, exist_ok=True)
         (directory / model["file"]).write_bytes(b"GGUF")
+    if model["use"] == "run":
+        run = directory / model["path"]
+        run.mkdir(parents=True)
+        (run / "run.lock.json").write_text("{}")
+        (run / "stages.json").write_text('{"train": {"inputs": {}, "finished": "2026-08-01T10:15:00+00:00"}}')
 
 
 def assert_recipe_holds(text: str, directory: Path, installed: plugins.Plugins) -> None:
@@ -217,7 +222,7 @@ def test_recipe_file_is_valid(file: Path, tmp_path: Path, installed: plugins.Plu
 def test_there_are_recipes_for_every_adapter_loader_and_formatter() -> None:
     text = "".join(file.read_text(encoding="utf-8") for file in RECIPES)
     used = set(re.findall(r"use: (\w+)", text))
-    assert {"lora", "qlora", "full", "huggingface", "gguf", "mix", "sft"} <= used
+    assert {"lora", "qlora", "full", "huggingface", "gguf", "run", "mix", "sft"} <= used
     assert {"instruct", "alpaca", "sharegpt", "messages", "prompt_completion", "text"} <= used
 
 

@@ -13,7 +13,10 @@ HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "op
     "arguments",
     [
         ["--help"],
-        *[[name, "--help"] for name in ("compare", "data", "doctor", "eval", "lr-find", "plan", "runs")],
+        *[
+            [name, "--help"]
+            for name in ("chat", "compare", "data", "doctor", "eval", "export", "lr-find", "plan", "runs", "serve")
+        ],
         ["plugins"],
         ["plugins", "show", "lora"],
         ["schema"],

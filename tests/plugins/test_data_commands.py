@@ -159,7 +159,7 @@ def test_an_eval_set_by_the_name_of_one_that_an_evaluator_brings(ftp, recipe, tm
     (tmp_path / "general.jsonl").write_text('{"instruction": "Go.", "response": "Yes."}\n')
     for command in (("check",), ("data", "check")):
         bad = ftp(*command, str(file))
-        assert bad.code == 2 and "an evaluator brings a set of this name; give yours another name" in bad.err
+        assert bad.code == 2 and "an evaluator brings an eval set of this name; give yours another name" in bad.err
 
 
 def spell_out(tmp_path):

@@ -5,7 +5,8 @@
 makes the specimens with the `ftp` on the path, damages one of them for each seed from 0 to 119, runs on the copy what
 reads it, and prints how many of these mutants ended in a message (exit code 2), worked (0), ended in a traceback, hung
 or wrote outside of the run: in all, by what was damaged and by command. The same seeds are the same damages, so two
-versions of FTP are compared by running this file with the PYTHONPATH of each. `--what` picks what is damaged.
+versions of FTP are compared by running this file with the PYTHONPATH of each. `--what` picks what is damaged; Ctrl-C
+ends it with the totals so far.
 """
 
 from __future__ import annotations
@@ -174,9 +175,9 @@ def in_a_process(specimens: Specimens, seed: int, kind: str, seconds: float) -> 
         if done[0] == 0:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            return [Ending(f"{seed}: {kind}", "process", "hang", "no signal was heard")]
+            return [Ending(f"{seed}: {kind or 'any'}", "process", "hang", "no signal was heard")]
         if done[1] != 0:
-            return [Ending(f"{seed}: {kind}", "process", "killed", f"status {done[1]}")]
+            return [Ending(f"{seed}: {kind or 'any'}", "process", "killed", f"status {done[1]}")]
         return [Ending(*ending) for ending in json.loads(Path(place, "endings").read_text())]
 
 
@@ -195,20 +196,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         os.environ.update(FTP_CACHE=f"{home}/cache", FTP_USER_DATA=f"{home}/data", HF_HUB_OFFLINE="1")
         specimens = make(Path(home), outcome)
-        mutants: Counter[tuple[str, str]] = Counter()
-        commands: Counter[tuple[str, str]] = Counter()
-        for seed in range(given.seed, given.seed + given.count):
-            endings = in_a_process(specimens, seed, given.what, given.seconds)
-            worst = max(endings, key=lambda ending: WORSE.index(ending.outcome))
-            kind = worst.damage.split(": ")[1]
-            mutants.update([(kind, worst.outcome), ("all", worst.outcome)])
-            commands.update((ending.command, ending.outcome) for ending in endings)
-            for ending in endings:
-                if ending.is_bad:
+        tried = []
+        try:
+            for seed in range(given.seed, given.seed + given.count):
+                tried.append(endings := in_a_process(specimens, seed, given.what, given.seconds))
+                for ending in filter(lambda ending: ending.is_bad, endings):
                     last = ending.said if given.verbose else ending.said.strip().split("\n")[-1][:150]
-                    print(ascii(f"{ending.damage}: {ending.command}: {ending.how}: {last}")[1:-1].replace("\\n", "\n"))
-                    sys.stdout.flush()
-    print(f"{given.count} mutants, {sum(commands.values())} commands")
+                    text = ascii(f"{ending.damage}: {ending.command}: {ending.how}: {last}")[1:-1]
+                    print(text.replace("\\n", "\n"), flush=True)
+        except KeyboardInterrupt:
+            print("interrupted")
+    print_totals(tried)
+
+
+def print_totals(tried: list[list[Ending]]) -> None:
+    """Print how many mutants and commands ended in which way."""
+    mutants: Counter[tuple[str, str]] = Counter()
+    commands: Counter[tuple[str, str]] = Counter()
+    for endings in tried:
+        worst = max(endings, key=lambda ending: WORSE.index(ending.outcome))
+        mutants.update([(worst.damage.split(": ")[1], worst.outcome), ("all", worst.outcome)])
+        commands.update((ending.command, ending.outcome) for ending in endings)
+    print(f"{len(tried)} mutants, {sum(commands.values())} commands")
     for title, counts in (("mutants", mutants), ("commands", commands)):
         print(f"\n{title:12}" + "".join(f"{how:>17}" for how in WORSE))
         for row in sorted({row for row, _ in counts}):

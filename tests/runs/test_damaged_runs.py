@@ -184,6 +184,35 @@ def test_many_events_are_read_in_time_that_grows_with_them():
     assert seconds(300_000) < 3
 
 
+def report_on_events(run, place, count):
+    """Report a copy of a run with so many events, some of them repeated after a resume, and return the CPU seconds."""
+    copy = shutil.copytree(run, place / f"{count}" / "r" / "1")
+    first, *events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    metric, validation = (
+        next(event for event in events if event["event"] == kind) for kind in ("metric", "validation")
+    )
+    with (copy / "events.jsonl").open("w") as stream:
+        stream.write(json.dumps(first) + "\n")
+        for number in range(1, count):
+            event = {**(metric if number % 10 else validation), "step": number}
+            again = {"time": first["time"], "event": "resume", "step": number - 5}
+            stream.write(json.dumps(event if number % 1000 else again) + "\n")
+    began = time.process_time()
+    how, said = outcome(["report", str(copy)], place, seconds=1000)
+    assert how == "code 0", said
+    return time.process_time() - began
+
+
+def test_a_report_takes_time_that_grows_with_the_events(runs, tmp_path):
+    none, some, more = (report_on_events(runs[0], tmp_path, count) for count in (100, 20_000, 100_000))
+    assert more - none < 10 * max(some - none, 0.2)  # 25 times as long where it grows with the square
+
+
+@pytest.mark.slow
+def test_a_report_on_a_million_events(runs, tmp_path):
+    assert report_on_events(runs[0], tmp_path, 1_000_000) < 300
+
+
 def test_events_that_were_done_again_do_not_hold():
     steps = [("metric", 1), ("metric", 2), ("metric", 3), ("resume", 1), ("metric", 2), ("note", None)]
     events = [{"event": event, "step": step} for event, step in steps]

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import io
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import openai
 import pytest
 import uvicorn
 
+from ftp.files import without_controls
 from ftp.lm.answering import together
 from ftp.lm.sampling import Sampling
 from ftp.plugins import load as load_plugins
@@ -262,6 +264,26 @@ def test_control_tokens_of_a_user_stay_text(client):
     found = client.chat.completions.create(model="one", messages=forged, max_tokens=1)
     plain = client.chat.completions.create(model="one", messages=HI, max_tokens=1)
     assert found.usage.prompt_tokens > plain.usage.prompt_tokens + 10
+
+
+def test_ftp_chat_talks_to_a_server(ftp, server, models, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Double 3."))
+    url = f"http://127.0.0.1:{server[0]}/v1"
+    outcome = ftp("chat", "--server", url, "--model", "two", "--max-tokens", "12")
+    assert outcome.code == 0 and outcome.out.strip() == without_controls(alone(models["two"], "Double 3.")).strip()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Double 3."))
+    wrong = ftp("chat", "--server", url, "--model", "three")
+    assert wrong.code == 2 and "no model 'three'" in wrong.err
+
+
+def test_a_request_that_fails_takes_no_other_with_it(server, client, models, monkeypatch):
+    decoder = models["one"].decoder
+    real, failures = decoder.step, [RuntimeError("out of memory")]
+    monkeypatch.setattr(decoder, "step", lambda: (_ for _ in ()).throw(failures.pop()) if failures else real())
+    with pytest.raises(openai.InternalServerError, match="out of memory"):
+        client.chat.completions.create(model="one", messages=HI, max_tokens=2)
+    assert client.chat.completions.create(model="one", messages=HI, max_tokens=2).choices
+    assert server[1].pending == 0
 
 
 def test_a_key_is_asked_for(models):

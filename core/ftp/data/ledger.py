@@ -14,6 +14,10 @@ from ftp.data.tables import batches, open_parquet, reading
 from ftp.errors import DataError
 from ftp.files import new_file
 
+LOST = "lost_tokens"
+HELD_OUT = "held out"
+"""Fate of the rows that were moved from training into an eval set."""
+
 
 class Ledger:
     """The fate of every input row (kept, held out, masked, split, truncated or dropped, by which component and why).
@@ -108,7 +112,7 @@ class Ledger:
 
     def hold_out(self, id: str, split: str, by: str) -> None:
         """Move a row from training into the eval set `split` (`eval:NAME`)."""
-        self._set(id, "held out", by, "held out of the training rows")
+        self._set(id, HELD_OUT, by, f"{HELD_OUT} of the training rows")
         self.move(id, split)
 
     def mask(self, id: str, by: str, reason: str) -> None:
@@ -294,14 +298,17 @@ def fates_in_words(ledger: Ledger) -> list[str]:
     lines = []
     for (by, fate, split), totals in groups.items():
         rows, lost = (sum(total[key] for total in totals) for key in ("rows", "lost_tokens"))
+        many = f"{rows:,} row{'s' if rows > 1 else ''}"
+        if fate == HELD_OUT:
+            lines.append(f"{by}: {many} {totals[0]['reason']}")
+            continue
         first = max(totals, key=lambda total: total["rows"])
         more = f" and {len(totals) - 1} more reasons" if len(totals) > 1 else ""
         tokens = f", {lost:,} tokens lost" if lost else ""
-        lines.append(f"{by}: {rows:,} row{'s' if rows > 1 else ''} of {split} {fate}{tokens} ({first['reason']}{more})")
+        lines.append(f"{by}: {many} of {split} {fate}{tokens} ({first['reason']}{more})")
     return lines
 
 
-LOST = "lost_tokens"
 _ROWS = {
     **dict.fromkeys(Ledger.COLUMNS[1:], "string"),
     "line": "int64",

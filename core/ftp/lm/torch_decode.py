@@ -68,10 +68,12 @@ class Decoder:
     Args:
         model: a causal language model of transformers, or a `peft.PeftModel`; put into evaluation mode.
         most_rows: requests that are decoded at once; the others wait.
+        most_prompt_tokens: tokens of prompts that join in one step, unless a single prompt has more: those that are
+            answered already wait for it.
     """
 
-    def __init__(self, model: Any, most_rows: int = 16) -> None:
-        self.model, self.most_rows = model.eval(), most_rows
+    def __init__(self, model: Any, most_rows: int = 16, most_prompt_tokens: int = 4096) -> None:
+        self.model, self.most_rows, self.most_prompt_tokens = model.eval(), most_rows, most_prompt_tokens
         self.waiting: deque[Row] = deque()
         causal = causal_model(model)
         self._config = causal.config.get_text_config()
@@ -172,8 +174,11 @@ class Decoder:
     def _admitted(self) -> dict[Hashable, list[Row]]:
         """Take requests from the queue while there is room, by the batch that they are decoded in."""
         groups: dict[Hashable, list[Row]] = {}
-        room = self.most_rows - self.running
+        room, tokens = self.most_rows - self.running, 0
         while self.waiting and room > 0:
+            tokens += len(self.waiting[0].request.prompt)
+            if groups and tokens > self.most_prompt_tokens:
+                break
             row = self.waiting.popleft()
             groups.setdefault(self._lane_of(row), []).append(row)
             room -= 1

@@ -123,7 +123,7 @@ def test_the_ledger_tells_of_every_row(draw):
     [held_out] = [total for total in ledger.totals() if total["fate"] == "held out"]
     assert (held_out["split"], held_out["by"], held_out["rows"]) == ("eval:heldout", "evals.heldout", len(held))
     assert fates_in_words(ledger) == [
-        "evals.heldout: 10 rows of eval:heldout held out (held out of the training rows)",
+        "evals.heldout: 10 rows held out of the training rows",
     ]
 
 

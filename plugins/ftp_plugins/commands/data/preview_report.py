@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ftp.data.examples import decode
+from ftp.data.ledger import HELD_OUT
 from ftp.recipe.model import Recipe
 from ftp.stages.prepare_data import notes_on_evals
 from ftp.types import Example
@@ -28,7 +29,10 @@ def summary(preview: Preview, recipe: Recipe) -> dict[str, Any]:
         if total["fate"] != "kept":
             same = pc.and_(pc.equal(rows["by"], total["by"]), pc.equal(rows["reason"], total["reason"]))
             of = rows.filter(pc.and_(same, pc.equal(rows["split"], total["split"])))
-            dropped.append({**total, "examples": [_example(id) for id in of["id"].slice(0, EXAMPLES).to_pylist()]})
+            what = f"{total['fate']}, {total['reason']} ({total['split']})"
+            what = total["reason"] if total["fate"] == HELD_OUT else what
+            examples = [_example(id) for id in of["id"].slice(0, EXAMPLES).to_pylist()]
+            dropped.append({**total, "what": what, "examples": examples})
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for finding in preview.ledger.findings():
         key = finding["by"], finding["what"]
@@ -121,7 +125,7 @@ def show(found: dict[str, Any]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     _show_steps(console, found["steps"])
     _show_tokens(console, found["tokens"])
-    _show_groups(console, "Changed or dropped", found["not_kept"], "rows")
+    _show_groups(console, "Held out, changed or dropped", found["not_kept"], "rows")
     _show_groups(console, "Found", found["found"], "findings")
     for note in found["notes"]:
         console.print(f"\n{note}", markup=False)
@@ -165,9 +169,7 @@ def _show_groups(console: Console, title: str, groups: list[dict[str, Any]], cou
     if groups:
         console.print(f"\n[bold]{title}[/bold]")
     for group in groups:
-        what = f"{group['fate']}, {group['reason']}" if "fate" in group else group["what"]
-        where = f" ({group['split']})" if "split" in group else ""
-        console.print(Text(f"{group[count]:>9,}  {group['by']}: {what}{where}"))
+        console.print(Text(f"{group[count]:>9,}  {group['by']}: {group['what']}"))
         for example in group["examples"]:
             console.print(Text(f"           {example['id']}  {_evidence(example)}{example['text'][:100]}", style="dim"))
 
