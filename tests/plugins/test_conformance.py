@@ -15,6 +15,7 @@ OPTIONS = {
     "loaders huggingface": {"id": "example/model"},
     "loaders gguf": {"file": "model.gguf"},
     "engines openai": {"model": "some-model"},
+    "loaders run": {"path": "runs/small/1"},
     "exporters hub": {"repo": "example/model"},
 }
 ROWS = {

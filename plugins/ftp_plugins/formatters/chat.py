@@ -134,6 +134,16 @@ def conversation(messages: tuple[ftp.Message, ...], column: str, tools: str) -> 
     return ftp.Example(messages, tools=tools)
 
 
+def is_plain(example: ftp.Example) -> bool:
+    """Return whether a conversation has no tools and no calls, and every answer in it is trained."""
+    return not example.tools and all(turn == ftp.Message(turn.role, turn.content) for turn in example.messages)
+
+
+def without_tools(column: str | None) -> dict[str, None]:
+    """Return the part of a row without tools that says so: a column that is renamed has to be there."""
+    return {column: None} if column is not None and column != "tools" else {}
+
+
 class Messages(ftp.Formatter):
     """OpenAI-style chat: a list of {role, content} with the roles system (or developer), user, assistant and tool.
 
@@ -152,7 +162,10 @@ class Messages(ftp.Formatter):
         return conversation(found, self.messages, tools_of(row, self.tools))
 
     def row(self, example: ftp.Example) -> Mapping[str, Any] | None:
-        return {self.messages: [{"role": turn.role, "content": turn.content} for turn in example.messages]}
+        if not is_plain(example):
+            return None
+        found = [{"role": turn.role, "content": turn.content} for turn in example.messages]
+        return {self.messages: found, **without_tools(self.tools)}
 
 
 class ShareGPT(ftp.Formatter):
@@ -175,6 +188,7 @@ class ShareGPT(ftp.Formatter):
 
     def row(self, example: ftp.Example) -> Mapping[str, Any] | None:
         names = {"system": "system", "user": "human", "assistant": "gpt"}
-        if any(turn.role not in names for turn in example.messages):
+        if not is_plain(example) or any(turn.role not in names for turn in example.messages):
             return None
-        return {self.conversations: [{"from": names[turn.role], "value": turn.content} for turn in example.messages]}
+        found = [{"from": names[turn.role], "value": turn.content} for turn in example.messages]
+        return {self.conversations: found, **without_tools(self.tools)}

@@ -695,6 +695,23 @@ class Bad(ftp.Formatter):
         assert_component_ok(bad, {"turns": [{"said": ""}]})
 
 
+def test_a_row_that_makes_another_conversation_is_found(ftp_install: Install) -> None:
+    source = '''
+class Bad(ftp.Formatter):
+    """Writes the answer into the wrong column."""
+    def format(self, row):
+        for column in ("question", "answer"):
+            if not isinstance(row.get(column), str) or not row[column].strip():
+                raise ftp.RowError(column, "text is needed")
+        return ftp.Example((ftp.Message("user", row["question"]), ftp.Message("assistant", row["answer"])))
+    def row(self, example):
+        return {"question": example.reference, "answer": example.messages[0].content}
+'''
+    ftp_install("acme-bad", HEAD + source)
+    with pytest.raises(AssertionError, match=r"row returned .* makes another conversation of it"):
+        assert_component_ok(importlib.import_module("acme_bad").Bad, {"question": "2 + 2", "answer": "4"})
+
+
 def test_samples_for_other_kinds_are_refused(toys: ModuleType) -> None:
     with pytest.raises(TypeError, match="samples are for formatters, evaluators and engines, and Blend is none"):
         assert_component_ok(toys.Blend, {}, replay="5%")

@@ -23,6 +23,9 @@ def check_formatter(formatter: Formatter, samples: Sequence[Mapping[str, Any]]) 
             fail(cls, f"format({short(row)}) {fault}.")
         if formatter.format(row) != example:
             fail(cls, f"format({short(row)}) makes a different example the second time.")
+        written = attempt(cls, formatter.row, example)
+        if written is not None and attempt(cls, formatter.format, written).messages != example.messages:
+            fail(cls, f"row returned {short(written)}, and format makes another conversation of it.")
     columns = sorted(_column_names(formatter) | {str(key) for row in samples for key in row})
     wrong: tuple[Any, ...] = (None, [], 3)
     for value in wrong:
