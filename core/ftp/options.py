@@ -68,9 +68,9 @@ class Decoding(Options):
 
     max_new_tokens: int = Field(default=256, ge=1)
     """The longest answer, in tokens. A longer one is cut off and marked as cut."""
-    temperature: float = Field(default=0, ge=0)
+    temperature: float = Field(default=0.0, ge=0)
     """Sampling temperature; 0 always takes the most likely token."""
-    top_p: float = Field(default=1, gt=0, le=1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     """Sample from the most likely tokens that together have this probability (nucleus sampling, Holtzman et al. 2020,
     arXiv:1904.09751)."""
     samples: int = Field(default=1, ge=1)

@@ -14,6 +14,7 @@ OPTIONS = {
     "curators mix": {"replay": "5%"},
     "loaders huggingface": {"id": "example/model"},
     "loaders gguf": {"file": "model.gguf"},
+    "engines openai": {"model": "some-model"},
     "loaders run": {"path": "runs/small/1"},
     "exporters hub": {"repo": "example/model"},
 }

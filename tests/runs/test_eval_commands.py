@@ -13,7 +13,6 @@ from click.testing import CliRunner
 from ftp.cli import cli
 from ftp.data.ledger import Ledger
 from ftp.errors import DataError, FtpError, RunError
-from ftp.lm import torch_generate
 from ftp.options import AnswerOptions
 from ftp.records.answers import write_answers
 from ftp.runs.directory import RunDirectory
@@ -21,6 +20,7 @@ from ftp.runs.finished import finished
 from ftp.stages import answer_cache
 from ftp.stages.evaluate import leaked_rows
 from ftp.stats.paired import holm
+from ftp_plugins.engines.transformers import Transformers
 from ftp_plugins.loaders.huggingface import HuggingFace
 
 HELDOUT = {"path": "heldout.jsonl", "format": {"use": "instruct"}}
@@ -44,13 +44,13 @@ def cache(tmp_path, monkeypatch):
 def generated(monkeypatch):
     """The number of examples of every call that generates answers."""
     calls = []
-    real = torch_generate.generate
+    real = Transformers.answer
 
-    def counted(loaded, examples, *rest):
+    def counted(engine, examples, options):
         calls.append(len(examples))
-        return real(loaded, examples, *rest)
+        return real(engine, examples, options)
 
-    monkeypatch.setattr(torch_generate, "generate", counted)
+    monkeypatch.setattr(Transformers, "answer", counted)
     return calls
 
 

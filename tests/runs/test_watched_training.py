@@ -18,6 +18,7 @@ from ftp.runs.events import EventLog, done_until
 from ftp.stages.dev_score import DevScore
 from ftp_plugins.adapters.full import Full
 from ftp_plugins.adapters.lora import LoRA
+from ftp_plugins.engines.transformers import Transformers
 from ftp_plugins.evaluators.exact_match import ExactMatch
 from ftp_plugins.trainers.sft import SFT
 from ftp_plugins.watchers.budget import Budget
@@ -150,7 +151,7 @@ def test_the_best_state_can_be_that_of_an_evaluator(ftp_tiny_model, tmp_path):
     loaded = load(ftp_tiny_model, Full())
     job, _ = job_of(loaded, tmp_path, validation=[*ROWS[:3], ("Say a word about the weather.", "sunshine and rain")])
     job, events = watched(job, tmp_path)
-    score = DevScore([ExactMatch()], AnswerOptions(max_new_tokens=40), loaded, job.corpus.validation)
+    score = DevScore([ExactMatch()], Transformers(max_new_tokens=40), loaded, job.corpus.validation)
     score.evaluators = {"exact_match": score.evaluators["ExactMatch"]}
     job = dataclasses.replace(job, score=score)
     result = SFT(

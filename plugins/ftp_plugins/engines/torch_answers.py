@@ -56,9 +56,13 @@ def disagrees(model: Any, prompt: Sequence[int]) -> str | None:
         return None
     was_training = model.training
     model.eval()
-    with torch.inference_mode():
-        plain = model(input_ids=torch.tensor([tried], device=model.device)).logits[0, -1].float()
-    model.train(was_training)
+    try:
+        with torch.inference_mode():
+            plain = model(input_ids=torch.tensor([tried], device=model.device)).logits[0, -1].float()
+    except RuntimeError as error:  # a model in training, whose layers have other types meanwhile
+        return f"its own forward pass can't be compared with ({str(error).splitlines()[0]})"
+    finally:
+        model.train(was_training)
     ours = next_logits(model, tried)
     exact = model.dtype == torch.float32
     apart = (ours - plain).abs().max().item()

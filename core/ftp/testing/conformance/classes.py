@@ -12,6 +12,7 @@ from ftp.components import (
     KINDS,
     BringsEvals,
     Component,
+    Engine,
     Evaluator,
     Formatter,
     Loader,
@@ -20,6 +21,7 @@ from ftp.components import (
     Trainer,
     unfinished,
 )
+from ftp.options import AnswerOptions
 from ftp.testing.conformance.common import own_classes, source, sources
 from ftp.types import Kind
 
@@ -85,6 +87,8 @@ def _unread_options(cls: type[Component]) -> Iterator[str]:
     nodes = [node for tree in (*trees, *parts) for node in ast.walk(tree)]
     read = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
     of_the_kind = {name for base in KINDS.values() if issubclass(cls, base) for name in base.model_fields}
+    if issubclass(cls, Engine):
+        of_the_kind |= set(AnswerOptions.model_fields)  # `Engine.options` hands them on
     for name in cls.model_fields:
         if name not in read | of_the_kind:  # FTP reads those that every component of the kind has
             yield f"nothing reads the option '{name}'; remove it, or use it (self.{name})."
