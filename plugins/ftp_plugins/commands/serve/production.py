@@ -1,7 +1,7 @@
 """How to serve runs with another server: the command, and the exports that it needs first.
 
-Checked against the documentation of vLLM 0.33 (`vllm serve`, LoRA adapters), SGLang (`sglang.launch_server`, LoRA
-serving), llama.cpp (`llama-server`) and Ollama (`ollama create`). None of them can live in FTP's environment.
+The commands follow the options of vLLM 0.33 (`vllm serve`), SGLang (`sglang.launch_server`), llama.cpp (`llama-server`)
+and Ollama (`ollama create`). None of these can live in FTP's environment, so the tests start none of them.
 """
 
 from __future__ import annotations
