@@ -5,8 +5,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from ftp import plugins, recipe
-from ftp.recipe import yaml_source
+from ftp import plugins, recipe, yaml_source
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import signal
 import shutil
 import sys
 import time
@@ -34,6 +35,7 @@ class Terminal:
         if self.pid == 0:
             os.chdir(directory)
             os.environ["TERM"] = "xterm"
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests that run in the background ignore it
             os.execv(sys.executable, [*COMMAND, *map(str, arguments)])
         self.text = ""
 

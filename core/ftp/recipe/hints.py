@@ -46,7 +46,7 @@ def where_it_belongs(key: str, here: set[type[BaseModel]], whole: type[BaseModel
     for place, use in _places(key, whole, ()):
         places.setdefault(place, []).append(use)
     if places:
-        named = [_named(place, [use for use in uses if use], data) for place, uses in places.items()]
+        named = [_named(place, [] if "" in uses else uses, data) for place, uses in places.items()]
         return f"; here it is {' or '.join(named[:3])}"
     if key in OTHER_WORDS:
         return f"; here it is {OTHER_WORDS[key]}"

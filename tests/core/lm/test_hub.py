@@ -73,6 +73,7 @@ def test_a_missing_model_and_a_bad_id_are_refused(ftp_hub):
         hub_commit("a/b/c")
 
 
+@pytest.mark.slow  # huggingface_hub waits between its attempts
 def test_a_download_that_breaks_off_is_taken_up_or_told(ftp_hub, ftp_tiny_model):
     ftp_hub.add("acme/tiny", ftp_tiny_model)
     loader = ById(id="acme/tiny")

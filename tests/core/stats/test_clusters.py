@@ -53,5 +53,11 @@ def test_a_passage_that_is_less_than_half_of_the_prompt_is_no_document():
 
 
 def test_groups_of_the_recipe_decide_where_there_are_any():
-    rows = [example("Same?", "a"), example("Same?", "b"), example("Other?", "a"), example("Same?"), example("Same?")]
+    rows = [
+        example("Same?", "a"),
+        example("Same?", "b"),
+        example("Other?", "a"),
+        example("Same?", id="r1"),
+        example("Same?", id="r2"),
+    ]
     assert sizes(rows) == [1, 1, 1, 2]

@@ -58,7 +58,7 @@ def _wrong_shape(cls: type[Component]) -> Iterator[str]:
     # A class has a mixin by defining its method, too; then the mixin is not among its bases.
     mixins = [mixin for kind, mixin in MIXINS if issubclass(cls, kind) and issubclass(cls, mixin)]
     for base in dict.fromkeys((*cls.__mro__, *mixins)):
-        if base.__module__ != "ftp.components":
+        if not base.__module__.startswith("ftp.components."):
             continue
         for name, method in vars(base).items():
             if not inspect.isfunction(method) or name.startswith("_"):

@@ -32,7 +32,7 @@ def kind_of(cls: object) -> str:
 
 def own_classes(cls: type[Component]) -> list[type[Component]]:
     """Return the class and the classes it inherits from, without FTP's bases."""
-    return [of for of in cls.__mro__ if issubclass(of, Component) and of.__module__ != "ftp.components"]
+    return [of for of in cls.__mro__ if issubclass(of, Component) and not of.__module__.startswith("ftp.components.")]
 
 
 def source(module: str) -> ast.Module | None:
