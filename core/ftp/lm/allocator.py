@@ -45,9 +45,9 @@ class Growth:
     so it isn't done at every step.
     """
 
-    MOST = 1.3
-    WITHIN = 50
-    """Steps after which it has usually grown so far."""
+    MOST = 1.5
+    USUAL, WITHIN = 1.25, 50
+    """How many times as large it has usually become after so many steps."""
 
     def __init__(self) -> None:
         self.first: int | None = None

@@ -92,7 +92,7 @@ def _heap_growth(device: Any, steps: int) -> float:
     """Return how many times as large the process becomes over a training as after a few steps."""
     if device.type != "cpu":
         return 1.0
-    return 1 + (allocator.Growth.MOST - 1) * min(1, steps / allocator.Growth.WITHIN)
+    return 1 + (allocator.Growth.USUAL - 1) * min(1, steps / allocator.Growth.WITHIN)
 
 
 def _timed(trainer: SFTTrainer) -> dict[str, Any]:
