@@ -185,6 +185,7 @@ def uninterrupted(start, file, tmp_path):
 # --- killed -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # it has to hit the moment in which a checkpoint is written
 def test_a_run_that_is_killed_three_times_comes_to_the_same(start, recipe, tmp_path):
     file = recipe(train={**LONG, "epochs": 4.3})
     whole = uninterrupted(start, file, tmp_path)
