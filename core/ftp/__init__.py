@@ -31,16 +31,10 @@ if TYPE_CHECKING:
     from ftp.options import AnswerOptions, FilePath, Proof, Share
     from ftp.stages.trained_model import TrainedModel, load
     from ftp.stats.clusters import clusters_of
-    from ftp.stats.paired import (
-        across_seeds,
-        holm,
-        on_subsets,
-        paired_difference,
-        paired_metric,
-        paired_ratio_difference,
-        verdict,
-        verdict_in_words,
-    )
+    from ftp.stats.differences import paired_difference, paired_ratio_difference
+    from ftp.stats.paired import holm, on_subsets, paired_metric
+    from ftp.stats.seeds import across_seeds
+    from ftp.stats.verdicts import verdict, verdict_in_words
     from ftp.stats.win_rates import correlation, length_controlled_win_rate, order_consistency, win_rate
     from ftp.types import (
         Answer,
@@ -148,9 +142,10 @@ _HOME = {
     "ftp.options": "AnswerOptions FilePath Proof Share",
     "ftp.stages.trained_model": "TrainedModel load",
     "ftp.stats.clusters": "clusters_of",
-    "ftp.stats.paired": (
-        "across_seeds holm on_subsets paired_difference paired_metric paired_ratio_difference verdict verdict_in_words"
-    ),
+    "ftp.stats.differences": "paired_difference paired_ratio_difference",
+    "ftp.stats.paired": "holm on_subsets paired_metric",
+    "ftp.stats.seeds": "across_seeds",
+    "ftp.stats.verdicts": "verdict verdict_in_words",
     "ftp.stats.win_rates": "correlation length_controlled_win_rate order_consistency win_rate",
     "ftp.types": (
         "Answer EvalView Evaluation Example Exported FinishedRun Interval LoadedModel LoadedTokenizer Message Metric "

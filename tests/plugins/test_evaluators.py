@@ -5,7 +5,7 @@ import math
 import pytest
 
 from ftp import DataError
-from ftp.stats.paired import paired_ratio_difference
+from ftp.stats.differences import paired_ratio_difference
 from ftp.types import EvalView, TokenLoss
 from ftp_plugins.evaluators.exact_match import ExactMatch
 from ftp_plugins.evaluators.loss import Loss

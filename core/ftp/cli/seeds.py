@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ftp.stats.paired import Spread, across_seeds
+from ftp.stats.seeds import Spread, across_seeds
 from ftp.types import FinishedRun, Metric
 
 

@@ -15,7 +15,7 @@ from rich.table import Column
 from ftp.cli.console import Console
 from ftp.cli.echo import echo
 from ftp.progress import Progress
-from ftp.stats.paired import verdict_in_words
+from ftp.stats.verdicts import verdict_in_words
 from ftp.types import FinishedRun, Metric
 
 PLAIN_EVERY = 15.0

@@ -4,7 +4,10 @@
 - `intervals`: intervals and tests for a mean of paired differences, also of clustered examples.
 - `small_samples`: the same for few examples, or for differences that are all the same.
 - `power`: the smallest difference that an evaluation can find.
-- `paired`: differences between paired scores, with interval, p-value and verdict; corrections for several metrics.
+- `differences`: the difference of paired scores, with its interval and effect size.
+- `paired`: metrics of paired scores with every figure, on parts of an eval set, and corrected for being several.
+- `verdicts`: what a difference says, and why it says nothing.
+- `seeds`: a metric over several runs that differ only in their seed.
 - `win_rates`: win rates of a judge, corrected for length, its consistency, and rank correlation.
 
 The functions that are imported here are public. docs/toolkits.md has examples.
@@ -13,20 +16,11 @@ The functions that are imported here are public. docs/toolkits.md has examples.
 from __future__ import annotations
 
 from ftp.stats.clusters import clusters_of
+from ftp.stats.differences import effect_size, paired_difference, paired_ratio_difference
 from ftp.stats.intervals import CONFIDENCE, Estimate
-from ftp.stats.paired import (
-    Spread,
-    across_seeds,
-    adjusted,
-    effect_size,
-    holm,
-    on_subsets,
-    paired_difference,
-    paired_metric,
-    paired_ratio_difference,
-    verdict,
-    verdict_in_words,
-)
+from ftp.stats.paired import adjusted, holm, on_subsets, paired_metric
+from ftp.stats.seeds import Spread, across_seeds
+from ftp.stats.verdicts import verdict, verdict_in_words
 from ftp.stats.win_rates import correlation, length_controlled_win_rate, order_consistency, win_rate
 from ftp.types import Interval
 

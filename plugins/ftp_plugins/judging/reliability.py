@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from ftp.stats.intervals import mcnemar
-from ftp.stats.paired import verdict
+from ftp.stats.verdicts import verdict
 from ftp.stats.win_rates import correlation, win_rate
 from ftp.types import Interval, Metric
 

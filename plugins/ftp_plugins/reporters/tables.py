@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ftp
-from ftp.stats.paired import verdict_in_words
+from ftp.stats.verdicts import verdict_in_words
 
 VERDICTS = ("better", "worse", "no evidence")
 

@@ -10,7 +10,8 @@ import itertools
 import numpy as np
 import pytest
 
-from ftp.stats.paired import adjusted, paired_metric, verdict_in_words
+from ftp.stats.paired import adjusted, paired_metric
+from ftp.stats.verdicts import verdict_in_words
 from ftp.types import Metric
 
 

@@ -6,16 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from ftp.stats.paired import (
-    across_seeds,
-    adjusted,
-    on_subsets,
-    paired_difference,
-    paired_metric,
-    paired_ratio_difference,
-    verdict_in_words,
-)
+from ftp.stats.differences import paired_difference, paired_ratio_difference
+from ftp.stats.paired import adjusted, on_subsets, paired_metric
+from ftp.stats.seeds import across_seeds
 from ftp.stats.small_samples import sign_flip_p_value
+from ftp.stats.verdicts import verdict_in_words
 from ftp.types import Interval
 
 

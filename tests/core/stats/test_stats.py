@@ -13,18 +13,11 @@ from scipy import stats as scipy_stats
 
 from ftp.files import finite
 from ftp.records import schemas
+from ftp.stats.differences import effect_size, paired_difference, paired_ratio_difference
 from ftp.stats.intervals import bootstrap, mcnemar, mean_estimate, proportion_estimate
-from ftp.stats.paired import (
-    across_seeds,
-    effect_size,
-    holm,
-    on_subsets,
-    paired_difference,
-    paired_metric,
-    paired_ratio_difference,
-    verdict,
-    verdict_in_words,
-)
+from ftp.stats.paired import holm, on_subsets, paired_metric
+from ftp.stats.seeds import across_seeds
+from ftp.stats.verdicts import verdict, verdict_in_words
 from ftp.types import Evaluation, Interval, Metric
 
 # --- Student's t ---------------------------------------------------------------------------------------------------

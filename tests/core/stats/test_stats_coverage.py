@@ -11,8 +11,9 @@ import pytest
 from scipy.special import expit
 from scipy.stats import norm
 
+from ftp.stats.differences import paired_difference, paired_ratio_difference
 from ftp.stats.intervals import bootstrap
-from ftp.stats.paired import across_seeds, paired_difference, paired_ratio_difference
+from ftp.stats.seeds import across_seeds
 from ftp.stats.win_rates import correlation, length_controlled_win_rate, order_consistency, win_rate
 
 # --- the shapes: each draws one evaluation of n examples and says what is true of all examples --------------------

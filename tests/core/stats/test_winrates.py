@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from ftp.stats.paired import paired_difference
+from ftp.stats.differences import paired_difference
 from ftp.stats.win_rates import correlation, length_controlled_win_rate, order_consistency, win_rate
 
 

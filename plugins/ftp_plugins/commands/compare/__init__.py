@@ -30,7 +30,7 @@ def command(runs: tuple[Path, ...], as_json: bool) -> None:
     from ftp.cli.console import Console
     from ftp.errors import RunError
     from ftp.files import finite
-    from ftp.stats.paired import verdict_in_words
+    from ftp.stats.verdicts import verdict_in_words
     from ftp_plugins.commands.compare.pairing import compare
 
     if len(runs) < 2:
@@ -58,7 +58,7 @@ def command(runs: tuple[Path, ...], as_json: bool) -> None:
 def _record(comparison: Comparison) -> dict[str, Any]:
     import dataclasses
 
-    from ftp.stats.paired import verdict_in_words
+    from ftp.stats.verdicts import verdict_in_words
 
     metric = comparison.metric
     return {
