@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import stat
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,6 @@ from typing import Any
 NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 """Flags of `os.open` that refuse a link and don't wait for the other end of a pipe."""
 ACTED_ON = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2028\u2029\u2066-\u2069\ud800-\udfff]")
-SMALL = 2**20
-"""Bytes below which a file is read again rather than looked up."""
-SETTLED_NS = 5 * 10**9
-"""Nanoseconds after its last change from which on a file counts as settled."""
-UNUSED_DAYS = 30
-"""Days after which unused entries are removed from a cache."""
 
 
 def finite(value: Any) -> Any:
@@ -49,33 +42,6 @@ def file_digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def kept_digest(file: Path) -> str:
-    """SHA-256 of a file's bytes, from this user's cache where nothing of the file has changed since it was read.
-
-    What counts is path, inode, size and the times of its content and of its inode in nanoseconds; the last can't be
-    set back. A file that was written in the last seconds is not kept: another write could leave the same times.
-    """
-    before = file.stat()
-    mark = [before.st_dev, before.st_ino, before.st_size, before.st_mtime_ns, before.st_ctime_ns]
-    if before.st_size < SMALL:
-        return file_digest(file)
-    record = user_cache("digests") / f"{digest(str(file.resolve()))}.json"
-    try:
-        known = json.loads(read_plain_file(record, 4096))
-        if known["mark"] == mark:
-            os.utime(record)
-            return str(known["sha256"])
-    except (OSError, ValueError, LookupError, TypeError):  # not there, or damaged
-        pass
-    found = file_digest(file)
-    if time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) > SETTLED_NS:
-        with contextlib.suppress(OSError):  # a cache that can't be written is none
-            forget_unused(record.parent)
-            with new_file(record, shared=True) as aside:
-                aside.write_text(json.dumps({"mark": mark, "sha256": found}), encoding="utf-8")
-    return found
-
-
 def read_plain_file(file: Path, most: int) -> bytes:
     """Read a file whole: one that is a file and no link, and no longer than `most` bytes.
 
@@ -97,13 +63,6 @@ def shown(place: Path | str, home: Path) -> str:
     if isinstance(place, str):
         return place
     return str(place.relative_to(home)) if place.is_relative_to(home) else str(place)
-
-
-def user_cache(name: str) -> Path:
-    """Return the directory of one of this user's caches: below `FTP_CACHE` if that is set, else the system's choice."""
-    import platformdirs
-
-    return Path(os.environ.get("FTP_CACHE") or platformdirs.user_cache_dir("ftp")) / name
 
 
 def user_data() -> Path:
@@ -172,15 +131,6 @@ def append_line(file: Path, line: str) -> None:
         if stream.seek(0, os.SEEK_END) and stream.seek(-1, os.SEEK_END) is not None and stream.read(1) != b"\n":
             stream.write(b"\n")
         stream.write(line.encode() + b"\n")
-
-
-def forget_unused(cache: Path, pattern: str = "*") -> None:
-    """Delete entries of a cache that have not been used for UNUSED_DAYS, and half-written files after a day."""
-    for entry in cache.glob(pattern):
-        with contextlib.suppress(FileNotFoundError):  # another run may be at it
-            days = 1 if entry.suffix == ".part" else UNUSED_DAYS
-            if time.time() - entry.stat().st_mtime > days * 86400:
-                shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink()
 
 
 def clear_parts(directory: Path) -> None:

@@ -7,8 +7,9 @@ import struct
 
 import pytest
 
+from ftp.cache import kept_digest
 from ftp.errors import ModelError
-from ftp.files import file_digest, kept_digest
+from ftp.files import file_digest
 from ftp.lm.hf_loader import directory_fingerprint
 from ftp_plugins.adapters.lora import LoRA
 from ftp_plugins.loaders.gguf import Gguf
@@ -125,7 +126,7 @@ def test_weights_in_a_folder_below_count_and_hidden_files_do_not(model):
 
 def test_a_kept_digest_follows_every_change(tmp_path, monkeypatch):
     monkeypatch.setenv("FTP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("ftp.files.SETTLED_NS", -1)  # keep at once what otherwise has to settle first
+    monkeypatch.setattr("ftp.cache.SETTLED_NS", -1)  # keep at once what otherwise has to settle first
     file = tmp_path / "weights"
     file.write_bytes(b"a" * 2**21)
     assert kept_digest(file) == kept_digest(file) == file_digest(file)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from ftp.cache import kept_digest
 from ftp.components import Loader, LoadsTokenizer
 from ftp.errors import ModelError
-from ftp.files import first_line, kept_digest
+from ftp.files import first_line
 from ftp.lm.hf_tokenizer import ChatTemplate, NewTokens, load_tokenizer
 from ftp.types import LoadedModel, LoadedTokenizer, ModelRequest
 

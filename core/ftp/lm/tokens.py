@@ -15,9 +15,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, overload
 
+from ftp.cache import forget_unused, user_cache
 from ftp.components import Loader, LoadsTokenizer
 from ftp.data.examples import Examples, decode
-from ftp.files import digest, forget_unused, new_file, user_cache
+from ftp.files import digest, new_file
 from ftp.lm.byte_level import ByteLevel
 from ftp.lm.rendering import Tokens, encode_texts, rendered
 from ftp.types import LoadedTokenizer

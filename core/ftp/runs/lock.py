@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ftp.cache import kept_digest
 from ftp.components import Evaluator, Loader
 from ftp.data.files import files_of
 from ftp.errors import RunError
-from ftp.files import digest, finite, kept_digest
+from ftp.files import digest, finite
 from ftp.guard import call
 from ftp.plugins import Plugins
 from ftp.recipe.model import Recipe, components_of

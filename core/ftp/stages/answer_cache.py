@@ -12,9 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ftp.cache import forget_unused, user_cache
 from ftp.components import Engine
 from ftp.errors import DataError
-from ftp.files import digest, file_digest, forget_unused, new_file, user_cache
+from ftp.files import digest, file_digest, new_file
 from ftp.guard import call
 from ftp.options import AnswerOptions
 from ftp.recipe.model import dump

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
+from ftp.cache import user_cache
 from ftp.errors import RunError
-from ftp.files import digest, new_file, read_plain_file, user_cache
+from ftp.files import digest, new_file, read_plain_file
 from ftp.records.schemas import checked
 from ftp.runs.directory import RunDirectory
 from ftp_plugins.engines.budget import Budget, OverBudgetError, Prices

@@ -12,7 +12,8 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, Field, ValidationInfo
 
 import ftp
-from ftp.files import kept_digest, new_directory, user_cache
+from ftp.cache import kept_digest, user_cache
+from ftp.files import new_directory
 from ftp.lm.hf_loader import HuggingFaceFiles, ModelFiles
 
 LAYOUT = "1"

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import ftp
+from ftp.cache import forget_unused, user_cache
 from ftp.errors import FtpError
-from ftp.files import digest, file_digest, forget_unused, new_directory, user_cache
+from ftp.files import digest, file_digest, new_directory
 from ftp.lm.hf_loader import HuggingFaceFiles, ModelFiles, directory_fingerprint
 from ftp.runs import trust as consents
 from ftp.runs.directory import RunDirectory

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from ftp.cache import forget_unused
 from ftp.cli.echo import message
 from ftp.data.files import files_of
 from ftp.errors import DataError
-from ftp.files import clear_parts, forget_unused
+from ftp.files import clear_parts
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ftp.cache import forget_unused, user_cache
 from ftp.data.examples import Corpus, Examples
 from ftp.data.ledger import Ledger
-from ftp.files import digest, forget_unused, user_cache
+from ftp.files import digest
 from ftp.plugins import Plugins
 from ftp.recipe.model import Recipe
 from ftp.runs.lock import fingerprints
