@@ -28,6 +28,7 @@ from ftp import hookspecs
 from ftp.components import KINDS, Component, kind_of, unfinished
 from ftp.errors import PluginError, did_you_mean
 from ftp.files import file_digest
+from ftp.packages import how_to_get, is_installed, normalised
 
 GROUP = "ftp"
 _LIBRARY = str(Path(importlib.__file__).parent)
@@ -94,7 +95,7 @@ class Plugins:
 def canonical(name: str) -> str:
     """Return a plugin's name as pip would spell it: `Acme_Evals:House` becomes `acme-evals:House`."""
     distribution, _, entry = name.strip().partition(":")
-    return f"{re.sub(r'[-_.]+', '-', distribution).lower()}:{entry}"
+    return f"{normalised(distribution)}:{entry}"
 
 
 def load(files: Sequence[Path] = (), without: Sequence[str] = ()) -> Plugins:
@@ -265,37 +266,5 @@ def _blame(error: BaseException) -> str:
 def missing_packages(offer: Offer) -> Iterable[str]:
     """Return how to install each package that the component imports and that is not installed."""
     for package in offer.component.requires:
-        if not _is_installed(package):
+        if not is_installed(package):
             yield f"{offer.name} needs {package}: pip install '{how_to_get(package, offer.plugin.distribution)}'"
-
-
-DISTRIBUTIONS = {
-    "PIL": "pillow",
-    "mlflow": "mlflow-skinny",
-    "sklearn": "scikit-learn",
-    "stdnum": "python-stdnum",
-    "yaml": "pyyaml",
-}
-"""Packages whose import name differs from the name of their distribution."""
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except (ModuleNotFoundError, ValueError):  # the package above it is not there; a module without a spec is
-        return package in sys.modules
-
-
-def how_to_get(package: str, distribution: str) -> str:
-    """Return what to give to `pip install` for a package: the extra of a distribution, or the package itself."""
-    try:
-        requirements = importlib.metadata.requires(distribution) or []
-    except importlib.metadata.PackageNotFoundError:
-        return package
-    wanted = DISTRIBUTIONS.get(package, package).replace("_", "-").lower()
-    for requirement in requirements:
-        name = re.match(r"[A-Za-z0-9._-]+", requirement)
-        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", requirement)
-        if name and extra and canonical(name.group()) == canonical(wanted):
-            return f"{distribution}[{extra.group(1)}]"
-    return DISTRIBUTIONS.get(package, package)

@@ -100,7 +100,7 @@ def main() -> None:
         package = (error.name or "").partition(".")[0]
         if settings.get("traceback") or package in ("", "ftp", "ftp_plugins"):
             raise
-        from ftp.plugins import how_to_get
+        from ftp.packages import how_to_get
 
         click.echo(f"{package} is not installed: pip install '{how_to_get(package, 'ftp-finetune')}'", err=True)
         sys.exit(2)
