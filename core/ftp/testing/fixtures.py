@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import os
 import re
 import shutil
 import sys
@@ -78,9 +79,9 @@ def ftp_install(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Install]:
     yield install
     sys.path[:] = path
     sys.modules.update(kept)
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if file and any(Path(file).is_relative_to(site) for site in sites):
+    installed = tuple(f"{site}{os.sep}" for site in sites)
+    for name, module in list(sys.modules.items()):  # thousands: paths are compared as text
+        if (getattr(module, "__file__", None) or "").startswith(installed):
             del sys.modules[name]
     importlib.invalidate_caches()
 

@@ -399,9 +399,14 @@ def any_tokenizer(request, ftp_tiny_model):
     return smollm2() if request.param == "SmolLM2" else made(request.param)
 
 
+@pytest.fixture(scope="module")
+def fast(any_tokenizer):
+    return ByteLevel.of(any_tokenizer)
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=3), st.booleans(), st.booleans())
-def test_the_mask_is_what_the_offsets_say(any_tokenizer, pieces, is_chat, ends):
+def test_the_mask_is_what_the_offsets_say(any_tokenizer, fast, pieces, is_chat, ends):
     text, answers = "", []
     for before, answer in pieces:
         text += before
@@ -413,8 +418,8 @@ def test_the_mask_is_what_the_offsets_say(any_tokenizer, pieces, is_chat, ends):
     found = Rendered(text, answers, is_chat, ends)
     stops = (any_tokenizer.eos_token_id,)
     wanted = by_offsets(any_tokenizer, found, stops)
-    for fast in (None, ByteLevel.of(any_tokenizer)):
-        [(ids, spans)] = encode_texts(any_tokenizer, [found], stops, fast)
+    for way in (None, fast):
+        [(ids, spans)] = encode_texts(any_tokenizer, [found], stops, way)
         assert ids == wanted.input_ids
         assert [any(start <= at < end for start, end in spans) for at in range(len(ids))] == wanted.trained
 
