@@ -6,12 +6,12 @@ import contextlib
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from ftp.components import Component, kind_of
 from ftp.errors import ComponentError, FtpError
+from ftp.packages import distributions_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,7 +58,7 @@ def described(component: Component) -> str:
 def _plugin_of(cls: type[Component]) -> str:
     """Return the distribution that a class is from, or its file where it is from none."""
     module = cls.__module__
-    distributions = packages_distributions().get(module.split(".")[0], ())
+    distributions = distributions_of(module.split(".")[0])
     file = getattr(sys.modules.get(module), "__file__", None)
     return distributions[0] if distributions else str(file or module)
 

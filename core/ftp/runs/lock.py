@@ -17,6 +17,7 @@ from ftp.data.files import files_of
 from ftp.errors import RunError
 from ftp.files import digest, finite
 from ftp.guard import call
+from ftp.packages import distributions_of
 from ftp.plugins import Plugins
 from ftp.recipe.model import Recipe, components_of
 from ftp.recipe.read import plugins_of
@@ -95,9 +96,8 @@ def _whole(directory: RunDirectory) -> dict[str, Any]:
 
 def packages_of(recipe: Recipe) -> dict[str, str]:
     """Return the version of every installed distribution that the components of a recipe require, by name."""
-    distributions = importlib.metadata.packages_distributions()
     required = {package for _, component in components_of(recipe) for package in component.requires}
-    names = {name.lower() for package in required for name in distributions.get(package, ())}
+    names = {name.lower() for package in required for name in distributions_of(package)}
     return {name: importlib.metadata.version(name) for name in sorted(names)}
 
 
