@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import subprocess
 import sys
 from typing import NamedTuple
 
@@ -50,3 +51,38 @@ def ftp(tmp_path, monkeypatch, capsys):
         return Outcome(exit.value.code or 0, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def check_recipe(ftp, tmp_path):
+    """Write a recipe, with a row for each of the two files that it may name, and run `ftp check r.yaml`."""
+
+    def check(text):
+        for name in ("train", "held"):
+            (tmp_path / f"{name}.jsonl").write_text('{"instruction": "a", "response": "b"}\n')
+        (tmp_path / "r.yaml").write_text(text)
+        return ftp("check", "r.yaml")
+
+    return check
+
+
+HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "openai")
+
+
+@pytest.fixture
+def assert_light():
+    """Run a command in a process of its own and check that it imports no heavy library."""
+
+    def check(arguments):
+        code = (
+            "import sys\nfrom ftp.cli import main\n"
+            f"sys.argv = ['ftp', *{arguments!r}]\n"
+            "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
+            f"found = [name for name in {HEAVY!r} if name in sys.modules]\n"
+            "assert not found, found\n"
+            "if sys.argv[-1] == '--help':\n    assert 'pydantic' not in sys.modules\n"
+        )
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        assert result.returncode == 0, result.stderr
+
+    return check

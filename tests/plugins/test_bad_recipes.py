@@ -63,23 +63,16 @@ BAD = {
 }  # fmt: skip
 
 
-def write(directory, text):
-    for name in ("train", "held"):
-        (directory / f"{name}.jsonl").write_text('{"instruction": "a", "response": "b"}\n')
-    (directory / "r.yaml").write_text(text)
-
-
 @pytest.mark.parametrize(("old", "new", "lines"), BAD.values(), ids=list(BAD))
-def test_bad_recipe(ftp, tmp_path, old, new, lines):
+def test_bad_recipe(check_recipe, old, new, lines):
     assert old in GOOD
-    write(tmp_path, GOOD.replace(old, new, 1) if old else new)
-    outcome = ftp("check", "r.yaml")
+    outcome = check_recipe(GOOD.replace(old, new, 1) if old else new)
     assert outcome.err.splitlines() == lines
     assert outcome.out == ""
     assert outcome.code == 2
 
 
 @pytest.mark.parametrize("options", ["cap: 5", "temperature: 2", "weights: {train.jsonl: 1}", "shares: {a: 5%}"])
-def test_a_mix_without_replay_needs_no_replay_rows(ftp, tmp_path, options):
-    write(tmp_path, GOOD.replace("  validation:", f"  curate: [{{use: mix, {options}}}]\n  validation:", 1))
-    assert ftp("check", "r.yaml").code == 0
+def test_a_mix_without_replay_needs_no_replay_rows(check_recipe, options):
+    curate = f"  curate: [{{use: mix, {options}}}]\n  validation:"
+    assert check_recipe(GOOD.replace("  validation:", curate, 1)).code == 0

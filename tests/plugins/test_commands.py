@@ -1,12 +1,8 @@
 """The commands as they are with the built-in plugins: what they import, and what they say of what is installed."""
 
 import json
-import subprocess
-import sys
 
 import pytest
-
-HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "openai")
 
 
 @pytest.mark.parametrize(
@@ -24,19 +20,9 @@ HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "op
         ["check", "RECIPE", "--set", "adapter.r=8"],
     ],
 )
-def test_light_commands_import_no_heavy_library(ftp_recipe, arguments):
+def test_light_commands_import_no_heavy_library(ftp_recipe, assert_light, arguments):
     recipe = ftp_recipe()
-    arguments = [str(recipe) if word == "RECIPE" else word for word in arguments]
-    code = (
-        "import sys\nfrom ftp.cli import main\n"
-        f"sys.argv = ['ftp', *{arguments!r}]\n"
-        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
-        f"found = [name for name in {HEAVY!r} if name in sys.modules]\n"
-        "assert not found, found\n"
-        "if sys.argv[-1] == '--help':\n    assert 'pydantic' not in sys.modules\n"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
+    assert_light([str(recipe) if word == "RECIPE" else word for word in arguments])
 
 
 def test_plugins_as_json(ftp):

@@ -7,8 +7,6 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "openai")
-
 
 def run(*arguments, **options):
     return subprocess.run(
@@ -28,19 +26,9 @@ def run(*arguments, **options):
         ["check", "RECIPE", "--set", "adapter.rank=8"],
     ],
 )
-def test_light_commands_import_no_heavy_library(toys, toy_recipe, arguments):
+def test_light_commands_import_no_heavy_library(toys, toy_recipe, assert_light, arguments):
     recipe = toy_recipe()
-    arguments = [str(recipe) if word == "RECIPE" else word for word in arguments]
-    code = (
-        "import sys\nfrom ftp.cli import main\n"
-        f"sys.argv = ['ftp', *{arguments!r}]\n"
-        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
-        f"found = [name for name in {HEAVY!r} if name in sys.modules]\n"
-        "assert not found, found\n"
-        "if sys.argv[-1] == '--help':\n    assert 'pydantic' not in sys.modules\n"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
+    assert_light([str(recipe) if word == "RECIPE" else word for word in arguments])
 
 
 def test_errors_are_plain_text_with_exit_code_2(tmp_path):

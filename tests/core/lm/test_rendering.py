@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizer_kinds import tokenizer_of
 
 from ftp.errors import ModelError
 from ftp.lm.byte_level import ByteLevel
@@ -350,37 +351,6 @@ def by_offsets(tokenizer, text, stops):
     return Tokens(ids, trained)
 
 
-def made(kind):
-    """A tokenizer of another make than the tiny model's, trained on a line of text."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    special = ["<unk>", "<s>", "</s>"]
-    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
-    bpe = models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True)
-    train_bpe = trainers.BpeTrainer(vocab_size=400, special_tokens=[*special, *bytes_], show_progress=False)
-    if kind == "Metaspace":
-        backend, trainer = Tokenizer(bpe), train_bpe
-        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    elif kind == "Llama 2":  # SentencePiece as Transformers writes it: no words, every space a ▁, one more in front
-        backend, trainer = Tokenizer(bpe), train_bpe
-        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    elif kind == "Unigram":
-        backend = Tokenizer(models.Unigram())
-        trainer = trainers.UnigramTrainer(
-            vocab_size=120, special_tokens=special, unk_token="<unk>", show_progress=False
-        )
-        backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace("  ", " ")])
-        backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    else:
-        backend = Tokenizer(models.WordPiece(unk_token="<unk>"))
-        trainer = trainers.WordPieceTrainer(vocab_size=150, special_tokens=special, show_progress=False)
-        backend.normalizer = normalizers.BertNormalizer()
-        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.train_from_iterator(TRAINED_ON, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
-
-
 def smollm2():
     from transformers import AutoTokenizer
 
@@ -396,7 +366,7 @@ def any_tokenizer(request, ftp_tiny_model):
 
     if request.param == "tiny":
         return AutoTokenizer.from_pretrained(ftp_tiny_model)
-    return smollm2() if request.param == "SmolLM2" else made(request.param)
+    return smollm2() if request.param == "SmolLM2" else tokenizer_of(request.param, TRAINED_ON)
 
 
 @pytest.fixture(scope="module")

@@ -268,26 +268,17 @@ BAD = {
 }  # fmt: skip
 
 
-def write(directory, text):
-    for name in ("train", "held"):
-        (directory / f"{name}.jsonl").write_text('{"instruction": "a", "response": "b"}\n')
-    (directory / "r.yaml").write_text(text)
-
-
 @pytest.mark.parametrize(("old", "new", "lines"), BAD.values(), ids=list(BAD))
-def test_bad_recipe(ftp, toys, tmp_path, old, new, lines):
+def test_bad_recipe(toys, check_recipe, old, new, lines):
     assert old in GOOD
-    write(tmp_path, GOOD.replace(old, new, 1) if old else new)
-    outcome = ftp("check", "r.yaml")
+    outcome = check_recipe(GOOD.replace(old, new, 1) if old else new)
     assert outcome.err.splitlines() == lines
     assert outcome.out == ""
     assert outcome.code == 2
 
 
-def test_the_good_recipe_is_good(ftp, toys, tmp_path):
-    write(tmp_path, GOOD)
-    outcome = ftp("check", "r.yaml")
-    assert outcome == (
+def test_the_good_recipe_is_good(toys, check_recipe):
+    assert check_recipe(GOOD) == (
         0,
         "r.yaml: the recipe is valid\ntrain: train.jsonl: 1 rows\nevals.held: held.jsonl: 1 rows\n",
         "",
@@ -302,7 +293,7 @@ def test_no_file_of_text(ftp, toys, tmp_path):
 
 
 def test_in_a_process_of_its_own(toys, tmp_path):
-    write(tmp_path, GOOD.replace("rank: 16", "rank: 0"))
+    (tmp_path / "r.yaml").write_text(GOOD.replace("rank: 16", "rank: 0"))
     done = subprocess.run(
         [sys.executable, "-m", "ftp", "check", "r.yaml"], cwd=tmp_path, capture_output=True, text=True
     )
