@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -104,6 +104,29 @@ def type_of(file: Path) -> str:
     """Return the suffix that says how a file is read, or nothing where it is no data file."""
     suffix = Path(file.stem).suffix if file.suffix.lower() in PACKED else file.suffix
     return suffix.lower() if suffix.lower() in SUFFIXES else ""
+
+
+READ_OF = {
+    "delimiter": (".csv", ".tsv"),
+    "encoding": (".csv", ".tsv", ".txt", ".md"),
+    "sheet": (".xlsx",),
+    "sample_by": (".txt", ".md"),
+}
+"""The options of reading, each with the types of file that it is for."""
+
+
+def unread_options(path: str | None, options: ReadOptions) -> list[tuple[str, Sequence[str]]]:
+    """Return the options that no file of a path has a use for, each with the types of file that it is for.
+
+    Args:
+        path: as a recipe gives it; None for no file at all.
+    """
+    given = [key for key in READ_OF if getattr(options, key) is not None]
+    try:
+        types = {type_of(file) for file in files_of(path)} if given and path else set()
+    except DataError:  # reading the rows reports it
+        return []
+    return [(key, READ_OF[key]) for key in given if not types.intersection(READ_OF[key])]
 
 
 def rows_of(file: Path, options: ReadOptions = AS_THEY_ARE) -> Iterator[Row]:

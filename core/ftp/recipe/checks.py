@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from ftp.components import Component, Curator, Engine
-from ftp.data.files import files_of, type_of
+from ftp.data.files import files_of, unread_options
 from ftp.errors import DataError
 from ftp.files import shown
 from ftp.guard import call
@@ -76,27 +76,10 @@ def _sources(recipe: Recipe) -> Problems:
             yield (*path, "role"), "an eval set has no role; remove it"
 
 
-READ_OF = {
-    "delimiter": (".csv", ".tsv"),
-    "encoding": (".csv", ".tsv", ".txt", ".md"),
-    "sheet": (".xlsx",),
-    "sample_by": (".txt", ".md"),
-}
-"""The options of a source that say how files are read, each with the types of file that it is for."""
-
-
 def _unread_keys(path: Path_, source: Source) -> Problems:
     """Yield options of reading that no file of the source has a use for."""
-    given = [key for key in READ_OF if getattr(source, key) is not None]
-    if not given:
-        return
-    try:
-        types = {type_of(file) for file in files_of(source.path)} if source.path else set()
-    except DataError:  # reading the rows reports it
-        return
-    for key in given:
-        if not types.intersection(READ_OF[key]):
-            yield (*path, key), f"applies only to {', '.join(READ_OF[key])} files; remove it"
+    for key, types in unread_options(source.path, source.reading):
+        yield (*path, key), f"applies only to {', '.join(types)} files; remove it"
 
 
 def _held_out(recipe: Recipe) -> Problems:
