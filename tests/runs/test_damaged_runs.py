@@ -16,7 +16,11 @@ from ftp.runs.directory import RunDirectory
 from ftp.runs.events import done_until
 
 MUTANTS = int(os.environ.get("FTP_MUTANTS", "4"))
-"""Damaged copies of each kind in the default run; `FTP_MUTANTS=100` tries more."""
+"""Damaged copies of each kind, two of them in the default run; `FTP_MUTANTS=100` tries more."""
+SEEDS = [
+    seed if seed < 2 or "FTP_MUTANTS" in os.environ else pytest.param(seed, marks=pytest.mark.slow)
+    for seed in range(MUTANTS)
+]
 
 
 @pytest.mark.parametrize("command", ["resume", "report", "compare", "eval"])
@@ -67,7 +71,7 @@ def runs(specimens):
     return specimens[:2]
 
 
-@pytest.mark.parametrize("seed", range(MUTANTS))
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_damaged_ends_in_a_message_and_nothing_is_written_outside(specimens, tmp_path, kind, seed):
     bad = [ending for ending in on_a_copy(specimens, tmp_path, seed, kind) if ending.is_bad]
@@ -204,7 +208,7 @@ def report_on_events(run, place, count):
 
 
 def test_a_report_takes_time_that_grows_with_the_events(runs, tmp_path):
-    none, some, more = (report_on_events(runs[0], tmp_path, count) for count in (100, 20_000, 100_000))
+    none, some, more = (report_on_events(runs[0], tmp_path, count) for count in (100, 10_000, 50_000))
     assert more - none < 10 * max(some - none, 0.2)  # 25 times as long where it grows with the square
 
 
