@@ -208,7 +208,7 @@ def test_a_model_path_that_can_not_be(ftp, ftp_recipe, id, said):
 
 
 def test_hundreds_of_inputs_end_well(fuzz):
-    fuzz(SEED, 500)
+    fuzz(SEED, 1000)
 
 
 @pytest.mark.slow
