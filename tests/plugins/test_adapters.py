@@ -12,6 +12,7 @@ from ftp.records.answers import read_answers
 from ftp.testing import assert_component_ok
 from ftp_plugins.adapters.full import Full
 from ftp_plugins.adapters.lora import LoRA
+from ftp_plugins.adapters.peft import PEFT
 from ftp_plugins.adapters.qlora import QLoRA
 from ftp_plugins.loaders.huggingface import HuggingFace
 
@@ -429,3 +430,120 @@ def test_an_interrupted_run_goes_on_with_the_saved_model(ftp, ftp_recipe, ftp_ti
     (run / "stages.json").write_text(json.dumps({name: stages[name] for name in ("data", "base", "train")}))
     _, after = losses()
     assert [loss.nll for loss in after] == pytest.approx([loss.nll for loss in before], rel=near or 1e-12)
+
+
+PEFT_METHODS = [
+    ("IA3", {"target_modules": ["k_proj", "v_proj", "down_proj"], "feedforward_modules": ["down_proj"]}),
+    ("VERA", {"target_modules": ["q_proj", "o_proj"], "r": 8}),
+    ("OFT", {"target_modules": "all-linear", "oft_block_size": 8}),
+    ("LOHA", {"target_modules": ["q_proj", "v_proj"], "r": 4}),
+    ("LOKR", {"target_modules": ["q_proj", "v_proj"], "r": 4}),
+    ("HRA", {"target_modules": ["q_proj", "v_proj"], "r": 4}),
+    ("FOURIERFT", {"target_modules": ["q_proj", "v_proj"], "n_frequency": 50}),
+    ("RANDLORA", {"target_modules": ["q_proj", "v_proj"], "r": 4}),
+    ("MISS", {"target_modules": ["q_proj", "v_proj"], "r": 4}),
+    ("DELORA", {"target_modules": ["q_proj", "v_proj"], "r": 4}),
+]
+
+
+@pytest.mark.parametrize(("method", "config"), PEFT_METHODS, ids=[name for name, _ in PEFT_METHODS])
+def test_a_method_of_peft_trains_is_restored_and_merges(untied, tmp_path, method, config):
+    adapter = PEFT(method=method, config=config)
+    plain = logits(loaded_for(adapter, untied, dtype="float32"))
+    loaded = applied(adapter, untied, dtype="float32")
+    few = sum(p.numel() for p in loaded.model.parameters() if p.requires_grad)
+    assert 0 < few < 0.5 * sum(p.numel() for p in loaded.model.parameters())
+    shake(loaded)
+    before = logits(loaded)
+    assert (before - plain).abs().max() > 1e-4
+    again = saved_and_restored(adapter, loaded, loaded_for(adapter, untied, dtype="float32"), tmp_path)
+    assert (logits(again) - before).abs().max() < 1e-5
+    merged = again.model.merge_and_unload()
+    merged.eval()
+    assert (merged(input_ids=torch_ids()).logits - before).abs().max() < 1e-3
+
+
+def torch_ids():
+    import torch
+
+    return torch.arange(30)[None] + 10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "IA3", "config": {"target_moduls": ["k_proj"]}}, "no option 'target_moduls'; did you mean"),
+        ({"method": "LOHA", "config": {"target_modules": ["k_prj"]}}, "k_prj"),
+        ({"method": "VERA", "config": {"target_modules": ["q_proj"], "r": 0}}, "PEFT refuses the configuration"),
+    ],
+)
+def test_what_peft_would_not_take_is_refused(untied, options, message):
+    adapter = PEFT(**options)
+    with pytest.raises(ModelError, match=message):
+        applied(adapter, untied)
+
+
+def test_keys_of_peft_that_follow_from_the_recipe_are_refused():
+    assert PEFT(method="IA3", config={"task_type": "SEQ_CLS"}).problems() == [
+        "config.task_type: follows from the recipe; remove it"
+    ]
+
+
+def test_targets_by_a_regular_expression_get_the_adapters(untied):
+    loaded = applied(LoRA(r=4, targets=r".*layers\.1\.self_attn\.[qv]_proj"), untied)
+    paths = {name.split(".lora_")[0] for name in trained(loaded)}
+    assert paths == {f"base_model.model.model.layers.1.self_attn.{name}" for name in ("q_proj", "v_proj")}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"targets": "all_linear"}, "'all_linear' matches no layer's whole path"),
+        ({"targets": r".*self_attn"}, "is matched and is not a linear layer"),
+        ({"targets": r"lm_head"}, "is the output head"),
+        ({"rank_pattern": {"up_prj": 8}}, "rank_pattern: no adapted layer takes 'up_prj'"),
+        ({"targets": ["q_proj"], "alpha_pattern": {"up_proj": 8}}, "alpha_pattern: no adapted layer takes 'up_proj'"),
+        ({"rank_pattern": {"up_proj": 10**6}}, "adapter.rank_pattern.up_proj: 1,000,000 is more than the widest"),
+    ],
+)
+def test_a_pattern_that_nothing_takes_is_refused(untied, options, message):
+    with pytest.raises(ModelError, match=message):
+        applied(LoRA(**options), untied)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "message"),
+    [
+        (LoRA(targets="(q_proj"), "targets: '(q_proj' is not a regular expression"),
+        (LoRA(rank_pattern={"*": 2}), "rank_pattern: '*' is not a regular expression"),
+        (LoRA(targets=".*q_proj", layers="last 1"), "layers: applies to targets given by name"),
+        (Full(parameters=["("]), "parameters: '(' is not a regular expression"),
+        (Full(parameters=["norm"], layers="last 1"), "parameters: chooses everything that trains"),
+    ],
+)
+def test_patterns_are_checked_with_the_recipe(adapter, message):
+    assert message in adapter.problems()[0]
+
+
+@pytest.mark.parametrize("init", ["default", "pissa"])
+def test_single_layers_have_ranks_and_scales_of_their_own(untied, tmp_path, init):
+    adapter = LoRA(r=4, alpha=8, init=init, rank_pattern={"q_proj": 2}, alpha_pattern={r"layers\.0\..*v_proj": 16})
+    loaded = applied(adapter, untied, dtype="float32")
+    layer = loaded.model.base_model.model.model.layers[0].self_attn
+    assert (layer.q_proj.r["default"], layer.k_proj.r["default"]) == (2, 4)
+    assert (layer.q_proj.scaling["default"], layer.v_proj.scaling["default"]) == (4, 4)
+    shake(loaded)
+    before = logits(loaded)
+    again = saved_and_restored(adapter, loaded, loaded_for(adapter, untied, dtype="float32"), tmp_path)
+    assert (logits(again) - before).abs().max() < 1e-5
+
+
+def test_only_parameters_that_a_pattern_is_found_in_train(untied):
+    loaded = applied(Full(parameters=["norm", r"layers\.1\..*down_proj"]), untied)
+    assert trained(loaded) == {
+        *(f"model.layers.{n}.{kind}_layernorm.weight" for n in (0, 1) for kind in ("input", "post_attention")),
+        "model.norm.weight",
+        "model.layers.1.mlp.down_proj.weight",
+    }
+    with pytest.raises(ModelError, match=r"parameters: 'nrm' is found in no name, such as lm_head.weight"):
+        applied(Full(parameters=["nrm"]), untied)

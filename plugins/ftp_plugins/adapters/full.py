@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from pydantic import Field
 
 import ftp
 from ftp_plugins.adapters.layers import Layers, layer_numbers
@@ -19,11 +23,26 @@ class Full(ftp.Adapter):
     requires: ClassVar[tuple[str, ...]] = ("torch",)
     saves_whole_model: ClassVar[bool] = True
     learning_rates: ClassVar[tuple[float, float] | None] = (5e-6, 2e-5)
+    also_known_as: ClassVar[Mapping[str, str]] = {"unfrozen_parameters": "parameters"}
 
     layers: Layers = "all"
     """Decoder layers that train: all, the last ones (`last 8`), or a list of numbers that begin at 0."""
     embeddings: bool = True
     """Whether the token embeddings and the output head train."""
+    parameters: list[str] | None = Field(default=None, min_length=1)
+    """Regular expressions searched in the names of parameters: only those that one is found in train, such as
+    `[r'norm', r'layers\\.(0|1)\\.']`."""
+
+    def problems(self) -> list[str]:
+        found = []
+        for pattern in self.parameters or ():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                found.append(f"parameters: '{pattern}' is not a regular expression: {error}")
+        if self.parameters is not None and (self.layers != "all" or not self.embeddings):
+            found.append("parameters: chooses everything that trains; remove `layers` and `embeddings`")
+        return found
 
     def prepare(self, request: ftp.ModelRequest) -> ftp.ModelRequest:
         if request.already_quantized:
@@ -41,6 +60,8 @@ class Full(ftp.Adapter):
     def apply(self, loaded: ftp.LoadedModel) -> ftp.LoadedModel:
         model = loaded.model
         model.requires_grad_(True)
+        if self.parameters is not None:
+            self._freeze_others(model)
         if self.layers != "all":
             from ftp_plugins.adapters.torch_modules import decoder_layers
 
@@ -52,6 +73,15 @@ class Full(ftp.Adapter):
             model.get_input_embeddings().requires_grad_(False)
             model.get_output_embeddings().requires_grad_(False)
         return loaded
+
+    def _freeze_others(self, model: Any) -> None:
+        """Freeze the parameters that no pattern is found in; refuse a pattern that is found in none."""
+        names = [name for name, _ in model.named_parameters()]
+        for pattern in self.parameters or ():
+            if not any(re.search(pattern, name) for name in names):
+                raise ftp.ModelError(f"full: parameters: '{pattern}' is found in no name, such as {names[-1]}")
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(any(re.search(pattern, name) for pattern in self.parameters or ()))
 
     def restore(self, loaded: ftp.LoadedModel, directory: Path) -> ftp.LoadedModel:
         # By the library and not file by file: it knows the names and layouts that weights have on disk.

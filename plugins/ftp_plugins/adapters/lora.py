@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -41,8 +43,13 @@ class LoRA(ftp.Adapter):
     """Scale: the update is multiplied by alpha / r (alpha / sqrt(r) with rslora)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the adapter's input."""
-    targets: Literal["all-linear"] | list[str] = "all-linear"
-    """Layers that get an adapter: all linear layers except the output head, or a list of names such as q_proj."""
+    targets: str | list[str] = "all-linear"
+    """Layers that get an adapter: all-linear, which leaves out the output head; a list of names such as q_proj; or a
+    regular expression for whole paths, such as `.*\\.(0|1)\\.self_attn\\.[qv]_proj`."""
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """Ranks that differ from `r`, by name, end of a path, or regular expression: {down_proj: 32}."""
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Values of `alpha` for single layers, written like `rank_pattern`."""
     layers: Layers = "all"
     """Decoder layers that get adapters: all, the last ones (`last 8`), or a list of numbers that begin at 0."""
     experts: bool = False
@@ -75,6 +82,14 @@ class LoRA(ftp.Adapter):
                     found.append(f"experts: adapters on experts can't have {option}; remove one of the two")
             if self.init not in ("default", "gaussian"):
                 found.append(f"experts: adapters on experts can't begin as {self.init}; set init: default")
+        for name in ("targets", "rank_pattern", "alpha_pattern"):
+            for pattern in (getattr(self, name),) if isinstance(getattr(self, name), str) else getattr(self, name):
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    found.append(f"{name}: '{pattern}' is not a regular expression: {error}")
+        if self._is_pattern and self.layers != "all":
+            found.append("layers: applies to targets given by name; put the numbers into the regular expression")
         if isinstance(self.targets, list):
             found += [
                 f"modules_to_save: {m} is among the targets too" for m in self.modules_to_save if m in self.targets
@@ -97,6 +112,10 @@ class LoRA(ftp.Adapter):
     @property
     def _in_4_bits(self) -> bool:
         return False
+
+    @property
+    def _is_pattern(self) -> bool:
+        return isinstance(self.targets, str) and self.targets != "all-linear"
 
     def prepare(self, request: ftp.ModelRequest) -> ftp.ModelRequest:
         if request.layers is not None:
@@ -159,10 +178,15 @@ class LoRA(ftp.Adapter):
             modules_to_save=list(self.modules_to_save) or None,
             ensure_weight_tying=trains_an_end and is_tied(base),
             trainable_token_indices=new_rows(loaded, self.modules_to_save),
+            rank_pattern=dict(self.rank_pattern),
+            alpha_pattern=dict(self.alpha_pattern),
             **self._where(loaded),
         )
         notes = self._notes(loaded)
-        model = peft.get_peft_model(base, config)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys")  # an error, below
+            model = peft.get_peft_model(base, config)
+        self._check_patterns(model)
         look_like_layers(model)
         if self.init in ("pissa", "olora"):
             from ftp_plugins.adapters.torch_lora_init import move_into_adapter
@@ -182,8 +206,26 @@ class LoRA(ftp.Adapter):
         """Refuse a rank beyond every layer's width: it can express no more, and takes memory without end."""
         layers = [module for module in base.modules() if module is not base.get_output_embeddings()]
         widths = [getattr(module, side, 0) for module in layers for side in ("in_features", "out_features")]
-        if self.r > max(widths, default=self.r):
-            raise ftp.ModelError(f"adapter.r: {self.r:,} is more than the widest layer's {max(widths):,}")
+        for name, r in {"r": self.r, **{f"rank_pattern.{key}": r for key, r in self.rank_pattern.items()}}.items():
+            if r > max(widths, default=r):
+                raise ftp.ModelError(f"adapter.{name}: {r:,} is more than the widest layer's {max(widths):,}")
+
+    def _check_patterns(self, model: Any) -> None:
+        """Refuse a rank or alpha that no adapted layer takes: peft would leave it unread."""
+        from peft.tuners.lora import LoraLayer
+        from peft.utils.other import get_pattern_key
+
+        adapted = (path for path, module in model.named_modules() if isinstance(module, LoraLayer))
+        paths = [path.removeprefix("base_model.model.") for path in adapted]
+        for name in ("rank_pattern", "alpha_pattern"):
+            keys = list(getattr(self, name))
+            taken = {get_pattern_key(keys, path) for path in paths}
+            for key in keys:
+                if key not in taken:
+                    raise ftp.ModelError(
+                        f"{self.used_as}: {name}: no adapted layer takes '{key}', or an earlier key takes its layers; "
+                        f"a layer's path is like {paths[0]}"
+                    )
 
     def _where(self, loaded: ftp.LoadedModel) -> dict[str, Any]:
         """Return peft's options that select what gets an adapter."""
@@ -192,6 +234,8 @@ class LoRA(ftp.Adapter):
 
         base, request = loaded.model, loaded.request
         where: dict[str, Any] = {"target_modules": self.targets}
+        if self._is_pattern:
+            self._check_targets(base)
         experts = expert_weights(base)
         if self.targets == "all-linear" and (self.layers != "all" or experts):
             # The word alone is for whole models, and in a mixture peft would take the experts' and the router's too.
@@ -206,6 +250,26 @@ class LoRA(ftp.Adapter):
         if self.experts:
             where["target_parameters"] = experts  # by their whole paths: peft ignores layers for them
         return where
+
+    def _check_targets(self, base: Any) -> None:
+        """Refuse a regular expression that matches no layer, or what isn't a linear layer of the decoder."""
+        import torch
+
+        modules = dict(base.named_modules())
+        linear = [path for path, module in modules.items() if isinstance(module, torch.nn.Linear)]
+        matched = [path for path in modules if re.fullmatch(str(self.targets), path)]
+        if not matched:
+            raise ftp.ModelError(
+                f"{self.used_as}: targets: '{self.targets}' matches no layer's whole path, such as {linear[0]}; a list "
+                "chooses layers by name, and all-linear takes all"
+            )
+        for path in matched:
+            if path not in linear:
+                raise ftp.ModelError(f"{self.used_as}: targets: '{path}' is matched and is not a linear layer")
+            if modules[path] is base.get_output_embeddings():
+                raise ftp.ModelError(
+                    f"{self.used_as}: targets: '{path}' is matched and is the output head; train it by modules_to_save"
+                )
 
     def _notes(self, loaded: ftp.LoadedModel) -> list[str]:
         from ftp.lm.torch_models import expert_weights

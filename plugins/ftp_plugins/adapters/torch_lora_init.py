@@ -81,8 +81,11 @@ def as_plain_adapter(model: Any, directory: Path) -> None:
         weights[name] = torch.cat([weights[name], first if of_a else -first], dim=0 if of_a else 1).contiguous()
     save_file(weights, file, metadata={"format": "pt"})
     config = peft.LoraConfig.from_pretrained(directory)
+    alphas = math.sqrt(2) if config.use_rslora else 2
     config.r *= 2
-    config.lora_alpha *= math.sqrt(2) if config.use_rslora else 2
+    config.lora_alpha *= alphas
+    config.rank_pattern = {key: 2 * r for key, r in config.rank_pattern.items()}
+    config.alpha_pattern = {key: alphas * alpha for key, alpha in config.alpha_pattern.items()}
     config.save_pretrained(directory)
 
 
