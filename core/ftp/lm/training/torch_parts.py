@@ -11,7 +11,7 @@ from ftp.components import TrainingJob
 from ftp.errors import ModelError
 from ftp.lm.training.torch_checkpoints import Checkpoints, Progress, best_name, save_weights
 from ftp.lm.training.torch_memory import peak_memory_mb
-from ftp.lm.training.torch_validation import RowValidation
+from ftp.lm.training.torch_validation import Validation
 from ftp.types import RollBack, Stop
 
 
@@ -22,7 +22,7 @@ class TrainingParts:
         job: what to train, and whom to tell.
         lengths: tokens of each training row, in the order of the trainer's dataset.
         trained_tokens: tokens of all training rows that carry loss.
-        validation: what takes the validation loss; None for the trainer's own evaluation of its `eval_dataset`.
+        validation: what measures the validation rows; None for the trainer's own evaluation of its `eval_dataset`.
         best_by: `loss`, or the metric of an evaluator that `job.score` knows, taken on `dev_rows` rows.
         checkpoint_minutes: a checkpoint is saved when so many minutes have passed without one.
         log_also: names of further values that the trainer logs and the event `metric` shall carry.
@@ -34,7 +34,7 @@ class TrainingParts:
         lengths: Sequence[int],
         trained_tokens: int,
         *,
-        validation: RowValidation | None = None,
+        validation: Validation | None = None,
         best_by: str = "loss",
         dev_rows: int = 50,
         checkpoint_minutes: float = 30,
