@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 class LoopOptions(ftp.Trainer):
     """Options of a training by gradient steps, and what a trainer adds to them: its rows and its loss."""
 
+    measures: ClassVar[tuple[str, ...]] = ("loss",)
+    """What its validation measures and `best_by` may name."""
+    rate_share: ClassVar[float] = 1.0
+    """The usual learning rates of its loss, as a share of those of supervised fine-tuning."""
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "trl", "datasets", "accelerate", "peft")
     also_known_as: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("num_train_epochs", "num_epochs", "n_epochs"), "epochs"),
@@ -89,11 +93,11 @@ class LoopOptions(ftp.Trainer):
         return self.learning_rate, self.batch_size * self.gradient_accumulation
 
     def cross_problems(self, recipe: Recipe) -> list[str]:
-        problem = best_by_problem(self.best_by, recipe.evaluate)
+        problem = best_by_problem(self.best_by, recipe.evaluate, self.measures)
         return [f"best_by: {problem}"] if problem else []
 
     def warnings(self, recipe: Recipe) -> list[str]:
-        problem = rate_problem(recipe.adapter, *self.peak_rate())
+        problem = rate_problem(recipe.adapter, *self.peak_rate(), share=self.rate_share)
         return [f"learning_rate: {problem}"] if problem else []
 
     @abstractmethod

@@ -51,7 +51,14 @@ class LoopTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
                 data_collator=objective.collate,
                 processing_class=job.model.tokenizer,
             )
-        parts = TrainingParts(job, objective.lengths, objective.trained_tokens, log_also=objective.figures, **options)
+        parts = TrainingParts(
+            job,
+            objective.lengths,
+            objective.trained_tokens,
+            log_also=objective.figures,
+            loss_unit=objective.loss_unit,
+            **options,
+        )
         if objective.validates:
             parts.validation = objective.validation(parts.largest_batch(args.per_device_train_batch_size))
         self.use_parts(parts)
@@ -165,7 +172,7 @@ def fast_path(options: LoopOptions, job: ftp.TrainingJob, objective: Objective) 
             yield path
         return
     job.emit("speed", on=[], why_not=why_not)
-    job.emit("note", text=f"The fast path is off, because {why_not}; training uses TRL's slower path.")
+    job.emit("note", text=f"The fast path is off, because {why_not}; training uses {objective.slow_path}.")
     yield None
 
 

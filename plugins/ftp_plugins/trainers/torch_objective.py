@@ -32,6 +32,10 @@ class Objective(ABC):
 
     figures: ClassVar[tuple[str, ...]] = ()
     """Names of what `step_figures` returns; the event `metric` carries them."""
+    loss_unit: ClassVar[str] = "nats per token"
+    """The unit of the loss, in words."""
+    slow_path: ClassVar[str] = "the slower path of padded batches"
+    """What the training uses where the fast path is off, in words."""
     token_loss: TokenLoss | None = None
     """The loss of each token, where it is not cross-entropy; the fast path is tried with it."""
     path: FastPath | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
@@ -23,6 +23,8 @@ class TokenObjective(Objective):
         rows, validation_rows: tokenised rows, each with its `origin`.
         token_loss: the loss of each token from its logits; None for cross-entropy.
     """
+
+    slow_path: ClassVar[str] = "TRL's slower path"
 
     def __init__(
         self, job: ftp.TrainingJob, rows: TokenRows, validation_rows: TokenRows, token_loss: TokenLoss | None
