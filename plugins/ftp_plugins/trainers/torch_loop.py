@@ -135,6 +135,7 @@ def ready_trainer(kind: type[T], options: LoopOptions, job: ftp.TrainingJob) -> 
     loaded = ftp.LoadedTokenizer(tokenizer, stop_ids(tokenizer, model.generation_config.eos_token_id))
     objective = options.objective(job, loaded)
     with deterministic(options.deterministic), fast_path(options, job, objective) as objective.path:
+        objective.autocast = objective.path is None and multiplies_in_bfloat16(options, model)
         objective.begin()
         args = training_arguments(options, job, objective)
         trainer = kind(
@@ -201,7 +202,7 @@ def training_arguments(options: LoopOptions, job: ftp.TrainingJob, objective: Ob
         weight_decay=options.weight_decay,
         max_grad_norm=options.max_grad_norm,
         activation_checkpointing=options.gradient_checkpointing,
-        bf16=objective.path is None and multiplies_in_bfloat16(options, model),
+        bf16=objective.autocast,
         use_cpu=on_cpu,
         max_length=None,  # overlong rows are dropped or cut before
         dataset_kwargs={"skip_prepare_dataset": True},

@@ -41,6 +41,9 @@ class Objective(ABC):
     path: FastPath | None = None
     """FTP's own path through the model, set before the first batch; None for the model's own forward."""
 
+    autocast: bool = False
+    """Whether the library multiplies in bfloat16 in the model's own forward; set with `path`."""
+
     def __init__(
         self,
         job: ftp.TrainingJob,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -18,7 +17,6 @@ from ftp.types import LoadedModel
 from ftp_plugins.trainers.dpo_options import DPOOptions
 from ftp_plugins.trainers.pair_rows import PairRows
 from ftp_plugins.trainers.torch_pair_losses import Answers, mean_loss, pair_losses, rewards
-from ftp_plugins.trainers.torch_reference import reference_log_probs
 from ftp_plugins.trainers.torch_sequences import SequenceObjective
 
 FIGURES = ("accuracy", "margin", "chosen_reward", "rejected_reward", "chosen_log_prob", "rejected_log_prob")
@@ -32,7 +30,7 @@ class PairObjective(SequenceObjective):
     """
 
     figures: ClassVar[tuple[str, ...]] = FIGURES
-    loss_unit: ClassVar[str] = "loss of a pair"
+    loss_unit: ClassVar[str] = "mean over pairs"
 
     def __init__(self, job: ftp.TrainingJob, rows: PairRows, validation_rows: PairRows, options: DPOOptions) -> None:
         table = pa.table(
@@ -56,12 +54,12 @@ class PairObjective(SequenceObjective):
         """Compute the reference's log-probabilities of all answers; the losses without a reference need none."""
         if not self.options.has_reference:
             return
-        most = self.batch_tokens(self.options.batch_size)
-        take = functools.partial(reference_log_probs, self.job.model, batch_tokens=most, how=self.how_computed())
         self.job.emit("note", text="Computing the reference's log-probabilities, once before training.")
-        self.reference = torch.tensor(take(self.tokens)).view(-1, 2)
+        size = self.options.batch_size
+        self.reference = self.reference_of(self.tokens, size, training=True).view(-1, 2)
         if len(self.validation_rows):
-            self.validation_reference = torch.tensor(take(self.validation_rows.answers())).view(-1, 2)
+            rows = self.validation_rows.answers()
+            self.validation_reference = self.reference_of(rows, size, training=False).view(-1, 2)
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Make a batch of the chosen and then the rejected answers, with the reference's log-probabilities."""

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
+from ftp.lm.tokens import TokenRows
 from ftp_plugins.speed.torch_batches import packed_batch, padded_batch
 from ftp_plugins.trainers.torch_objective import Objective
+from ftp_plugins.trainers.torch_reference import reference_log_probs
 
 
 class SequenceObjective(Objective):
@@ -18,9 +20,16 @@ class SequenceObjective(Objective):
         """Return the number of tokens of the largest batch that training can meet."""
         return sum(sorted(self.lengths)[-batch_size:])
 
-    def how_computed(self) -> str:
-        """Return what determines the figures besides model and rows."""
-        return "padded" if self.path is None else f"packed {self.path.compute}"
+    def reference_of(self, rows: TokenRows, batch_size: int, training: bool) -> torch.Tensor:
+        """Return the log-probability of each answer under the model before its first step, float64 [rows].
+
+        Args:
+            training: whether to multiply as the training does; validations don't go through the library's autocast.
+        """
+        how = f"packed {self.path.compute}" if self.path is not None else f"padded {training and self.autocast}"
+        with torch.autocast(self.job.model.model.device.type, torch.bfloat16, enabled=training and self.autocast):
+            most = self.batch_tokens(batch_size)
+            return torch.tensor(reference_log_probs(self.job.model, rows, batch_tokens=most, how=how))
 
     def sequences(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Collate sequences of `input_ids` and `trained`.
