@@ -92,14 +92,20 @@ class JudgedAnswers:
         import pyarrow as pa
 
         for table in self.examples.batches():
-            changed = [self._conversation(example) for example in decode(table)]
+            changed = [judged_answer(example, self.rejected) for example in decode(table)]
             whole = pa.Table.from_batches([encode_batch(changed)], schema())
             yield whole if columns is None else whole.select(list(columns))
 
-    def _conversation(self, example: Example) -> Example:
-        before = [replace(message, train=False) for message in example.prompt]
-        answer = example.rejected if self.rejected else example.messages[-1:]
-        return replace(example, messages=(*before, *answer), rejected=(), label=None)
+
+def judged_answer(example: Example, rejected: bool = False) -> Example:
+    """Return a preference or feedback example as a conversation of which the last turn alone is trained.
+
+    Args:
+        rejected: whether to take the rejected answer of a preference example, not its last turn.
+    """
+    before = [replace(message, train=False) for message in example.prompt]
+    answer = example.rejected if rejected else example.messages[-1:]
+    return replace(example, messages=(*before, *answer), rejected=(), label=None)
 
 
 @dataclass(frozen=True, slots=True)

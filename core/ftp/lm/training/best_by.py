@@ -17,10 +17,12 @@ def best_by_problem(best_by: str, evaluators: Sequence[Evaluator], measures: Seq
         measures: what the trainer's own validation measures.
     """
     name = best_by.partition(".")[0]
-    able = [evaluator.used_as for evaluator in evaluators if not evaluator.on_its_own]
+    able = [e.used_as for e in evaluators if not e.on_its_own and not e.measures_examples]
     if best_by in measures or name in able:
         return None
     what = f"no evaluator '{name}' under `evaluate:`"
     if name in [evaluator.used_as for evaluator in evaluators]:
-        what = f"'{name}' is evaluated on data of its own and can't score validation rows"
+        own = any(e.used_as == name and e.on_its_own for e in evaluators)
+        why = "is evaluated on data of its own" if own else "measures models and scores no answers"
+        what = f"'{name}' {why} and can't score validation rows"
     return what + did_you_mean(name, {*measures, *able})
