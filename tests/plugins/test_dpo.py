@@ -191,8 +191,8 @@ def assert_kills_change_nothing(tiny, home, kills, train, job):
             assert kill is None
         events += training.events
     for name in ("metric", "validation"):
-        curve = {e["step"]: (e["loss"], e["margin"]) for e in done_until(events) if e["event"] == name}
-        assert curve == {e["step"]: (e["loss"], e["margin"]) for e in whole.of(name)}
+        curve = {e["step"]: (e["loss"], e.get("margin")) for e in done_until(events) if e["event"] == name}
+        assert curve == {e["step"]: (e["loss"], e.get("margin")) for e in whole.of(name)}
     return events
 
 

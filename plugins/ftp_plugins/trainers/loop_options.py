@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 class LoopOptions(ftp.Trainer):
     """Options of a training by gradient steps, and what a trainer adds to them: its rows and its loss."""
 
-    measures: ClassVar[tuple[str, ...]] = ("loss",)
-    """What its validation measures and `best_by` may name."""
     rate_share: ClassVar[float] = 1.0
     """The usual learning rates of its loss, as a share of those of supervised fine-tuning."""
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "trl", "datasets", "accelerate", "peft")

@@ -14,7 +14,13 @@ Overlong = Literal["error", "drop", "truncate", "split"]
 
 
 def fit_rows(
-    tokens: TokenRows, examples: Examples, max_length: int, overlong: Overlong, by: str, ledger: ftp.Ledger
+    tokens: TokenRows,
+    examples: Examples,
+    max_length: int,
+    overlong: Overlong,
+    by: str,
+    ledger: ftp.Ledger,
+    columns: Sequence[str] = ("origin",),
 ) -> TokenRows:
     """Drop, cut or split overlong rows and drop rows without a trained token; the ledger records it.
 
@@ -22,9 +28,10 @@ def fit_rows(
         tokens: the rows of `examples`, tokenised.
         overlong: `split` cuts running text into several rows; conversations can't be split.
         by: the trainer's name, for the ledger.
+        columns: fields of the examples that the rows keep.
 
     Returns:
-        The rows that remain, with a column `origin`, the source of each.
+        The rows that remain, with these columns; `origin` is the source of each.
 
     Raises:
         DataError: rows are longer than `max_length`, and `overlong` is `error`, or `split` and they are conversations.
@@ -47,11 +54,14 @@ def fit_rows(
     cut = tokens.cut(max_length) if overlong == "truncate" else tokens
     kept = _record(examples.column("id"), lengths, cut, parts, max_length, by, ledger)
     rows = cut if len(kept) == len(cut) else cut.take(kept)
-    origins = examples.column("origin")
-    named = [origins[index] for index in kept for _ in range(parts[index])]
-    if len(named) > len(kept):
+    fields = {name: examples.column(name) for name in columns}
+    named = {name: [field[at] for at in kept for _ in range(parts[at])] for name, field in fields.items()}
+    if any(parts[index] > 1 for index in kept):
         rows = rows.split(max_length, [parts[index] for index in kept])
-    return TokenRows(rows.table.append_column("origin", [named]))
+    table = rows.table
+    for name, values in named.items():
+        table = table.append_column(name, [values])
+    return TokenRows(table)
 
 
 def refuse_overlong(ids: Sequence[str], lengths: Sequence[int], max_length: int, advice: str) -> None:
