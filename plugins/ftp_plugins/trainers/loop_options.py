@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -11,7 +11,6 @@ from pydantic import Field
 import ftp
 from ftp.data.examples import Examples
 from ftp.lm.learning_rates import rate_problem
-from ftp.lm.tokens import TokenRows
 from ftp.lm.training.best_by import best_by_problem
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ class LoopOptions(ftp.Trainer):
         tokenizer: ftp.LoadedTokenizer,
         ledger: ftp.Ledger,
         progress: Callable[[int], None] = lambda rows: None,
-    ) -> TokenRows:
+    ) -> Sized:
         """Tokenise rows, and drop, cut or split what can't be trained on as it is; the ledger records it."""
 
     @abstractmethod

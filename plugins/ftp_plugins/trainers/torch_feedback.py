@@ -135,8 +135,11 @@ def mismatched(rows: TokenRows, batches: Sequence[Sequence[int]], max_length: in
             found[number] = ids, [*[False] * prompt, *other.trained[answer:]][:max_length]
         before = batch[-1]
     schema = rows.table.select(["input_ids", "trained"]).schema
-    ids, trained = zip(*(found[number] for number in range(len(rows))), strict=True)
-    return TokenRows(pa.table({"input_ids": list(ids), "trained": list(trained)}, schema=schema))
+    columns = {
+        "input_ids": [found[number][0] for number in range(len(rows))],
+        "trained": [found[number][1] for number in range(len(rows))],
+    }
+    return TokenRows(pa.table(columns, schema=schema))
 
 
 def row_losses(

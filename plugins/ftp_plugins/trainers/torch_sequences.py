@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,9 +28,11 @@ class SequenceObjective(Objective):
             training: whether to multiply as the training does; validations don't go through the library's autocast.
         """
         how = f"packed {self.path.compute}" if self.path is not None else f"padded {training and self.autocast}"
+        began, most = time.monotonic(), self.batch_tokens(batch_size)
         with torch.autocast(self.job.model.model.device.type, torch.bfloat16, enabled=training and self.autocast):
-            most = self.batch_tokens(batch_size)
-            return torch.tensor(reference_log_probs(self.job.model, rows, batch_tokens=most, how=how))
+            found = torch.tensor(reference_log_probs(self.job.model, rows, batch_tokens=most, how=how))
+        self.job.emit("reference", rows=len(rows), seconds=time.monotonic() - began)
+        return found
 
     def sequences(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Collate sequences of `input_ids` and `trained`.
@@ -56,4 +59,4 @@ class SequenceObjective(Objective):
             trained = targets != -100
             chosen = logits[:, :-1][trained].float()
             of_tokens = -torch.nn.functional.cross_entropy(chosen, targets[trained], reduction="none")
-        return torch.stack([part.sum() for part in of_tokens.split(batch["answer_tokens"].tolist())])
+        return torch.stack([part.sum() for part in torch.split(of_tokens, batch["answer_tokens"].tolist())])
