@@ -93,7 +93,18 @@ def test_losses_per_step_are_trls(ftp_tiny_model, tmp_path, kind, speed):
     assert bool(training.of("speed")[0]["on"]) == (speed == "auto")
 
 
-def test_losses_without_a_reference_are_trls():
+def test_components_keep_the_contract():
+    from ftp.testing import assert_component_ok
+    from ftp_plugins.evaluators.preference import Preference
+    from ftp_plugins.trainers.dpo import DPO
+    from ftp_plugins.trainers.kto import KTO
+
+    for component in (DPO, KTO, Preference):
+        assert_component_ok(component)
+
+
+def test_losses_without_a_reference_are_trls(monkeypatch):
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     import torch
     from trl.experimental.cpo import CPOTrainer
     from trl.experimental.orpo import ORPOTrainer

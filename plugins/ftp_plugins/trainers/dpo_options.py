@@ -72,8 +72,9 @@ class DPOOptions(LoopTraining):
 
     @model_validator(mode="after")
     def _reads_every_option(self) -> Self:
+        given = {"label_smoothing": self.label_smoothing, "simpo_margin": self.simpo_margin}
         for name, losses in READ_BY.items():
-            if self.loss not in losses and getattr(self, name) != type(self).model_fields[name].default:
+            if self.loss not in losses and given[name] != type(self).model_fields[name].default:
                 raise ValueError(f"'{name}' is read by the loss {' and '.join(losses)}, not by '{self.loss}'")
         if self.loss == "robust" and not self.label_smoothing:
             raise ValueError("'robust' needs 'label_smoothing', the share of wrong preferences; else take 'sigmoid'")
