@@ -48,6 +48,9 @@ class Trainer(Component):
     """The figures of its validations: what the events `validation` carry by these names. All but losses are better the
     higher they are."""
 
+    rate_share: ClassVar[float] = 1.0
+    """The usual learning rates of its loss, as a share of those of supervised fine-tuning, which adapters name."""
+
     def tokenise(
         self, corpus: Corpus, tokenizer: LoadedTokenizer, ledger: Ledger, progress: Callable[[int], None]
     ) -> None:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 class LoopOptions(ftp.Trainer):
     """Options of a training by gradient steps, and what a trainer adds to them: its rows and its loss."""
 
-    rate_share: ClassVar[float] = 1.0
-    """The usual learning rates of its loss, as a share of those of supervised fine-tuning."""
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "trl", "datasets", "accelerate", "peft")
     also_known_as: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("num_train_epochs", "num_epochs", "n_epochs"), "epochs"),
