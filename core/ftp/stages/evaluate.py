@@ -91,7 +91,7 @@ class Evaluating:
         advance = self.stage(f"{evaluator.used_as} of the {who} model on {name}", len(examples))
         was_training = loaded.model.training
         loaded.model.eval()
-        values: Sequence[Any] = call(Sequence | None, evaluator.measure_examples, loaded, list(examples), advance) or ()
+        values = call(Sequence | None, evaluator.measure_examples, loaded, list(examples), advance) or ()
         loaded.model.train(was_training)
         if len(values) != len(examples):
             what = f"measure_examples returned {len(values)} values for {len(examples)} examples"
