@@ -270,6 +270,10 @@ class EvalView:
     """What the evaluator's `measure` returned for the base model; empty for one that measures nothing."""
     tuned_measured: Mapping[str, Any] = field(default_factory=dict)
     """The same for the tuned model."""
+    base_values: Sequence[Any] = ()
+    """What the evaluator's `measure_examples` returned for the base model, a value for each example."""
+    tuned_values: Sequence[Any] = ()
+    """The same for the tuned model."""
     samples: int = 1
     """Answers to each prompt: an example with several is repeated, once for each, beside one another."""
 

@@ -138,6 +138,10 @@ def good_row(formatter: Formatter) -> dict[str, Any]:
     if formatter.used_as == "sharegpt":
         turns = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]
         return {formatter.model_dump()["conversations"]: turns}
+    if formatter.used_as == "preference":
+        return {"prompt": "Why?", "chosen": "Because.", "rejected": "No."}
+    if formatter.used_as == "feedback":
+        return {"prompt": "Why?", "completion": "Because.", "label": True}
     options = formatter.model_dump(exclude={"system", "template"})
     in_template = re.findall(r"{(.+?)}", getattr(formatter, "template", None) or "")
     return {column: "Some words." for column in (*options.values(), *in_template) if isinstance(column, str)}

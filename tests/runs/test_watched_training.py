@@ -177,7 +177,7 @@ def test_a_whole_run_has_its_watchers_and_its_choice(ftp_recipe, ftp_tiny_model,
         evaluate=[{"use": "exact_match"}],
     )
     checked = recipe.read(file, found)
-    assert {watcher.used_as for watcher in checked.watch} == {"val_valley", "divergence"}
+    assert {watcher.used_as for watcher in checked.watch} == {"val_valley", "divergence", "over_optimisation"}
     run = pipeline.run(checked, found, file, tmp_path / "runs", pipeline.Progress())
     [plan] = [event for event in run.events if event["event"] == "plan"]
     assert plan["best_by"] == "exact_match"

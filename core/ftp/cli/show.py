@@ -82,7 +82,7 @@ class Live(Progress):
                 self.bars.update(self.task, total=values["steps"])
             self.bars.console.print(plan_line(values), markup=False, highlight=False)
         elif event == "validation":
-            self.validation = f", val {values['loss']:.3f}"
+            self.validation = f", val {values['loss']:.3f}{accuracy_part(values)}"
         elif event == "metric" and self.task is not None:
             # The time left has a column of its own.
             parts = metric_parts(values)
@@ -122,7 +122,7 @@ class Plain(Progress):
             self.total = values["steps"]
             self._line(plan_line(values))
         elif event == "validation":
-            self._line(f"step {values['step']}: validation loss {values['loss']:.4f}")
+            self._line(f"step {values['step']}: validation loss {values['loss']:.4f}{accuracy_part(values)}")
         elif event == "metric":
             parts = [*metric_parts(values), *time_left(values, self.total)]
             self._now_and_then(f"step {values['step']} of {self.total}: {', '.join(parts)}")
@@ -156,6 +156,11 @@ def metric_parts(values: Mapping[str, Any]) -> list[str]:
     if values.get("memory_mb"):
         parts.append(f"{values['memory_mb'] / 1000:.1f} GB")
     return parts
+
+
+def accuracy_part(values: Mapping[str, Any]) -> str:
+    """Return the accuracy of a validation in words; empty where the trainer measures none."""
+    return f", accuracy {values['accuracy']:.1%}" if isinstance(values.get("accuracy"), float) else ""
 
 
 def time_left(values: Mapping[str, Any], steps: int | None) -> list[str]:

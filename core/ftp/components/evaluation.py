@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,6 +40,24 @@ class Evaluator(Component):
         Override it where that depends on the options.
         """
         return isinstance(self, BringsEvals | MeasuresModel)
+
+    def measure_examples(
+        self, model: LoadedModel, examples: Sequence[Example], progress: Callable[[int], None]
+    ) -> Sequence[Any] | None:
+        """Measure a model in memory on each example of an eval set; return a JSON-compatible value for each.
+
+        Called once for the base and once for the tuned model; `evaluate` gets the values as `view.base_values` and
+        `view.tuned_values`. The model is in eval mode and must be left unchanged. None: it measures nothing.
+
+        Args:
+            progress: called with the number of examples done since its last call.
+        """
+        return None
+
+    @property
+    def measures_examples(self) -> bool:
+        """Whether it defines `measure_examples`."""
+        return type(self).measure_examples is not Evaluator.measure_examples
 
     def score(self, example: Example, answer: str) -> Score | float:
         """Score one answer to one example."""

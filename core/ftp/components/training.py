@@ -44,6 +44,12 @@ class Trainer(Component):
 
     takes: ClassVar[tuple[Kind, ...]] = ("conversation",)
     """The kinds of example that it can train on; a recipe with other kinds is refused."""
+    measures: ClassVar[tuple[str, ...]] = ("loss",)
+    """The figures of its validations: what the events `validation` carry by these names. All but losses are better the
+    higher they are."""
+
+    rate_share: ClassVar[float] = 1.0
+    """The usual learning rates of its loss, as a share of those of supervised fine-tuning, which adapters name."""
 
     def tokenise(
         self, corpus: Corpus, tokenizer: LoadedTokenizer, ledger: Ledger, progress: Callable[[int], None]

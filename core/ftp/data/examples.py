@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -72,6 +72,40 @@ class Examples(Sequence[Example]):
     def column(self, name: str) -> list[Any]:
         """Return one field of every example, without decoding the rest: `id`, `source`, `role`, `origin` or `group`."""
         return [value for table in self.batches([name]) for value in table.column(0).to_pylist()]
+
+
+class JudgedAnswers:
+    """Answers of preference or feedback examples as conversations of which the last turn alone is trained.
+
+    Args:
+        rejected: whether to take the rejected answers of preference examples, not their last turns.
+    """
+
+    def __init__(self, examples: Examples, rejected: bool = False) -> None:
+        self.examples, self.rejected = examples, rejected
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
+        """Yield the rows in order, as `Examples.batches` does."""
+        import pyarrow as pa
+
+        for table in self.examples.batches():
+            changed = [judged_answer(example, self.rejected) for example in decode(table)]
+            whole = pa.Table.from_batches([encode_batch(changed)], schema())
+            yield whole if columns is None else whole.select(list(columns))
+
+
+def judged_answer(example: Example, rejected: bool = False) -> Example:
+    """Return a preference or feedback example as a conversation of which the last turn alone is trained.
+
+    Args:
+        rejected: whether to take the rejected answer of a preference example, not its last turn.
+    """
+    before = [replace(message, train=False) for message in example.prompt]
+    answer = example.rejected if rejected else example.messages[-1:]
+    return replace(example, messages=(*before, *answer), rejected=(), label=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import Any, overload
 
 from ftp.cache import forget_unused, user_cache
 from ftp.components import Loader, LoadsTokenizer
-from ftp.data.examples import Examples, decode
+from ftp.data.examples import Examples, JudgedAnswers, decode
 from ftp.files import digest, new_file
 from ftp.lm.byte_level import ByteLevel
 from ftp.lm.rendering import Tokens, encode_texts, rendered
@@ -98,6 +98,15 @@ class TokenRows(Sequence[Tokens]):
             tables.append(pa.table(columns, schema=self.table.schema))
         return TokenRows(pa.concat_tables(tables).combine_chunks()) if tables else self
 
+    @classmethod
+    def alternating(cls, first: TokenRows, second: TokenRows) -> TokenRows:
+        """Return the rows of two tables of the same length in turn, the first of each before the second of each."""
+        import pyarrow as pa
+
+        names = [name for name in first.table.column_names if name in second.table.column_names]
+        both = TokenRows(pa.concat_tables([first.table.select(names), second.table.select(names)]))
+        return both.take([at for row in range(len(first)) for at in (row, len(first) + row)])
+
     def lengths(self) -> Any:
         """Count the tokens of each row; return a numpy array, int64 [rows]."""
         return self._per_row(lambda lists: lists.value_lengths().to_numpy(zero_copy_only=False))
@@ -127,7 +136,7 @@ def parts_of(tokens: int, length: int) -> int:
 
 def tokenise(
     loaded: LoadedTokenizer,
-    examples: Examples,
+    examples: Examples | JudgedAnswers,
     loss_on: str = "answers",
     progress: Callable[[int], None] = lambda rows: None,
 ) -> TokenRows:
@@ -165,7 +174,7 @@ def tokenise(
     return _read(file)
 
 
-def _batches(loaded: LoadedTokenizer, examples: Examples, loss_on: str) -> Iterator[Any]:
+def _batches(loaded: LoadedTokenizer, examples: Examples | JudgedAnswers, loss_on: str) -> Iterator[Any]:
     """Tokenise rows batch by batch, in order; many rows are distributed over several processes."""
     tables = examples.batches(("id", *CONTENT))
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -238,7 +247,7 @@ def _read(file: Path) -> TokenRows:
         return TokenRows(pa.ipc.open_file(source).read_all())
 
 
-def cache_key(loaded: LoadedTokenizer, examples: Examples, loss_on: str = "answers") -> str:
+def cache_key(loaded: LoadedTokenizer, examples: Examples | JudgedAnswers, loss_on: str = "answers") -> str:
     """Return the key of these tokens in the cache: SHA-256 over everything that determines them."""
     import pyarrow as pa
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 from ftp.data.examples import Corpus
@@ -29,7 +30,8 @@ def find_control_tokens(corpus: Corpus, loaded: LoadedTokenizer, ledger: Ledger)
     found: Counter[str] = Counter()
     known = {finding["id"] for finding in ledger.findings() if finding["what"] == "control token"}
     for examples in (corpus.train, corpus.validation, *corpus.evals.values()):
-        for example in examples:
+        for row in examples:
+            example = dataclasses.replace(row, messages=(*row.messages, *row.rejected)) if row.rejected else row
             texts = texts_of(example.messages, example.tools) if example.messages else [example.text]
             spelled = controls.spelled_in(*texts)
             if not spelled:

@@ -81,6 +81,24 @@ class Evaluating:
                 with blaming(evaluator, "measure"):  # its figures may be nothing that JSON knows
                     self.directory.write_json(self._measured(who, number), found)
 
+            elif evaluator.measures_examples:
+                for name in self.sets_of(evaluator, evals):
+                    self._measure_examples(who, number, loaded, name, evals[name])
+
+    def _measure_examples(self, who: str, number: int, loaded: LoadedModel, name: str, examples: Examples) -> None:
+        """Have an evaluator measure a model on each example of an eval set, and write the values."""
+        evaluator = self.evaluators[number]
+        advance = self.stage(f"{evaluator.used_as} of the {who} model on {name}", len(examples))
+        was_training = loaded.model.training
+        loaded.model.eval()
+        values = call(Sequence | None, evaluator.measure_examples, loaded, list(examples), advance) or ()
+        loaded.model.train(was_training)
+        if len(values) != len(examples):
+            what = f"measure_examples returned {len(values)} values for {len(examples)} examples"
+            raise ComponentError(f"{described(evaluator)}: {what}")
+        with blaming(evaluator, "measure_examples"):
+            self.directory.write_json(self._measured(who, number, name), list(values))
+
     def ask_model(self, who: str, loaded: LoadedModel, trained: Path | None, evals: Mapping[str, Examples]) -> None:
         """Have a model in memory answer eval sets, and measure its losses on them; see `ask`."""
         for name, examples in evals.items():
@@ -100,9 +118,9 @@ class Evaluating:
     def _asking(self) -> Asking:
         return Asking(self.directory, self.stage, self.note)
 
-    def _measured(self, who: str, number: int) -> str:
-        """Return the file with an evaluator's measurements of a model."""
-        return f"answers/{who}.{number}-{self.evaluators[number].used_as}.json"
+    def _measured(self, who: str, number: int, name: str = "") -> str:
+        """Return the file with an evaluator's measurements of a model, on an eval set where it measures examples."""
+        return f"answers/{who}.{number}-{self.evaluators[number].used_as}{name and '-'}{name}.json"
 
     def evaluate(
         self, corpus: Corpus, leaked: Collection[str], emit: Callable[..., Any] = lambda *event, **values: None
@@ -175,12 +193,22 @@ class Evaluating:
         """Return the views of an evaluator; `tuned` names the model whose answers stand for the tuned one's."""
         views = [view_of(self.directory, corpus, name, tuned) for name in self.sets_of(evaluator, corpus.evals)]
         if not isinstance(evaluator, MeasuresModel):
-            return views
+            return [self._with_values(number, view, tuned) for view in views] if evaluator.measures_examples else views
         measured = [self.directory.read_json(self._measured(who, number), dict[str, Any]) for who in ("base", tuned)]
         if None in measured:
             raise RunError(f"{self.directory.path}: what '{evaluator.used_as}' measured on the models is missing")
         views = views or [EvalView(evaluator.used_as, [], [], [], [], [], directory=self.directory.path)]
         return [dataclasses.replace(view, base_measured=measured[0], tuned_measured=measured[1]) for view in views]
+
+    def _with_values(self, number: int, view: EvalView, tuned: str) -> EvalView:
+        """Add what an evaluator measured on each example to a view."""
+        values = [
+            self.directory.read_json(self._measured(who, number, view.name), list[Any]) for who in ("base", tuned)
+        ]
+        if any(value is None or len(value) != len(view.examples) for value in values):
+            used_as = self.evaluators[number].used_as
+            raise RunError(f"{self.directory.path}: what '{used_as}' measured on the models is missing or incomplete")
+        return dataclasses.replace(view, base_values=values[0], tuned_values=values[1])
 
 
 def evaluated(evaluator: Evaluator, view: EvalView) -> Evaluation:
@@ -199,6 +227,8 @@ def _against(evaluator: Evaluator, view: EvalView) -> Evaluation:
     lacks = "losses" if evaluator.reads_losses and not view.base_losses else ""
     if evaluator.reads_answers and not view.base_answers:
         lacks = "answers"
+    if evaluator.measures_examples:
+        lacks = "probabilities"
     if lacks:
         return Evaluation((), (f"not compared: this contestant gives no {lacks}",), n=len(view.examples))
     found = evaluated(evaluator, view)
@@ -235,7 +265,7 @@ def _fault(found: Evaluation, examples: int | None, samples: int) -> str | None:
 
 def first_rows(view: EvalView, most: int) -> EvalView:
     """Return the view of the first examples of an eval set."""
-    lists = ("examples", "base_answers", "tuned_answers", "base_losses", "tuned_losses")
+    lists = ("examples", "base_answers", "tuned_answers", "base_losses", "tuned_losses", "base_values", "tuned_values")
     return dataclasses.replace(view, **{name: getattr(view, name)[: most * view.samples] for name in lists})
 
 

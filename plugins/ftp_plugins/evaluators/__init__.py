@@ -8,6 +8,7 @@ from ftp_plugins.evaluators.forgetting import Forgetting
 from ftp_plugins.evaluators.judge import Judge
 from ftp_plugins.evaluators.loss import Loss
 from ftp_plugins.evaluators.pairwise import Pairwise
+from ftp_plugins.evaluators.preference import Preference
 from ftp_plugins.evaluators.rouge import Rouge
 
 
@@ -19,5 +20,6 @@ def ftp_evaluators() -> dict[str, type[ftp.Evaluator]]:
         "rouge": Rouge,
         "judge": Judge,
         "pairwise": Pairwise,
+        "preference": Preference,
         "forgetting": Forgetting,
     }

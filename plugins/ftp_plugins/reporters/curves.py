@@ -17,6 +17,8 @@ MOST_POINTS = 1200
 """Longer lines are thinned for the page: a chart has fewer pixels."""
 MOST_MARKS = 200
 """Marks of a kind in a chart, and lines in the list of what happened; the list says how many it leaves out."""
+LOSS_UNIT = "nats per token"
+"""Unit of the loss in runs of earlier releases."""
 DASHES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 1)))
 
 
@@ -33,23 +35,29 @@ def last_training(events: Events) -> Events:
 
 def curves(events: Events) -> list[tuple[str, str]]:
     """Draw every curve for which there is data; return their titles and SVGs."""
-    charts = _charts(done_until(last_training(events)))
+    training = last_training(events)
+    unit = next((str(e["loss_unit"]) for e in training if e["event"] == "plan" and e.get("loss_unit")), LOSS_UNIT)
+    charts = _charts(done_until(training), printable(unit, 40))
     return [_curve(last_training(events), *chart, named=not place) for place, chart in enumerate(charts)]
 
 
-def _charts(held: Events) -> list[tuple[str, str, Callable[[Any], None]]]:
+def _charts(held: Events, unit: str) -> list[tuple[str, str, Callable[[Any], None]]]:
     """Return title, unit and drawing function of the charts, without steps that were repeated later."""
     validation = [e for e in held if e["event"] == "validation"]
     train, watched = points(held, "metric", "loss"), points(held, "validation", "loss")
     charts: list[tuple[str, str, Callable[[Any], None]]] = []
     if train or watched:
-        charts.append(("Loss", "nats per token", functools.partial(_losses, train, watched)))
+        charts.append(("Loss", unit, functools.partial(_losses, train, watched)))
     if sources := _sources(validation):
         draw = functools.partial(_losses_by_source, sources)
-        charts.append(("Validation loss of each source", "nats per token", draw))
+        charts.append(("Validation loss of each source", unit, draw))
     if scores := points(held, "validation", "score"):
         name = printable(str(next((e["best_by"] for e in reversed(validation) if e.get("best_by")), "score")), 40)
         charts.append(("The score by which the best step is chosen", name, functools.partial(_scores, scores)))
+    if answers := _answers(held):
+        charts.append(("Preference accuracy", "share of the pairs", functools.partial(_shares, *answers)))
+    if rewards := _rewards(held):
+        charts.append(("Rewards on the validation rows", "reward", functools.partial(_losses_by_source, rewards)))
     for title, unit, key in (
         ("Learning rate", "rate", "learning_rate"),
         ("Gradient norm", "norm before clipping", "grad_norm"),
@@ -88,6 +96,25 @@ def _losses_by_source(sources: Mapping[str, Points], axes: Any) -> None:
         colour = (VALIDATION, TRAIN, INK)[place % 3]
         style = DASHES[place % len(DASHES)]
         axes.plot(*_columns(thinned(line)), color=colour, linestyle=style, marker="o", ms=3, label=printable(name, 28))
+
+
+def _answers(held: Events) -> tuple[Points, Points] | None:
+    """Return the shares of pairs whose chosen answer has the higher reward, in training and in validation."""
+    found = points(held, "metric", "accuracy"), points(held, "validation", "accuracy")
+    return found if any(found) else None
+
+
+def _shares(train: Points, validation: Points, axes: Any) -> None:
+    if train:
+        axes.plot(*_columns(thinned(smooth(train))), color=TRAIN, linewidth=1.8, label="training, smoothed")
+    if validation:
+        axes.plot(*_columns(thinned(validation)), color=VALIDATION, linewidth=1.8, marker="o", ms=4, label="validation")
+
+
+def _rewards(held: Events) -> dict[str, Points]:
+    """Return the curves of rewards in validations; empty for a training without."""
+    keys = {"chosen": "chosen_reward", "rejected": "rejected_reward", "margin": "margin"}
+    return {name: line for name, key in keys.items() if (line := points(held, "validation", key))}
 
 
 def _scores(line: Points, axes: Any) -> None:

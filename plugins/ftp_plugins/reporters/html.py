@@ -65,6 +65,7 @@ class Html(ftp.Reporter):
             "general_notes": [(e.evals, e.evaluator, note) for e in general for note in e.notes],
             "run_notes": first_few(list(dict.fromkeys(notes)), MOST_NOTES),
             "curves": [(title, Markup(svg)) for title, svg in curves.curves(run.events)],
+            "measures": tables.validation_measures(run),
             "happenings": curves.happenings(run.events),
             "forest": Markup(_forest(rows)),
             "general_forest": Markup(_forest(rows_of(general))),

@@ -96,6 +96,7 @@ def card_of(run: ftp.FinishedRun, library: str = "", section: str = "") -> str:
         sentence=sentence if rows else "",
         adjustment=tables.adjustment(rows),
         unscored=unscored(run),
+        measures=tables.validation_measures(run),
         lineage=tables.lineage_of(run),
         exports=[parity_row(record) for record in run.exports],
         loading=Markup(section),  # code, which is not to be escaped

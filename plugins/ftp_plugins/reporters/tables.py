@@ -202,3 +202,33 @@ def lineage_of(run: ftp.FinishedRun) -> list[Mapping[str, Any]]:
         found.append(one)
         one = one.get("parent")
     return found
+
+
+MEASURES = {
+    "accuracy": "preference accuracy",
+    "auc": "probability that a good answer has the higher reward",
+    "margin": "margin of the rewards",
+    "chosen_reward": "reward of chosen answers",
+    "rejected_reward": "reward of rejected answers",
+    "chosen_log_prob": "log-probability of chosen answers, nats each",
+    "kl": "KL from the model before training, nats, estimated",
+}
+"""What preference training measures on its validation rows, by the names in the events, in words."""
+
+
+def validation_measures(run: ftp.FinishedRun) -> list[dict[str, Any]]:
+    """Return what the trainer measured on the validation rows, before training and at the state that was kept.
+
+    Empty for a training that measures the loss alone.
+    """
+    kept = (run.training or {}).get("best_step")
+    found = {event["step"]: event for event in run.events if event["event"] == "validation"}
+    before, after = found.get(0), found.get(kept)
+    if before is None or after is None:
+        return []
+    named = {name: words for name, words in MEASURES.items() if _number(before.get(name)) and _number(after.get(name))}
+    return [{"name": words, "before": before[name], "after": after[name]} for name, words in named.items()]
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -75,6 +75,25 @@ def _loss_of_part(
     return token_loss(logits, targets).sum()
 
 
+def log_probs(head: Callable[..., Any], states: torch.Tensor, targets: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    """Return the log-probability of each target, in nats, differentiable, float32 [N].
+
+    A chunk's logits are made again for its gradient.
+
+    Args:
+        states: [N, hidden], only the positions that predict a trained token.
+        targets: int64 [N].
+    """
+    part = partial(_log_probs_of_part, head)
+    rows = max(1, CHUNK_BYTES // (4 * vocabulary))
+    parts = zip(torch.split(states, rows), torch.split(targets, rows), strict=True)
+    return torch.cat([checkpoint(part, some, wanted, use_reentrant=False) for some, wanted in parts])
+
+
+def _log_probs_of_part(head: Callable[..., Any], states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return -functional.cross_entropy(head(states).float(), targets, reduction="none")
+
+
 @lru_cache(maxsize=1)
 def _buffers(rows: int, vocabulary: int, dtype: Any, device: Any) -> tuple[torch.Tensor, ...]:
     """Return buffers for a chunk's logits in `dtype` and twice in float32, the same ones in every step.

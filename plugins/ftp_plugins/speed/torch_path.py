@@ -12,7 +12,7 @@ from ftp.lm.torch_models import causal_model, head_of, logit_scale_and_cap
 from ftp.lm.torch_packing import Pack, documents, hidden_states, why_not
 from ftp_plugins.speed.torch_batches import packed_batch
 from ftp_plugins.speed.torch_copies import WeightCopies
-from ftp_plugins.speed.torch_head import TokenLoss, loss_through, summed_loss
+from ftp_plugins.speed.torch_head import TokenLoss, log_probs, loss_through, summed_loss
 from ftp_plugins.speed.torch_layers import fast_layers
 
 if TYPE_CHECKING:
@@ -67,13 +67,21 @@ class FastPath:
 
     def loss(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Return the summed loss of a `packed_batch`, in nats for cross-entropy."""
-        packed_rows = Pack(batch["input_ids"], batch["position_ids"], batch["lengths"])
-        states = hidden_states(self.model, packed_rows)[batch["at"]]
+        states = self._states(batch)
         if not self.plain_head or self.token_loss is not None:
             head, size = head_of(self.model), self.model.config.vocab_size
             return loss_through(head, states, batch["targets"], size, self.token_loss)
         copy = self.copies.of(self.head.weight) if self.mixes else None
         return summed_loss(states, self.head.weight, batch["targets"], self.scale, self.softcap, copy)
+
+    def log_probs(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Return the log-probability of each target of a `packed_batch`, in nats, differentiable, float32 [N]."""
+        return log_probs(head_of(self.model), self._states(batch), batch["targets"], self.model.config.vocab_size)
+
+    def _states(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Return the hidden states that predict the targets of a `packed_batch`, [N, hidden]."""
+        rows = Pack(batch["input_ids"], batch["position_ids"], batch["lengths"])
+        return hidden_states(self.model, rows)[batch["at"]]
 
     def disagrees(self, rows: TokenRows) -> str | None:
         """Test the fast path on a few short rows; return None if its loss is the model's own, else the error.

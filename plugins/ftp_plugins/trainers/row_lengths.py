@@ -14,7 +14,13 @@ Overlong = Literal["error", "drop", "truncate", "split"]
 
 
 def fit_rows(
-    tokens: TokenRows, examples: Examples, max_length: int, overlong: Overlong, by: str, ledger: ftp.Ledger
+    tokens: TokenRows,
+    examples: Examples,
+    max_length: int,
+    overlong: Overlong,
+    by: str,
+    ledger: ftp.Ledger,
+    columns: Sequence[str] = ("origin",),
 ) -> TokenRows:
     """Drop, cut or split overlong rows and drop rows without a trained token; the ledger records it.
 
@@ -22,9 +28,10 @@ def fit_rows(
         tokens: the rows of `examples`, tokenised.
         overlong: `split` cuts running text into several rows; conversations can't be split.
         by: the trainer's name, for the ledger.
+        columns: fields of the examples that the rows keep.
 
     Returns:
-        The rows that remain, with a column `origin`, the source of each.
+        The rows that remain, with these columns; `origin` is the source of each.
 
     Raises:
         DataError: rows are longer than `max_length`, and `overlong` is `error`, or `split` and they are conversations.
@@ -36,28 +43,34 @@ def fit_rows(
         for length, text in zip(lengths, running, strict=True)
     ]
     if overlong in ("error", "split"):
-        _refuse_overlong(examples.column("id"), lengths, parts, max_length, overlong)
+        advice = "raise train.max_length, or set train.overlong: drop or truncate"
+        advice = (
+            f"only running text is split. R{advice[1:]}"
+            if overlong == "split"
+            else f"{advice}, or split for running text"
+        )
+        whole = [length if of == 1 else 0 for length, of in zip(lengths, parts, strict=True)]
+        refuse_overlong(examples.column("id"), whole, max_length, advice)
     cut = tokens.cut(max_length) if overlong == "truncate" else tokens
     kept = _record(examples.column("id"), lengths, cut, parts, max_length, by, ledger)
     rows = cut if len(kept) == len(cut) else cut.take(kept)
-    origins = examples.column("origin")
-    named = [origins[index] for index in kept for _ in range(parts[index])]
-    if len(named) > len(kept):
+    fields = {name: examples.column(name) for name in columns}
+    named = {name: [field[at] for at in kept for _ in range(parts[at])] for name, field in fields.items()}
+    if any(parts[index] > 1 for index in kept):
         rows = rows.split(max_length, [parts[index] for index in kept])
-    return TokenRows(rows.table.append_column("origin", [named]))
+    table = rows.table
+    for name, values in named.items():
+        table = table.append_column(name, [values])
+    return TokenRows(table)
 
 
-def _refuse_overlong(
-    ids: Sequence[str], lengths: Sequence[int], parts: Sequence[int], max_length: int, overlong: Overlong
-) -> None:
-    long = [at for at, (length, of) in enumerate(zip(lengths, parts, strict=True)) if length > max_length and of == 1]
+def refuse_overlong(ids: Sequence[str], lengths: Sequence[int], max_length: int, advice: str) -> None:
+    """Raise a DataError that names the rows which are longer than `max_length`; `advice` says what to do."""
+    long = [at for at, length in enumerate(lengths) if length > max_length]
     if long:
         named = [f"{ids[at]}: {lengths[at]} tokens, max_length is {max_length}" for at in long]
         listed = first_few(named, 10, f"more rows; the longest has {max(lengths[at] for at in long)} tokens")
-        advice = "Raise train.max_length, or set train.overlong: drop or truncate"
-        if overlong == "split":
-            raise ftp.DataError([*listed, f"Only running text is split. {advice}."])
-        raise ftp.DataError([*listed, f"{advice}, or split for running text."])
+        raise ftp.DataError([*listed, f"{advice[0].upper()}{advice[1:]}."])
 
 
 def _record(

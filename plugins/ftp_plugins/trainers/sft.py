@@ -1,28 +1,66 @@
-"""Supervised fine-tuning on TRL's SFTTrainer."""
+"""Supervised fine-tuning: its options, its rows and its loss."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import ftp
-from ftp_plugins.trainers.sft_options import SFTOptions
+from ftp.data.examples import Examples
+from ftp.lm.tokens import TokenRows, tokenise
+from ftp.types import Kind
+from ftp_plugins.trainers.loop import LoopTraining
+from ftp_plugins.trainers.row_lengths import Overlong, fit_rows
+
+if TYPE_CHECKING:
+    from ftp_plugins.trainers.torch_objective import Objective
 
 
-class SFT(SFTOptions):
+class SFT(LoopTraining):
     """Supervised fine-tuning (TRL). Loss on answers only; rows are packed without padding and don't see each other."""
 
-    def train(self, job: ftp.TrainingJob) -> ftp.TrainResult:
-        from ftp_plugins.trainers.torch_sft import train_sft
+    takes: ClassVar[tuple[Kind, ...]] = ("conversation", "text")
+    also_known_as: ClassVar[Mapping[str, str]] = {
+        **LoopTraining.also_known_as,
+        **dict.fromkeys(("train_on_inputs", "train_on_prompt", "assistant_only_loss"), "loss_on"),
+    }
 
-        return train_sft(self, job)
+    overlong: Overlong = "error"
+    """What to do with a longer row; `split` cuts running text into several rows and stops at other long rows. All but
+    error are noted in the ledger and told by `ftp run`."""
+    loss_on: Literal["answers", "all"] = "answers"
+    """Which tokens of a conversation are trained: the assistant's with the token that ends them, or all."""
 
-    def plan(self, job: ftp.TrainingJob) -> Mapping[str, Any]:
-        from ftp_plugins.trainers.torch_estimate import estimate
+    def objective(self, job: ftp.TrainingJob, tokenizer: ftp.LoadedTokenizer) -> Objective:
+        from ftp_plugins.trainers.torch_sft import TokenObjective
 
-        return estimate(self, job)
+        rows = self.rows_of(job.corpus.train, tokenizer, job.ledger)
+        validation_rows = self.rows_of(job.corpus.validation, tokenizer, job.ledger)
+        return TokenObjective(job, rows, validation_rows, self.token_loss())
 
-    def range_test(self, job: ftp.TrainingJob, low: float, high: float, steps: int) -> Mapping[str, Any]:
-        from ftp_plugins.trainers.torch_rate_range import range_test
+    def token_loss(self) -> Callable[[Any, Any], Any] | None:
+        """Return the function that gives the loss of each token, or None for cross-entropy.
 
-        return range_test(self, job, low, high, steps)
+        Override it in a subclass to train with another loss: `contrib/ftp-focal` is one. The function takes logits,
+        float32 [n, vocabulary], and targets, int64 [n], and returns the losses [n], differentiable; the loss of an
+        optimizer step is their mean over all its trained tokens. The validation loss stays the negative log-likelihood.
+        """
+        return None
+
+    def rows_of(
+        self,
+        examples: Examples,
+        tokenizer: ftp.LoadedTokenizer,
+        ledger: ftp.Ledger,
+        progress: Callable[[int], None] = lambda rows: None,
+    ) -> TokenRows:
+        """Tokenise rows, and drop, cut or split what can't be trained on as it is; the ledger records it.
+
+        Returns:
+            The rows that remain, with a column `origin`, the source of each.
+
+        Raises:
+            DataError: rows are longer than `max_length` and `overlong` doesn't say what to do with them.
+        """
+        tokens = tokenise(tokenizer, examples, self.loss_on, progress)
+        return fit_rows(tokens, examples, self.max_length, self.overlong, self.used_as, ledger)

@@ -14,11 +14,10 @@ import torch
 
 import ftp
 from ftp.lm import allocator
-from ftp.lm.torch_losses import token_losses
 from ftp.lm.training.torch_memory import peak_memory_mb
 from ftp.lm.training.torch_run import planned_figures
-from ftp_plugins.trainers.sft_options import SFTOptions
-from ftp_plugins.trainers.torch_sft import SFTTrainer, ready_trainer
+from ftp_plugins.trainers.loop_options import LoopOptions
+from ftp_plugins.trainers.torch_loop import LoopTrainer, ready_trainer
 
 TIMED = 6
 """Steps that are timed."""
@@ -28,7 +27,7 @@ class Measured(Exception):  # noqa: N818 (nothing went wrong)
     """Leaves the training once everything is measured."""
 
 
-class MeasuredTrainer(SFTTrainer):
+class MeasuredTrainer(LoopTrainer):
     """A training that ends before its first step."""
 
     rehearsal_seconds: float
@@ -43,7 +42,7 @@ class MeasuredTrainer(SFTTrainer):
         raise Measured
 
 
-def estimate(options: SFTOptions, job: ftp.TrainingJob) -> dict[str, Any]:
+def estimate(options: LoopOptions, job: ftp.TrainingJob) -> dict[str, Any]:
     """Return the figures of a training with its time and memory, from the rehearsal and a few real steps.
 
     `seconds` is the time between the rehearsal and the end: a line through the times of batches of different sizes
@@ -95,7 +94,7 @@ def _heap_growth(device: Any, steps: int) -> float:
     return 1 + (allocator.Growth.USUAL - 1) * min(1, steps / allocator.Growth.WITHIN)
 
 
-def _timed(trainer: SFTTrainer) -> dict[str, Any]:
+def _timed(trainer: LoopTrainer) -> dict[str, Any]:
     """Return the seconds of batches, of an optimizer step with a rate of 0, of a validation and of a checkpoint."""
     steps: list[dict[str, float]] = []
     optimizer_steps: list[float] = []
@@ -137,7 +136,7 @@ def _seconds(device: Any, work: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def _optimizer_step(trainer: SFTTrainer) -> None:
+def _optimizer_step(trainer: LoopTrainer) -> None:
     trainer._clip_grad_norm(trainer.model_wrapped)
     trainer.optimizer.step()
     if trainer.path is not None:
@@ -145,15 +144,11 @@ def _optimizer_step(trainer: SFTTrainer) -> None:
     trainer.model_wrapped.zero_grad()
 
 
-def _validation_seconds(trainer: SFTTrainer) -> float:
+def _validation_seconds(trainer: LoopTrainer) -> float:
     """Return the seconds of a validation, estimated from rows of every length that make a batch or two."""
-    validation = trainer.parts.validation
-    assert validation is not None
-    lengths = validation.rows.lengths()
-    order = sorted(range(len(lengths)), key=lambda row: int(lengths[row]))
-    rows = validation.rows.take(order[:: max(1, len(order) // (2 * trainer.batches.batch_size))])
-    losses = functools.partial(token_losses, validation.model, rows, batch_tokens=validation.batch_tokens)
-    return _seconds(trainer.args.device, losses) * int(lengths.sum()) / int(rows.lengths().sum())
+    assert trainer.parts.validation is not None
+    sample, times = trainer.parts.validation.sample(2 * trainer.batches.batch_size)
+    return _seconds(trainer.args.device, sample.measure) * times
 
 
 def batches_to_time(batches: Sequence[list[int]], lengths: Sequence[int]) -> list[list[int]]:

@@ -15,9 +15,8 @@ import torch
 
 import ftp
 from ftp.lm.learning_rates import rate_shown
-from ftp.lm.torch_losses import token_losses
-from ftp_plugins.trainers.sft_options import SFTOptions
-from ftp_plugins.trainers.torch_sft import SFTTrainer, ready_trainer
+from ftp_plugins.trainers.loop_options import LoopOptions
+from ftp_plugins.trainers.torch_loop import LoopTrainer, ready_trainer
 
 SMOOTHING = 0.9
 """Weight of the running mean so far in each step."""
@@ -27,7 +26,7 @@ FELL = 0.01
 """A relative fall of the loss smaller than this is not conclusive."""
 
 
-class RangeTrainer(SFTTrainer):
+class RangeTrainer(LoopTrainer):
     """A training with a rising rate that saves nothing and emits no events.
 
     `factor` multiplies the rate after each step; `bases` are the losses of the untrained model on each step's rows.
@@ -66,7 +65,7 @@ class RangeTrainer(SFTTrainer):
             self.control.should_training_stop = True
 
 
-def range_test(options: SFTOptions, job: ftp.TrainingJob, low: float, high: float, steps: int) -> dict[str, Any]:
+def range_test(options: LoopOptions, job: ftp.TrainingJob, low: float, high: float, steps: int) -> dict[str, Any]:
     """Train on the run's first batches while the rate rises from `low` to `high`; then restore the weights.
 
     Each step's loss is compared with that of the untrained model on the same rows: batches differ more from each other
@@ -118,17 +117,10 @@ def running_mean(means: Sequence[float], value: float) -> float:
 
 
 def _untouched(trainer: RangeTrainer, steps: int) -> list[float]:
-    """Return the loss of the untrained model on the rows of each step, a mean over trained tokens."""
+    """Return the loss of the untrained model on the rows of each step, without dropout."""
     size = trainer.args.gradient_accumulation_steps
     batches = (batch for epoch in itertools.count() for batch in _steps_of(trainer.batches.of(epoch), size))
-    rows_of = list(itertools.islice(batches, steps))
-    if trainer.token_loss is not None:
-        return [_loss_of(trainer, rows) for rows in rows_of]
-    rows = sorted({row for step in rows_of for row in step})
-    batch_tokens = trainer.parts.largest_batch(trainer.batches.batch_size)
-    taken = token_losses(trainer.parts.job.model, trainer.rows.take(rows), batch_tokens=batch_tokens)
-    losses = dict(zip(rows, taken, strict=True))
-    return [math.fsum(losses[row].nll for row in step) / sum(losses[row].tokens for row in step) for step in rows_of]
+    return [_loss_of(trainer, rows) for rows in itertools.islice(batches, steps)]
 
 
 def _steps_of(batches: list[list[int]], size: int) -> list[list[int]]:

@@ -6,6 +6,7 @@ import ftp
 from ftp_plugins.watchers.budget import Budget
 from ftp_plugins.watchers.divergence import Divergence
 from ftp_plugins.watchers.mlflow import MLflow
+from ftp_plugins.watchers.over_optimisation import OverOptimisation
 from ftp_plugins.watchers.tensorboard import TensorBoard
 from ftp_plugins.watchers.trackio import Trackio
 from ftp_plugins.watchers.val_valley import ValValley
@@ -17,6 +18,7 @@ def ftp_watchers() -> dict[str, type[ftp.Watcher]]:
     return {
         "val_valley": ValValley,
         "divergence": Divergence,
+        "over_optimisation": OverOptimisation,
         "budget": Budget,
         "tensorboard": TensorBoard,
         "wandb": WeightsAndBiases,

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, PrivateAttr
 
 import ftp
+from ftp.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from ftp.recipe import Recipe
 
 LEVEL = 0.03
 """Probability that the slope tests of one curve mistake noise for a rise, shared among its validations."""
@@ -46,6 +50,9 @@ class ValValley(ftp.Watcher):
     min_rise: float = Field(default=0.01, ge=0)
     """Smallest rise that counts, as a share of the lowest loss. The median of the last `patience` validations is
     compared."""
+    signal: str = ""
+    """A figure of the trainer's validations that decides in place of the loss, such as `accuracy` of the trainer `dpo`;
+    higher is better. Empty: `best_by` of the trainer."""
     action: Literal["stop", "report"] = "stop"
     """End training, or only report it."""
 
@@ -57,6 +64,13 @@ class ValValley(ftp.Watcher):
     """Training loss of the steps since the last validation."""
     _reported: dict[str, int] = PrivateAttr(default_factory=dict)
     """The step at which each curve was first reported."""
+
+    def cross_problems(self, recipe: Recipe) -> list[str]:
+        measures = recipe.train.measures
+        if not self.signal or self.signal in measures:
+            return []
+        known = f"the trainer '{recipe.train.used_as}' measures {', '.join(measures)}"
+        return [f"signal: {known}{did_you_mean(self.signal, measures)}"]
 
     def see(self, event: Mapping[str, Any]) -> ftp.Stop | ftp.Warn | None:
         if event["event"] == "metric" and math.isfinite(loss := float(event["loss"])):
@@ -76,6 +90,8 @@ class ValValley(ftp.Watcher):
             values |= {f"validation loss of {name}": float(value) for name, value in by_source.items()}
         if event.get("score") is not None and event.get("best_by", "loss") != "loss":
             values = {str(event["best_by"]): -float(event["score"]), **values}
+        if isinstance(signal := event.get(self.signal), int | float) and self.signal != "loss":
+            values = {self.signal: -float(signal), **values}
         for name, value in values.items():
             if math.isfinite(value):
                 self._curves.setdefault(name, {})[step] = value

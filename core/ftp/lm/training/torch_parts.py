@@ -11,7 +11,7 @@ from ftp.components import TrainingJob
 from ftp.errors import ModelError
 from ftp.lm.training.torch_checkpoints import Checkpoints, Progress, best_name, save_weights
 from ftp.lm.training.torch_memory import peak_memory_mb
-from ftp.lm.training.torch_validation import RowValidation
+from ftp.lm.training.torch_validation import Validation
 from ftp.types import RollBack, Stop
 
 
@@ -22,10 +22,12 @@ class TrainingParts:
         job: what to train, and whom to tell.
         lengths: tokens of each training row, in the order of the trainer's dataset.
         trained_tokens: tokens of all training rows that carry loss.
-        validation: what takes the validation loss; None for the trainer's own evaluation of its `eval_dataset`.
-        best_by: `loss`, or the metric of an evaluator that `job.score` knows, taken on `dev_rows` rows.
+        validation: what measures the validation rows; None for the trainer's own evaluation of its `eval_dataset`.
+        best_by: `loss`, another figure of the validation (the higher the better), or the metric of an evaluator that
+            `job.score` knows, taken on `dev_rows` rows.
         checkpoint_minutes: a checkpoint is saved when so many minutes have passed without one.
         log_also: names of further values that the trainer logs and the event `metric` shall carry.
+        loss_unit: the unit of the loss, in words.
     """
 
     def __init__(
@@ -34,15 +36,16 @@ class TrainingParts:
         lengths: Sequence[int],
         trained_tokens: int,
         *,
-        validation: RowValidation | None = None,
+        validation: Validation | None = None,
         best_by: str = "loss",
         dev_rows: int = 50,
         checkpoint_minutes: float = 30,
         log_also: Sequence[str] = (),
+        loss_unit: str = "nats per token",
     ) -> None:
         self.job, self.lengths, self.trained_tokens = job, lengths, trained_tokens
         self.validation, self.best_by, self.dev_rows = validation, best_by, dev_rows
-        self.checkpoint_minutes, self.log_also = checkpoint_minutes, log_also
+        self.checkpoint_minutes, self.log_also, self.loss_unit = checkpoint_minutes, log_also, loss_unit
         self.checkpoints = Checkpoints(job.directory)
         self.progress = Progress()
         self.decision: Stop | RollBack | None = None
@@ -105,9 +108,12 @@ class TrainingParts:
         step, loss = state.global_step, values["loss"]
         values = {"loss": loss, "best_by": self.best_by, **values}
         compared = loss
-        if self.best_by != "loss" and self.job.score is not None:
-            values["score"] = self.job.score(self.best_by, self.dev_rows)
-            compared = -values["score"]
+        if self.best_by != "loss":
+            if self.best_by in values:
+                values["score"] = values[self.best_by]
+            elif self.job.score is not None:
+                values["score"] = self.job.score(self.best_by, self.dev_rows)
+            compared = -values.get("score", -loss)
         if step == 0:
             self.progress.first = loss
         elif compared < self.progress.best:  # the untrained model is no candidate

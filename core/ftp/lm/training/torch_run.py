@@ -22,7 +22,7 @@ def train(trainer: TrainerWithParts) -> TrainResult:
     """
     parts, model = trainer.parts, trainer.parts.job.model.model
     planned = planned_figures(trainer)
-    parts.job.emit("plan", **planned, best_by=parts.best_by)
+    parts.job.emit("plan", **planned, best_by=parts.best_by, loss_unit=parts.loss_unit)
     try:
         _train_steps(trainer, planned["steps"])
     finally:

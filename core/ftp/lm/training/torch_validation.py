@@ -1,13 +1,30 @@
-"""The validation loss of a training: a mean over tokens, overall and for each source of the rows."""
+"""Validation of a training by its own measure, and the usual one: the loss as a mean over tokens."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from ftp.lm.tokens import TokenRows
 from ftp.lm.torch_losses import token_losses
 from ftp.types import LoadedModel
+
+
+class Validation(Protocol):
+    """What measures a model on the validation rows of a training."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def measure(self) -> dict[str, Any]:
+        """Return `loss`, which is better the lower it is, and further figures for the event `validation`."""
+
+    def rehearse(self) -> None:
+        """Measure the longest row, to find out whether it fits into memory."""
+
+    def sample(self, rows: int) -> tuple[Validation, float]:
+        """Return a validation on about so many rows of every length, and how many times its work the whole one is."""
 
 
 class RowValidation:
@@ -43,3 +60,15 @@ class RowValidation:
         """Compute the loss of the longest row."""
         longest = int(self.rows.lengths().argmax())
         token_losses(self.model, self.rows.take([longest]), batch_tokens=self.batch_tokens)
+
+    def sample(self, rows: int) -> tuple[RowValidation, float]:
+        """Return a validation on about so many rows of every length, and how many times its work the whole one is."""
+        lengths = self.rows.lengths().tolist()
+        chosen = self.rows.take(spread(lengths, rows))
+        return RowValidation(self.model, chosen, self.batch_tokens), sum(lengths) / int(chosen.lengths().sum())
+
+
+def spread(lengths: Sequence[int], count: int) -> list[int]:
+    """Return the positions of about `count` rows, from the shortest to the longest."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    return order[:: max(1, len(order) // count)]

@@ -17,7 +17,7 @@ def check_evaluator(evaluator: Evaluator, views: Sequence[EvalView]) -> None:
     cls = type(evaluator)
     if isinstance(evaluator, BringsEvals):
         _check_own_evals(evaluator)
-    if isinstance(evaluator, MeasuresModel):  # what it measures takes a model
+    if isinstance(evaluator, MeasuresModel) or evaluator.measures_examples:  # what it measures takes a model
         return
     for view in views:
         if "conversation" not in cls.takes:

@@ -60,7 +60,9 @@ def command(
 
     checked = load_recipe(recipe, load_plugins(files, without), settings)
     adapter, pace = checked.adapter, call(tuple | None, checked.train.peak_rate)
-    usual = adapter.learning_rates or RANGE
+    share, rates = checked.train.rate_share, adapter.learning_rates
+    known = (rates[0] * share, rates[1] * share) if rates else None
+    usual = known or RANGE
     first, last = low or usual[0] / BELOW, high or usual[1] * ABOVE
     if first >= last:
         raise click.UsageError(f"--low is {first:g} and --high {last:g}; the rate must rise")
@@ -74,11 +76,13 @@ def command(
     found: dict[str, Any] = {
         "name": checked.name,
         **tested,
-        "usual": adapter.learning_rates,
+        "usual": known,
         "recipe_rate": pace[0] if pace else None,
         "batch": batch,
-        "against_usual": rate_in_words(adapter, tested["suggestion"], batch) if batch and tested["suggestion"] else "",
+        "against_usual": "",
     }
+    if batch and tested["suggestion"]:
+        found["against_usual"] = rate_in_words(adapter, tested["suggestion"], batch, share)
     if html:
         from ftp_plugins.commands.lr_find.page import page
 

@@ -1,29 +1,27 @@
-"""The options of supervised fine-tuning, and what they say of rows, rates and losses."""
+"""The options of every training by gradient steps: all that isn't the loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sized
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 import ftp
 from ftp.data.examples import Examples
 from ftp.lm.learning_rates import rate_problem
-from ftp.lm.tokens import TokenRows, tokenise
 from ftp.lm.training.best_by import best_by_problem
-from ftp.types import Kind
-from ftp_plugins.trainers.row_lengths import Overlong, fit_rows
 
 if TYPE_CHECKING:
     from ftp.recipe import Recipe
+    from ftp_plugins.trainers.torch_objective import Objective
 
 
-class SFTOptions(ftp.Trainer):
-    """Options of supervised fine-tuning."""
+class LoopOptions(ftp.Trainer):
+    """Options of a training by gradient steps, and what a trainer adds to them: its rows and its loss."""
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "trl", "datasets", "accelerate", "peft")
-    takes: ClassVar[tuple[Kind, ...]] = ("conversation", "text")
     also_known_as: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("num_train_epochs", "num_epochs", "n_epochs"), "epochs"),
         **dict.fromkeys(("lr", "peak_learning_rate"), "learning_rate"),
@@ -32,7 +30,6 @@ class SFTOptions(ftp.Trainer):
         **dict.fromkeys(("lr_scheduler", "lr_scheduler_type"), "schedule"),
         **dict.fromkeys(("warmup_ratio", "warmup_steps"), "warmup"),
         **dict.fromkeys(("sequence_len", "cutoff_len", "max_seq_length", "max_seq_len", "block_size"), "max_length"),
-        **dict.fromkeys(("train_on_inputs", "train_on_prompt", "assistant_only_loss"), "loss_on"),
         **dict.fromkeys(("max_norm", "gradient_clipping", "clip_grad_norm"), "max_grad_norm"),
         **dict.fromkeys(("activation_checkpointing", "use_gradient_checkpointing"), "gradient_checkpointing"),
         "metric_for_best_model": "best_by",
@@ -56,11 +53,6 @@ class SFTOptions(ftp.Trainer):
     """Gradients are scaled down to this norm."""
     max_length: int = Field(default=1024, ge=8)
     """Longest row in tokens."""
-    overlong: Overlong = "error"
-    """What to do with a longer row; `split` cuts running text into several rows and stops at other long rows. All but
-    error are noted in the ledger and told by `ftp run`."""
-    loss_on: Literal["answers", "all"] = "answers"
-    """Which tokens of a conversation are trained: the assistant's with the token that ends them, or all."""
     evals_per_epoch: float = Field(default=2, gt=0)
     """How often the validation loss is computed. The state with the lowest one is kept."""
     best_by: str = "loss"
@@ -96,36 +88,27 @@ class SFTOptions(ftp.Trainer):
         return self.learning_rate, self.batch_size * self.gradient_accumulation
 
     def cross_problems(self, recipe: Recipe) -> list[str]:
-        problem = best_by_problem(self.best_by, recipe.evaluate)
+        problem = best_by_problem(self.best_by, recipe.evaluate, self.measures)
         return [f"best_by: {problem}"] if problem else []
 
     def warnings(self, recipe: Recipe) -> list[str]:
-        problem = rate_problem(recipe.adapter, *self.peak_rate())
+        problem = rate_problem(recipe.adapter, *self.peak_rate(), share=self.rate_share)
         return [f"learning_rate: {problem}"] if problem else []
 
-    def token_loss(self) -> Callable[[Any, Any], Any] | None:
-        """Return the function that gives the loss of each token, or None for cross-entropy.
-
-        Override it in a subclass to train with another loss: `contrib/ftp-focal` is one. The function takes logits,
-        float32 [n, vocabulary], and targets, int64 [n], and returns the losses [n], differentiable; the loss of an
-        optimizer step is their mean over all its trained tokens. The validation loss stays the negative log-likelihood.
-        """
-        return None
-
+    @abstractmethod
     def rows_of(
         self,
         examples: Examples,
         tokenizer: ftp.LoadedTokenizer,
         ledger: ftp.Ledger,
         progress: Callable[[int], None] = lambda rows: None,
-    ) -> TokenRows:
-        """Tokenise rows, and drop, cut or split what can't be trained on as it is; the ledger records it.
+    ) -> Sized:
+        """Tokenise rows, and drop, cut or split what can't be trained on as it is; the ledger records it."""
 
-        Returns:
-            The rows that remain, with a column `origin`, the source of each.
+    @abstractmethod
+    def objective(self, job: ftp.TrainingJob, tokenizer: ftp.LoadedTokenizer) -> Objective:
+        """Return the loss with the rows that it is taken on.
 
         Raises:
-            DataError: rows are longer than `max_length` and `overlong` doesn't say what to do with them.
+            DataError: no row is left to train on.
         """
-        tokens = tokenise(tokenizer, examples, self.loss_on, progress)
-        return fit_rows(tokens, examples, self.max_length, self.overlong, self.used_as, ledger)

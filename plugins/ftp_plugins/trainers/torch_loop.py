@@ -1,0 +1,221 @@
+"""The training loop: TRL's trainer with FTP's batches and parts, and an objective for its loss."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+import torch
+import trl
+from transformers import TrainerCallback
+
+import ftp
+from ftp.lm.rendering import stop_ids
+from ftp.lm.torch_devices import multiplies_bfloat16
+from ftp.lm.training.torch_deterministic import deterministic
+from ftp.lm.training.torch_parts import TrainingParts
+from ftp.lm.training.torch_run import train
+from ftp.lm.training.torch_trainer import TrainerWithParts, weight_types_kept
+from ftp_plugins.speed.torch_batches import Batches
+from ftp_plugins.speed.torch_path import FastPath
+from ftp_plugins.trainers.loop_options import LoopOptions
+from ftp_plugins.trainers.torch_objective import Objective
+
+T = TypeVar("T", bound="LoopTrainer")
+
+
+class LoopTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
+    """One training run, whatever its loss.
+
+    TRL's SFTTrainer prepares models, adapters and activation checkpointing; rows and loss are the objective's.
+
+    Args:
+        job: what to train, and whom to tell.
+        objective: the loss with its rows; its `path` is set.
+        options: of `TrainingParts`.
+    """
+
+    def __init__(self, job: ftp.TrainingJob, args: Any, objective: Objective, **options: Any) -> None:
+        self.objective, self.path = objective, objective.path
+        self.batches = Batches(objective.lengths, args.per_device_train_batch_size, args.seed, self.path is None)
+        self.optimizer: Any
+        self.lr_scheduler: Any
+        with weight_types_kept(job.model.model):
+            super().__init__(
+                model=job.model.model,
+                args=args,
+                train_dataset=objective.dataset,
+                eval_dataset=objective.dataset.select([0]) if objective.validates else None,
+                data_collator=objective.collate,
+                processing_class=job.model.tokenizer,
+            )
+        parts = TrainingParts(
+            job,
+            objective.lengths,
+            objective.trained_tokens,
+            log_also=objective.figures,
+            loss_unit=objective.loss_unit,
+            **options,
+        )
+        if objective.validates:
+            parts.validation = objective.validation(parts.largest_batch(args.per_device_train_batch_size))
+        self.use_parts(parts)
+        if self.path is not None:
+            self.add_callback(CopiesFollow(self.path))
+
+    def get_train_dataloader(self) -> Any:
+        """Return batches whose rows are a function of the seed and the epoch alone."""
+        loader = torch.utils.data.DataLoader(
+            self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )  # fmt: skip
+        return self.accelerator.prepare(loader)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
+        count = torch.tensor(sum(map(self.objective.count, batch_samples)), device=device)
+        return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
+
+    def count_tokens(self, inputs: Mapping[str, Any]) -> int:
+        """Return the count that came with the batch."""
+        return int(inputs.pop("tokens"))  # type: ignore[attr-defined]
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+        """Keep attention inside each row where rows are packed."""
+        if self.path is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        with self.path.attention():
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the objective's loss, or TRL's where it leaves that to the library."""
+        loss = self.objective.loss(model, inputs, num_items_in_batch)
+        if loss is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        self.loss_is_scaled_for_ga = True
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the objective's figures of the step."""
+        super().log({**logs, **self.objective.step_figures()}, start_time)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.path is not None:
+            self.path.weights_changed()
+
+
+class CopiesFollow(TrainerCallback):  # type: ignore[misc]
+    """Reports every optimizer step to the fast path."""
+
+    def __init__(self, path: FastPath) -> None:
+        self.path = path
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.path.weights_changed()
+
+
+def run_loop(options: LoopOptions, job: ftp.TrainingJob) -> ftp.TrainResult:
+    """Train as the options say and return the best state."""
+    with ready_trainer(LoopTrainer, options, job) as trainer:
+        return train(trainer)
+
+
+@contextlib.contextmanager
+def ready_trainer(kind: type[T], options: LoopOptions, job: ftp.TrainingJob) -> Iterator[T]:
+    """Give a trainer of the class `kind` that is ready to train; the model is as before when the block ends.
+
+    Raises:
+        DataError: no row is left to train on.
+    """
+    model, tokenizer = job.model.model, job.model.tokenizer
+    loaded = ftp.LoadedTokenizer(tokenizer, stop_ids(tokenizer, model.generation_config.eos_token_id))
+    objective = options.objective(job, loaded)
+    with deterministic(options.deterministic), fast_path(options, job, objective) as objective.path:
+        objective.autocast = objective.path is None and multiplies_in_bfloat16(options, model)
+        objective.begin()
+        args = training_arguments(options, job, objective)
+        trainer = kind(
+            job,
+            args,
+            objective,
+            best_by=options.best_by,
+            dev_rows=options.dev_rows,
+            checkpoint_minutes=options.checkpoint_minutes,
+        )
+        try:
+            yield trainer
+        finally:
+            # Accelerate leaves its bfloat16 autocast around forward; the base answered without it.
+            trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+
+
+@contextlib.contextmanager
+def fast_path(options: LoopOptions, job: ftp.TrainingJob, objective: Objective) -> Iterator[FastPath | None]:
+    """Give FTP's own path with its layers put in while the block lasts, or None with a note why not."""
+    if options.speed == "off":
+        job.emit("speed", on=[], why_not="speed: off")
+        yield None
+        return
+    model = job.model.model
+    why_not = FastPath.why_not(model, longest=int(objective.tokens.lengths().max()))
+    if why_not is None:
+        # Weights of the model itself that train in float32, and no adapter beside them.
+        mixes = multiplies_in_bfloat16(options, model) and not hasattr(model, "peft_config")
+        path = FastPath(model, torch.bfloat16 if mixes else torch.float32, objective.token_loss)
+        why_not = path.disagrees(objective.tokens)
+    if why_not is None:
+        with path.layers() as layers:
+            job.emit("speed", on=["packed rows", "loss only at labels", *layers], why_not=None)
+            yield path
+        return
+    job.emit("speed", on=[], why_not=why_not)
+    job.emit("note", text=f"The fast path is off, because {why_not}; training uses {objective.slow_path}.")
+    yield None
+
+
+def multiplies_in_bfloat16(options: LoopOptions, model: Any) -> bool:
+    """Whether a model's float32 weights multiply in bfloat16; others do in their own type."""
+    wanted = options.precision == "auto" and model.dtype == torch.float32
+    return wanted and multiplies_bfloat16(model.device.type)
+
+
+def training_arguments(options: LoopOptions, job: ftp.TrainingJob, objective: Objective) -> Any:
+    """Return the library's arguments for these options."""
+    model = job.model.model
+    steps_per_epoch = math.ceil(math.ceil(len(objective.lengths) / options.batch_size) / options.gradient_accumulation)
+    steps = max(1, math.ceil(steps_per_epoch * options.epochs))
+    every = max(1, round(steps_per_epoch / options.evals_per_epoch))
+    on_cpu = model.device.type == "cpu"
+    return trl.SFTConfig(
+        output_dir=str(job.directory),
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.batch_size,
+        per_device_eval_batch_size=options.batch_size,
+        gradient_accumulation_steps=options.gradient_accumulation,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type=options.schedule if options.schedule != "constant" else "constant_with_warmup",
+        warmup_steps=round(options.warmup * steps),
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.max_grad_norm,
+        activation_checkpointing=options.gradient_checkpointing,
+        bf16=objective.autocast,
+        use_cpu=on_cpu,
+        max_length=None,  # overlong rows are dropped or cut before
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        eval_strategy="steps" if objective.validates else "no",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=not on_cpu,
+        seed=job.seed,
+        data_seed=job.seed,
+    )
