@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -79,16 +80,34 @@ def quantise_with_llama_cpp(source: str, target: str, kind: str) -> None:
     """Have llama.cpp write a GGUF file in a type of its own.
 
     Raises:
-        ModelError: it can't.
+        ModelError: it can't; its reason is on stderr.
     """
     import ctypes
 
     import gguf
     import llama_cpp
 
+    logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)  # a line and more for every tensor
     options = llama_cpp.llama_model_quantize_default_params()
-    names = {"Q2_K": "MOSTLY_Q2_K", "Q6_K": "MOSTLY_Q6_K"}
-    options.ftype = int(gguf.LlamaFileType[names.get(kind, f"MOSTLY_{kind}")])
+    options.ftype = int(gguf.LlamaFileType[f"MOSTLY_{kind}"])
     code = llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(options))
     if code != 0:
-        raise ftp.ModelError(f"llama.cpp can't quantise to {kind} (code {code}); rows have to be multiples of 256")
+        raise ftp.ModelError(f"llama.cpp can't quantise to {kind} (code {code})")
+
+
+def other_types(file: str, kind: str) -> str:
+    """Say how many weights of a K-quant are stored in other types, because their rows aren't whole blocks; or nothing.
+
+    llama.cpp stores them in the next larger type with smaller blocks (Q4_K becomes Q5_0, Q6_K becomes Q8_0).
+    """
+    import gguf
+
+    tensors = [tensor for tensor in gguf.GGUFReader(file).tensors if len(tensor.shape) > 1]
+    odd = [tensor for tensor in tensors if tensor.shape[0] % gguf.QK_K]
+    if not odd:
+        return ""
+    bits = 8 * sum(int(tensor.n_bytes) for tensor in tensors) / sum(int(tensor.n_elements) for tensor in tensors)
+    return (
+        f"{kind}: {len(odd)} of {len(tensors)} weights have rows of no multiple of {gguf.QK_K} numbers, so llama.cpp "
+        f"stores them in larger types: {bits:.1f} bits a weight in all"
+    )

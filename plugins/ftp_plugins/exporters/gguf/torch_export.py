@@ -15,7 +15,7 @@ from ftp.files import first_line
 from ftp.lm.rendering import stop_ids
 from ftp.lm.torch_devices import pick_device
 from ftp.lm.torch_parity import opened
-from ftp_plugins.exporters.gguf.quantise import WITH_LLAMA_CPP, quantise_with_llama_cpp
+from ftp_plugins.exporters.gguf.quantise import WITH_LLAMA_CPP, other_types, quantise_with_llama_cpp
 from ftp_plugins.exporters.gguf.writer import check_writable, write_gguf
 from ftp_plugins.exporters.torch_merge import bytes_of, check_mergeable, merged
 
@@ -51,6 +51,8 @@ def export_model(job: ftp.ExportJob, file: Path, kind: str) -> None:
     del model, loaded
     quantise_with_llama_cpp(str(plain), str(file), kind)
     plain.unlink()
+    if note := other_types(str(file), kind):
+        job.note(note)
 
 
 def export_adapter(job: ftp.ExportJob, file: Path, kind: str) -> None:

@@ -35,8 +35,10 @@ def with_llama(path: Path, like: Any, stops: Sequence[int], lora: Path | None = 
             n_ctx=2 * LONGEST_PROMPT,
             n_batch=2 * LONGEST_PROMPT,
             logits_all=True,
+            swa_full=True,  # otherwise what has left a sliding window can't be gone back to
             n_gpu_layers=0,
             n_threads=torch.get_num_threads(),
+            n_threads_batch=torch.get_num_threads(),  # of its own accord, all cores
             verbose=False,
         )
     except (ValueError, RuntimeError) as error:
@@ -62,13 +64,11 @@ class _Opened:
         return list(self.llama.tokenize(text.encode(), add_bos=True, special=True))
 
     def logits(self, ids: Sequence[int]) -> torch.Tensor:
-        self.llama.reset()
-        self.llama.eval(list(ids))
+        self._read(ids)
         return torch.from_numpy(self.llama.scores[: len(ids)].copy())
 
     def answer(self, ids: Sequence[int], most: int) -> list[int]:
-        self.llama.reset()
-        self.llama.eval(list(ids))
+        self._read(ids)
         found: list[int] = []
         while len(found) < most:
             found.append(int(self.llama.scores[self.llama.n_tokens - 1].argmax()))
@@ -76,3 +76,11 @@ class _Opened:
                 break
             self.llama.eval(found[-1:])
         return found
+
+    def _read(self, ids: Sequence[int]) -> None:
+        """Have llama.cpp compute the logits behind tokens; it keeps those that it has read last and are the same."""
+        read = self.llama.input_ids[: self.llama.n_tokens].tolist()
+        same = next((n for n, (a, b) in enumerate(zip(read, ids, strict=False)) if a != b), min(len(read), len(ids)))
+        self.llama.n_tokens = same
+        if same < len(ids):
+            self.llama.eval(list(ids[same:]))
