@@ -187,16 +187,37 @@ def test_an_adapter_as_gguf_is_the_adapter_of_the_run(trained, adapter):
     assert found["parity"]["kl"] < 1e-5 and found["main"] == "small-adapter-F32.gguf"
 
 
-def test_ollama_gets_template_stops_and_parameters(lora):
+def test_ollama_gets_template_stops_and_parameters(lora, ftp_tiny_model):
     code, said = ftp("export", lora, "ollama", "--set", "type=Q8_0")
     assert code == 0, said
     lines = (lora / "exports" / "ollama" / "Modelfile").read_text().splitlines()
     assert lines[0] == "FROM ./small-Q8_0.gguf"
-    assert lines[2:] == ['PARAMETER stop "<|im_end|>"', "PARAMETER temperature 0", "PARAMETER num_predict 8"]
+    assert lines[2:] == [
+        'PARAMETER stop "<|im_end|>"',
+        "PARAMETER temperature 0",
+        "PARAMETER repeat_penalty 1",
+        f"PARAMETER num_ctx {json.loads((ftp_tiny_model / 'config.json').read_text())['max_position_embeddings']}",
+        "PARAMETER num_predict 8",
+    ]
     user = '{{ else if eq .Role "user" }}{{ "<|im_start|>user\\n" }}{{ .Content }}{{ "<|im_end|>\\n" }}'
     assert user in lines[1] and lines[1].endswith('{{ "<|im_start|>assistant\\n" }}"""')
     assert "<|bos|>" not in lines[1], "llama.cpp adds it by itself, as the tokenizer does"
     assert record(lora / "exports" / "ollama")["parity"]["same_ids"] == 7
+
+
+def test_the_system_turn_of_the_eval_prompts_is_that_of_the_modelfile(lora):
+    from ftp import Example, Message
+    from ftp_plugins.exporters.ollama import joined, system_of
+
+    def asked(*turns):
+        return Example((*[Message(role, text) for role, text in turns], Message("assistant", "4")))
+
+    brief, question = ("system", "Be brief.\nDouble."), ("user", "2?")
+    assert system_of([asked(brief, question)] * 2) == "Be brief.\nDouble."
+    assert system_of([asked(brief, question), asked(question)]) == system_of([]) == ""
+    assert system_of([asked(("system", 'Say """.'), question)]) == "", "a Modelfile has no escapes"
+    turns = joined([Message(*turn) for turn in (brief, question, ("user", "3?"), ("tool", "1"), ("tool", "2"))])
+    assert [turn.content for turn in turns] == ["Be brief.\nDouble.", "2?\n\n3?", "1", "2"], "as Ollama hands them on"
 
 
 # --- QLoRA, three ways -----------------------------------------------------------------------------------------------
