@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 import ftp
+from ftp.data.examples import shared_system
 from ftp.lm.rendering import prompt_ids
 from ftp_plugins.exporters.card import write_card
 from ftp_plugins.exporters.gguf import GgufFile
@@ -85,10 +86,9 @@ def joined(messages: Sequence[ftp.Message]) -> list[ftp.Message]:
 
 def system_of(examples: Sequence[ftp.Example]) -> str:
     """Return the system turn with which all prompts begin; empty where they differ or a Modelfile can't hold it."""
-    firsts = {"".join(turn.content for turn in example.prompt[:1] if turn.role == "system") for example in examples}
-    [text, *others] = firsts or {""}
+    text = shared_system(examples)
     printable = all(letter.isprintable() or letter in "\n\t" for letter in text)  # Ollama's parser drops the rest
-    return text if not others and printable and '"""' not in text else ""
+    return text if printable and '"""' not in text else ""
 
 
 def context_for(needed: int, file: Path) -> int:
