@@ -1,6 +1,7 @@
 """Exports of real runs on a tiny model: what is written, what is proven, and what is refused."""
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -31,13 +32,13 @@ def ftp(*arguments):
     return result.exit_code, result.output
 
 
-def write_recipe(place, model, **blocks):
+def write_recipe(place, model, dtype="auto", **blocks):
     place.mkdir(parents=True, exist_ok=True)
     for name, part in (("train", ROWS[:12]), ("heldout", ROWS[12:])):
         (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     recipe = {
         "name": "small",
-        "model": {"use": "huggingface", "id": str(model), "device": "cpu"},
+        "model": {"use": "huggingface", "id": str(model), "device": "cpu", "dtype": dtype},
         "adapter": {"use": "lora", "r": 4},
         "data": {
             "train": [{"path": "train.jsonl", **SOURCE}],
@@ -66,11 +67,11 @@ def trained(ftp_tiny_model, tmp_path_factory):
     """The directory of a run with an adapter, made once for each."""
     made = {}
 
-    def directory(adapter):
-        if adapter not in made:
+    def directory(adapter, dtype="auto"):
+        if (adapter, dtype) not in made:
             block = {"use": adapter} if adapter == "full" else {"use": adapter, "r": 4}
-            made[adapter] = run(tmp_path_factory.mktemp(adapter), ftp_tiny_model, adapter=block)
-        return made[adapter]
+            made[adapter, dtype] = run(tmp_path_factory.mktemp(adapter), ftp_tiny_model, adapter=block, dtype=dtype)
+        return made[adapter, dtype]
 
     return directory
 
@@ -185,6 +186,23 @@ def test_an_adapter_as_gguf_is_the_adapter_of_the_run(trained, adapter):
     assert code == 0, said
     found = record(trained(adapter) / "exports" / "gguf-adapter")
     assert found["parity"]["kl"] < 1e-5 and found["main"] == "small-adapter-F32.gguf"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
+@pytest.mark.parametrize("adapter", ["lora", "qlora"])
+@pytest.mark.parametrize("content", ["model", "adapter"])
+def test_llama_cpp_answers_as_the_run_in_transformers(trained, adapter, content, tmp_path, capfd):
+    same = 1 if adapter == "lora" else 0.5  # 4-bit layers multiply in another order, and a tiny model is often torn
+    options = {"type": "F32", "content": content, "opened_with": "llama.cpp"}
+    options |= {"proof.same_answers": same, "proof.kl": 1e-4, "proof.top1": 0.98}
+    settings = [part for name, value in options.items() for part in ("--set", f"{name}={value}")]
+    code, said = ftp("export", trained(adapter, "float32"), "gguf", *settings, "-o", tmp_path / "export")
+    assert code == 0, said
+    found = record(tmp_path / "export")
+    assert found["engine"].startswith("llama.cpp") and found["parity"]["same_ids"] == 7
+    assert set(found["files"]) == {found["main"]}, "the base model for the comparison is gone"
+    assert "llama" not in capfd.readouterr().err.replace(str(tmp_path), ""), "llama.cpp is kept quiet"
 
 
 def test_ollama_gets_template_stops_and_parameters(lora, ftp_tiny_model):

@@ -13,6 +13,7 @@ import torch
 import ftp
 from ftp.lm.rendering import render
 from ftp.lm.torch_parity import LONGEST_PROMPT
+from ftp_plugins.exporters.gguf.llama_log import llama_errors
 
 
 def with_llama(path: Path, like: Any, stops: Sequence[int], lora: Path | None = None) -> ftp.Exported:
@@ -28,6 +29,8 @@ def with_llama(path: Path, like: Any, stops: Sequence[int], lora: Path | None = 
     """
     import llama_cpp
 
+    errors = llama_errors()
+    errors.clear()
     try:
         llama = llama_cpp.Llama(
             str(path),
@@ -42,7 +45,7 @@ def with_llama(path: Path, like: Any, stops: Sequence[int], lora: Path | None = 
             verbose=False,
         )
     except (ValueError, RuntimeError) as error:
-        raise ftp.ModelError(f"{path}: llama.cpp can't open it: {error}") from None
+        raise ftp.ModelError(f"{path}: llama.cpp can't open it: {errors[-1] if errors else error}") from None
     found = _Opened(llama, like, stops)
     engine = f"llama.cpp (llama-cpp-python {version('llama-cpp-python')})"
     return ftp.Exported(engine, found.encode, found.encode_text, found.logits, found.answer)
