@@ -16,15 +16,15 @@ def llama_errors() -> list[str]:
 
     errors: list[str] = []
 
-    @llama_cpp.llama_log_callback
     def keep(level: int, text: bytes, _: Any) -> None:
         if level == ERROR:
             errors.append(text.decode(errors="replace").strip())
 
-    llama_cpp.llama_log_set(keep, None)
-    _kept.append(keep)
+    callback = llama_cpp.llama_log_callback(keep)
+    llama_cpp.llama_log_set(callback, None)
+    _callbacks.append(callback)
     return errors
 
 
-_kept: list[Any] = []
-"""llama.cpp calls it as long as the process runs."""
+_callbacks: list[Any] = []
+"""Kept, since llama.cpp calls it as long as the process runs."""
