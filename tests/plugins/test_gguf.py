@@ -10,11 +10,14 @@ from tiny_tokenizers import CHAT, INSTRUCT, byte_level, fast, sentencepiece_like
 from ftp import Example, ExportJob, LoadedModel, LoadedTokenizer, Message, ModelError, ModelRequest, Proof
 from ftp.lm.torch_parity import compare, opened, reference
 from ftp_plugins.exporters.gguf.pre_tokenizers import LLAMA_3, QWEN_2
+from ftp_plugins.exporters.gguf.quantise import other_types, quantise_with_llama_cpp
 from ftp_plugins.exporters.gguf.torch_export import with_transformers
 from ftp_plugins.exporters.gguf.torch_read import arrays_of, fields_of
 from ftp_plugins.exporters.gguf.writer import check_writable, write_gguf
 
-LLAMA_CPP = importlib.util.find_spec("llama_cpp") is not None
+needs_llama_cpp = pytest.mark.skipif(
+    importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed"
+)
 SIZES = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -125,7 +128,7 @@ def test_a_family_comes_back_with_the_same_predictions(family, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not LLAMA_CPP, reason="llama-cpp-python is not installed")
+@needs_llama_cpp
 @pytest.mark.parametrize("family", FAMILIES)
 def test_llama_cpp_predicts_what_a_family_predicts(family, tmp_path):
     tokenizer = TOKENIZERS["gpt-2"]()
@@ -200,6 +203,67 @@ def test_fewer_bits_are_further_away(kind, bits, kl, tmp_path):
     assert tensors["output.weight"].tensor_type.name == (kind if bits >= 8 else "Q8_0")
 
 
+WIDE = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "initializer_range": 0.05}
+
+
+@pytest.mark.slow
+@needs_llama_cpp
+@pytest.mark.parametrize(
+    ("kind", "bits", "kl"),
+    [
+        ("Q6_K", 6.5625, 0.004), ("Q5_K_M", 5.5, 0.012), ("Q5_K_S", 5.5, 0.012), ("Q4_K_M", 4.5, 0.05),
+        ("Q4_K_S", 4.5, 0.05), ("Q3_K_M", 3.4375, 0.12), ("Q2_K", 2.625, 0.4),
+    ],
+)  # fmt: skip
+def test_llama_cpp_writes_k_quants(kind, bits, kl, tmp_path, capfd):
+    import gguf
+
+    tokenizer = TOKENIZERS["gpt-2"]()
+    model = model_of("llama", tokenizer, **WIDE, tie_word_embeddings=False)
+    plain, file = written(model, tokenizer, tmp_path), tmp_path / f"{kind}.gguf"
+    quantise_with_llama_cpp(str(plain), str(file), kind)
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
+    weight = tensors["blk.0.attn_q.weight"]
+    assert weight.n_bytes * 8 / weight.n_elements == pytest.approx(bits)
+    found = parity(model, tokenizer, file, "llama.cpp")
+    assert found.same_ids == 4 and found.kl < kl, found
+    assert other_types(str(file), kind) == ""
+    assert capfd.readouterr() == ("", ""), "a line and more for every tensor"
+
+
+@pytest.mark.slow
+@needs_llama_cpp
+def test_k_quants_of_other_rows_are_said_to_be_of_other_types(tmp_path, capfd):
+    tokenizer = TOKENIZERS["gpt-2"]()
+    plain, file = written(model_of("llama", tokenizer), tokenizer, tmp_path), tmp_path / "small.gguf"
+    quantise_with_llama_cpp(str(plain), str(file), "Q4_K_M")
+    assert "Q4_K_M: 16 of 16 weights have rows of no multiple of 256 numbers" in other_types(str(file), "Q4_K_M")
+    with pytest.raises(ModelError, match=r"can't quantise to Q6_K: .*no\.gguf"):
+        quantise_with_llama_cpp(str(tmp_path / "no.gguf"), str(file), "Q6_K")
+    with pytest.raises(ModelError, match=r"llama\.cpp can't open it"):
+        (tmp_path / "half.gguf").write_bytes(plain.read_bytes()[:5000])
+        parity(model_of("llama", tokenizer), tokenizer, tmp_path / "half.gguf", "llama.cpp")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+@needs_llama_cpp
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3"])
+def test_llama_cpp_goes_back_to_what_two_prompts_share(family, tmp_path):
+    from ftp_plugins.exporters.gguf.torch_llama_cpp import with_llama
+
+    tokenizer = TOKENIZERS["gpt-2"]()
+    model = model_of(family, tokenizer, **({} if family == "llama" else {"sliding_window": 16}))
+    file, stops = written(model, tokenizer, tmp_path), (tokenizer.eos_token_id,)
+    first = list(range(20, 220))
+    second = [*first[:60], *range(250, 300)]
+    warm, cold = with_llama(file, tokenizer, stops), with_llama(file, tokenizer, stops)
+    warm.logits(first)
+    np.testing.assert_allclose(warm.logits(second), cold.logits(second), atol=1e-3)
+    warm.logits([*second, 30, 31])
+    assert warm.answer(second, 8) == with_llama(file, tokenizer, stops).answer(second, 8)
+
+
 # --- tokenizers ------------------------------------------------------------------------------------------------------
 
 
@@ -219,7 +283,7 @@ def test_a_tokenizer_comes_back_with_the_same_ids(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not LLAMA_CPP, reason="llama-cpp-python is not installed")
+@needs_llama_cpp
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_llama_cpp_makes_the_same_ids(name, tmp_path):
     tokenizer = TOKENIZERS[name]()

@@ -54,6 +54,11 @@ def test_the_beginning_stands_where_no_system_speaks():
     assert turn_template(tokenizer(LLAMA_3)).without_bos("<|begin|>").start == ""
 
 
+def test_what_ollama_would_drop_is_escaped():
+    found = turn_template(tokenizer(CHAT.replace("<|turn|>", "<\u00a0start>\u2028")))
+    assert "<\\U000000a0start>\\U00002028user" in found.in_go() and found.in_go().isprintable()
+
+
 def test_a_template_that_counts_is_refused():
     with pytest.raises(ModelError, match="by their place or text"):
         turn_template(tokenizer(COUNTING))

@@ -15,6 +15,7 @@ import time
 
 import pytest
 import yaml
+from trained_runs import train_run
 
 import ftp as library
 from ftp.files import without_controls
@@ -174,6 +175,19 @@ def test_piped_text_is_one_turn(lora_runs, model, piped):
     assert outcome.out.strip() == without_controls(model.answer("Double 3.\nAnd 4.", max_new_tokens=12))
     empty = piped("", lora_runs.one)
     assert empty.code == 2 and "standard input is empty" in empty.err
+
+
+def test_a_run_is_asked_under_the_system_turn_of_its_evals(ftp_tiny_model, piped, tmp_path):
+    source = {"format": {"use": "instruct", "system": "You double."}}
+    data = {"train": [{"path": "train.jsonl", **source}], "evals": {"held": {"path": "heldout.jsonl", **source}}}
+    train = {"use": "sft", "epochs": 1, "batch_size": 4, "learning_rate": 0.01}
+    run = train_run(tmp_path, ftp_tiny_model, data=data, train=train)
+    model = library.load(run)
+    question = {"role": "user", "content": "Double 3."}
+    for arguments, text in (((), "You double."), (("--system", ""), ""), (("--system", "Be terse."), "Be terse.")):
+        turns = [*([{"role": "system", "content": text}] if text else []), question]
+        outcome = piped("Double 3.", run, "--max-tokens", "12", *arguments)
+        assert outcome.out.strip() == without_controls(model.answer(messages=turns, max_new_tokens=12))
 
 
 def test_directories_of_models_and_adapters(lora_runs, ftp_tiny_model, piped):

@@ -258,3 +258,9 @@ def _complete(table: Any) -> None:
             raise ValueError(f"column {name} lacks a value")
     if not {"id", "source", "messages"} <= set(table.column_names):
         raise ValueError("has no examples in it")
+
+
+def shared_system(examples: Iterable[Example]) -> str:
+    """Return the system turn with which all prompts begin; empty where there is none or they differ."""
+    firsts = {"".join(turn.content for turn in example.prompt[:1] if turn.role == "system") for example in examples}
+    return firsts.pop() if len(firsts) == 1 else ""

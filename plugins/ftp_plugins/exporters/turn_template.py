@@ -50,7 +50,7 @@ class TurnTemplate:
         """Return the template in the language of Ollama's Modelfiles."""
 
         def literal(text: str) -> str:
-            return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if text else ""
+            return f"{{{{ {_in_go_quotes(text)} }}}}" if text else ""
 
         start = f'{{{{ if ne (index .Messages 0).Role "system" }}}}{literal(self.start)}{{{{ end }}}}'
         turns = ""
@@ -59,6 +59,12 @@ class TurnTemplate:
             turns += f"{test}{literal(before)}{{{{ .Content }}}}{literal(after)}"
         loop = f"{{{{ range .Messages }}}}{turns}{{{{ end }}}}{{{{ end }}}}"
         return f"{start if self.start else ''}{loop}{literal(self.answer)}"
+
+
+def _in_go_quotes(text: str) -> str:
+    """Return a text as a string of Go; what isn't printable as an escape, since Ollama's parser would drop it."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(letter if letter.isprintable() else f"\\U{ord(letter):08x}" for letter in quoted)
 
 
 def turn_template(tokenizer: Any) -> TurnTemplate:

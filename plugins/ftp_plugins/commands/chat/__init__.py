@@ -16,7 +16,7 @@ from ftp.cli.options import TRACEBACK, plugin_options
 @click.option("--server", metavar="URL", help="Talk to a model of an OpenAI-compatible server, such as ftp serve.")
 @click.option("--model", "served", metavar="NAME", help="With --server: the model. Default: the server's first.")
 @click.option("--api-key-env", metavar="NAME", help="With --server: environment variable with the key.")
-@click.option("--system", default="", metavar="TEXT", help="A system turn to begin with.")
+@click.option("--system", metavar="TEXT", help="The system turn. Default: that of all the run's eval prompts, if any.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer. Default: what the context holds.")
 @click.option(
     "--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True, help="0 for the likeliest tokens."
@@ -32,7 +32,7 @@ def command(
     server: str | None,
     served: str | None,
     api_key_env: str | None,
-    system: str,
+    system: str | None,
     max_tokens: int | None,
     temperature: float,
     top_p: float,
@@ -64,6 +64,6 @@ def command(
     else:
         partner = open_local(Path(model or ""), base, files, without, trust, sampling)
     try:
-        talk(Session(partner, system))
+        talk(Session(partner, partner.system if system is None else system))
     finally:
         partner.close()

@@ -12,11 +12,13 @@ from ftp.cli.consent import ask_for_run
 from ftp.cli.options import load_plugins
 from ftp.cli.run import quiet_libraries
 from ftp.cli.show import show
+from ftp.data.examples import read_examples, shared_system
 from ftp.errors import FtpError, RunError
 from ftp.files import first_line
 from ftp.lm.answering import AnsweringModel, together
 from ftp.lm.sampling import Sampling
 from ftp.recipe.model import Recipe
+from ftp.runs.directory import RunDirectory
 from ftp.stages.load_model import load_base_model, restore_adapter
 from ftp.stages.trained_model import TrainedModel, answering, load_runs, open_run, tokenizer_in
 from ftp.types import Message
@@ -32,6 +34,10 @@ class Partner(Protocol):
     @property
     def recipe(self) -> Recipe | None:
         """The recipe of the run, for the form of its rows; None without a run."""
+
+    @property
+    def system(self) -> str:
+        """The system turn under which the run was evaluated; empty for none."""
 
     def stream(self, conversations: Sequence[Sequence[Message]]) -> Iterator[tuple[int, str]]:
         """Yield the answers piece by piece, each with the number of its model.
@@ -51,6 +57,7 @@ class Local:
     models: Sequence[AnsweringModel]
     sampling: Sampling
     recipe: Recipe | None = None
+    system: str = ""
 
     @property
     def names(self) -> Sequence[str]:
@@ -74,6 +81,7 @@ class Served:
     model: str
     sampling: Sampling
     recipe: Recipe | None = None
+    system: str = ""
 
     @property
     def names(self) -> Sequence[str]:
@@ -158,7 +166,7 @@ def open_local(
             progress.stage("Loading the model")
             [model] = load_runs([run], progress.note)
             models = [model.tuned, model.base] if base else [model.tuned]
-        return Local(models, sampling, recipe)
+        return Local(models, sampling, recipe, _system_of(run.directory, recipe))
     if base and not (path / "adapter_config.json").is_file():
         raise RunError(f"{path}: --base is for runs and adapters; this is neither")
     quiet_libraries()
@@ -166,6 +174,12 @@ def open_local(
         progress.stage("Loading the model")
         model = _model_of_files(path, trust, progress.note)
     return Local([model.tuned, model.base] if base else [model.tuned], sampling)
+
+
+def _system_of(directory: RunDirectory, recipe: Recipe) -> str:
+    """Return the system turn with which the prompts of all the recipe's eval sets begin; empty for none."""
+    files = [directory.place(f"data/eval-{name}.arrow") for name in recipe.data.evals]
+    return shared_system(example for file in files if file.is_file() for example in read_examples(file))
 
 
 def _model_of_files(path: Path, trust: bool, note: Any) -> TrainedModel:

@@ -31,6 +31,8 @@ def talk(session: Session) -> None:
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 (line editing and a history for `input`)
     echo(f"{' and '.join(session.names)}; /help lists the commands, /quit ends.", err=True)
+    if session.system:
+        echo(without_controls(f"The system turn is: {session.system}"), err=True)
     while not session.ended:
         try:
             text = _next_turn()

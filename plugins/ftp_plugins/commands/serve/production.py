@@ -173,6 +173,7 @@ def _ollama(run: Trained, host: str, port: int) -> str:
     name = run.name.lower()
     lines = [
         f"OLLAMA_HOST={host}:{port} ollama serve &",
+        f"until OLLAMA_HOST={host}:{port} ollama list > /dev/null 2>&1; do sleep 1; done",
         f"OLLAMA_HOST={host}:{port} {shlex.join(['ollama', 'create', name, '-f', str(place / 'Modelfile')])}",
         f"OLLAMA_HOST={host}:{port} {shlex.join(['ollama', 'run', name])}",
     ]

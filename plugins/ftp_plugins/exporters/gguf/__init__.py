@@ -51,7 +51,7 @@ class GgufFile(ftp.Exporter):
 
         if self.content == "adapter" and whole:
             raise ftp.ModelError("full training leaves no adapter; say content: model")
-        return rehearse(base, self.type)
+        return rehearse(base, self.type, self.content)
 
     def export(self, job: ftp.ExportJob) -> Path:
         from ftp_plugins.exporters.gguf.torch_export import export_adapter, export_model

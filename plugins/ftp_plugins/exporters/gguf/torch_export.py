@@ -15,7 +15,7 @@ from ftp.files import first_line
 from ftp.lm.rendering import stop_ids
 from ftp.lm.torch_devices import pick_device
 from ftp.lm.torch_parity import opened
-from ftp_plugins.exporters.gguf.quantise import WITH_LLAMA_CPP, quantise_with_llama_cpp
+from ftp_plugins.exporters.gguf.quantise import WITH_LLAMA_CPP, other_types, quantise_with_llama_cpp
 from ftp_plugins.exporters.gguf.writer import check_writable, write_gguf
 from ftp_plugins.exporters.torch_merge import bytes_of, check_mergeable, merged
 
@@ -25,8 +25,10 @@ READ_BY_FTP = ("mixtral", "gemma")
 """Families that transformers knows and can't read from GGUF."""
 
 
-def rehearse(base: ftp.LoadedModel, kind: str) -> int:
+def rehearse(base: ftp.LoadedModel, kind: str, content: str) -> int:
     """Check that a model with this base can be written, and return the bytes that it will take at most.
+
+    llama.cpp puts an adapter on a base model in a file of float32, for the comparison alone.
 
     Raises:
         ModelError: the reason why it can't be written right.
@@ -35,7 +37,7 @@ def rehearse(base: ftp.LoadedModel, kind: str) -> int:
     check_writable(base.model, base.tokenizer, _stops(base))
     whole = bytes_of(base.model, "float32")
     needed = whole * BITS.get(kind, 9) // 32
-    return needed + whole if kind in WITH_LLAMA_CPP else needed
+    return needed + whole if kind in WITH_LLAMA_CPP or content == "adapter" else needed
 
 
 def export_model(job: ftp.ExportJob, file: Path, kind: str) -> None:
@@ -51,6 +53,8 @@ def export_model(job: ftp.ExportJob, file: Path, kind: str) -> None:
     del model, loaded
     quantise_with_llama_cpp(str(plain), str(file), kind)
     plain.unlink()
+    if note := other_types(str(file), kind):
+        job.note(note)
 
 
 def export_adapter(job: ftp.ExportJob, file: Path, kind: str) -> None:

@@ -13,6 +13,7 @@ import torch
 import ftp
 from ftp.lm.rendering import render
 from ftp.lm.torch_parity import LONGEST_PROMPT
+from ftp_plugins.exporters.gguf.llama_log import llama_errors
 
 
 def with_llama(path: Path, like: Any, stops: Sequence[int], lora: Path | None = None) -> ftp.Exported:
@@ -28,6 +29,8 @@ def with_llama(path: Path, like: Any, stops: Sequence[int], lora: Path | None = 
     """
     import llama_cpp
 
+    errors = llama_errors()
+    errors.clear()
     try:
         llama = llama_cpp.Llama(
             str(path),
@@ -35,12 +38,14 @@ def with_llama(path: Path, like: Any, stops: Sequence[int], lora: Path | None = 
             n_ctx=2 * LONGEST_PROMPT,
             n_batch=2 * LONGEST_PROMPT,
             logits_all=True,
+            swa_full=True,  # otherwise what has left a sliding window can't be gone back to
             n_gpu_layers=0,
             n_threads=torch.get_num_threads(),
+            n_threads_batch=torch.get_num_threads(),  # of its own accord, all cores
             verbose=False,
         )
     except (ValueError, RuntimeError) as error:
-        raise ftp.ModelError(f"{path}: llama.cpp can't open it: {error}") from None
+        raise ftp.ModelError(f"{path}: llama.cpp can't open it: {errors[-1] if errors else error}") from None
     found = _Opened(llama, like, stops)
     engine = f"llama.cpp (llama-cpp-python {version('llama-cpp-python')})"
     return ftp.Exported(engine, found.encode, found.encode_text, found.logits, found.answer)
@@ -62,13 +67,11 @@ class _Opened:
         return list(self.llama.tokenize(text.encode(), add_bos=True, special=True))
 
     def logits(self, ids: Sequence[int]) -> torch.Tensor:
-        self.llama.reset()
-        self.llama.eval(list(ids))
+        self._read(ids)
         return torch.from_numpy(self.llama.scores[: len(ids)].copy())
 
     def answer(self, ids: Sequence[int], most: int) -> list[int]:
-        self.llama.reset()
-        self.llama.eval(list(ids))
+        self._read(ids)
         found: list[int] = []
         while len(found) < most:
             found.append(int(self.llama.scores[self.llama.n_tokens - 1].argmax()))
@@ -76,3 +79,11 @@ class _Opened:
                 break
             self.llama.eval(found[-1:])
         return found
+
+    def _read(self, ids: Sequence[int]) -> None:
+        """Have llama.cpp compute the logits behind tokens; it keeps those that it has read last and are the same."""
+        read = self.llama.input_ids[: self.llama.n_tokens].tolist()
+        same = next((n for n, (a, b) in enumerate(zip(read, ids, strict=False)) if a != b), min(len(read), len(ids)))
+        self.llama.n_tokens = same
+        if same < len(ids):
+            self.llama.eval(list(ids[same:]))

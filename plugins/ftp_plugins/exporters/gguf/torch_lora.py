@@ -116,7 +116,8 @@ def _in_llama_cpp(job: ftp.ExportJob, path: Path) -> ftp.Exported:
 
         model = dequantized(model, base.request.dtype)
     stops = stop_ids(base.tokenizer, model.generation_config.eos_token_id)
-    with tempfile.TemporaryDirectory(prefix="ftp-") as place:  # llama.cpp maps it, so it may go once it is open
+    # Where there is room for it; llama.cpp maps it, so it may go once it is open.
+    with tempfile.TemporaryDirectory(dir=job.directory) as place:
         file = Path(place) / "base.gguf"
         write_gguf(file, model, base.tokenizer, stops, base.name, "F32")
         return with_llama(file, base.tokenizer, stops, lora=path)
