@@ -47,7 +47,9 @@ class HuggingFaceFiles(Loader, LoadsTokenizer):
     }
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Data type of the weights. auto: the adapter's choice, else bfloat16 where the hardware supports it."""
+    """Data type of the weights. auto: the adapter's choice, else on a GPU bfloat16 where it supports that, and on a
+    processor the faster of bfloat16 and float32, which is measured, as far as float32 weights fit into half of the
+    memory."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps. auto: the first available of cuda, mps, cpu."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"

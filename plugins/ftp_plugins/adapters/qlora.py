@@ -29,8 +29,9 @@ class QLoRA(LoRA):
     """4-bit data type."""
     double_quantization: bool = True
     """Quantise the scales of the blocks too."""
-    compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """Data type to which weights are dequantised for each product."""
+    compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Data type to which weights are dequantised for each product. auto: bfloat16 on a GPU, on a processor the faster
+    of bfloat16 and float32, which is measured."""
 
     def problems(self) -> list[str]:
         found = super().problems()

@@ -49,6 +49,8 @@ def command(
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the plan as lines; what a trainer doesn't report is left out."""
+    from ftp.cli.show import products_line
+
     yield from _line(
         found,
         "parameters",
@@ -74,6 +76,8 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
             "busy as it is now"
         )
         yield from (f"{'':12}not counted: {what}" for what in found.get("not_counted", ()))
+    if "multiplies_in" in found:
+        yield f"{'products':12}{products_line(found).removeprefix('products are ')}"
     if "memory_mb" in found:
         measured = found.get("measured_mb", found["memory_mb"])
         now = f"; {measured:,.0f} MB after the measured steps" if measured < found["memory_mb"] else ""
