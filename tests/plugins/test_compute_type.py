@@ -97,3 +97,13 @@ def test_float32_weights_have_to_fit(ftp_tiny_model, machine, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
     loaded, [note] = load(ftp_tiny_model, LoRA(r=4))
     assert loaded.request.dtype == "bfloat16" and "more than half of the free memory" in note
+
+
+def test_check_warns_of_an_emulated_type(tmp_path):
+    from ftp.lm.processor import emulates_bfloat16, trains_on_it
+
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_text("processor : 0\nflags : fpu avx2 avx512f\n")
+    new.write_text("processor : 0\nflags : fpu avx512f avx512_bf16\n")
+    assert emulates_bfloat16(old) and not emulates_bfloat16(new) and not emulates_bfloat16(tmp_path / "none")
+    assert trains_on_it("cpu") and not trains_on_it("cuda:0")

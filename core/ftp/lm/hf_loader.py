@@ -10,13 +10,17 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftp.components import Loader, LoadsTokenizer
 from ftp.errors import ModelError
 from ftp.files import first_line, kept_digest
 from ftp.lm.hf_tokenizer import ChatTemplate, NewTokens, load_tokenizer
+from ftp.lm.processor import EMULATED, emulates_bfloat16, trains_on_it
 from ftp.types import LoadedModel, LoadedTokenizer, ModelRequest
+
+if TYPE_CHECKING:
+    from ftp.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,10 @@ class HuggingFaceFiles(Loader, LoadsTokenizer):
     """Jinja source, or a file that contains it, to use instead of the model's own chat template."""
     new_tokens: NewTokens = []
     """Tokens to add to the vocabulary, such as <|tool|>; each is always a single token. Their embedding rows train."""
+
+    def warnings(self, recipe: Recipe) -> list[str]:
+        slow = self.dtype == "bfloat16" and trains_on_it(self.device) and emulates_bfloat16()
+        return [f"dtype: {EMULATED}"] if slow else []
 
     @abstractmethod
     def locate(self) -> ModelFiles:

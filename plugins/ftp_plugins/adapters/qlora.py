@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import ftp
+from ftp.lm.processor import EMULATED, emulates_bfloat16, trains_on_it
 from ftp_plugins.adapters.lora import LoRA
+
+if TYPE_CHECKING:
+    from ftp.recipe import Recipe
 
 
 class QLoRA(LoRA):
@@ -41,6 +45,11 @@ class QLoRA(LoRA):
                 "init: loftq"
             )
         return found
+
+    def warnings(self, recipe: Recipe) -> list[str]:
+        on_processor = trains_on_it(getattr(recipe.model, "device", ""))
+        slow = self.compute_dtype == "bfloat16" and on_processor and emulates_bfloat16()
+        return [f"compute_dtype: {EMULATED}"] if slow else []
 
     @property
     def _in_4_bits(self) -> bool:
