@@ -18,7 +18,6 @@ from ftp.lm.training.torch_deterministic import deterministic
 from ftp.lm.training.torch_parts import TrainingParts
 from ftp.lm.training.torch_run import train
 from ftp.lm.training.torch_trainer import TrainerWithParts, weight_types_kept
-from ftp_plugins.speed.torch_batches import Batches
 from ftp_plugins.speed.torch_path import FastPath
 from ftp_plugins.trainers.loop_options import LoopOptions
 from ftp_plugins.trainers.torch_objective import Objective
@@ -39,7 +38,7 @@ class LoopTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
 
     def __init__(self, job: ftp.TrainingJob, args: Any, objective: Objective, **options: Any) -> None:
         self.objective, self.path = objective, objective.path
-        self.batches = Batches(objective.lengths, args.per_device_train_batch_size, args.seed, self.path is None)
+        self.batches = objective.batches(args.per_device_train_batch_size, args.seed)
         self.optimizer: Any
         self.lr_scheduler: Any
         with weight_types_kept(job.model.model):
@@ -170,7 +169,9 @@ def fast_path(options: LoopOptions, job: ftp.TrainingJob, objective: Objective) 
         why_not = path.disagrees(objective.tokens)
     if why_not is None:
         with path.layers() as layers:
-            job.emit("speed", on=["packed rows", "loss only at labels", *layers], why_not=None, **products)
+            on = ["packed rows", "loss only at labels", *layers]
+            shared = objective.shared_tokens(path, options.batch_size, job.seed)
+            job.emit("speed", on=on, why_not=None, shared_tokens=shared, separately=path.separately, **products)
             yield path
         return
     job.emit("speed", on=[], why_not=why_not, **products)

@@ -1,0 +1,112 @@
+"""Tokens that several rows begin with are computed once, with the loss and the gradients of computing them for each."""
+
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_speed import FAMILIES, VOCABULARY, assert_equal, gradients, plain, tiny, with_lora
+
+from ftp.lm.prefixes import SHORTEST, depths_of, forest_of, ranges_of
+from ftp.lm.rendering import Tokens
+from ftp.lm.torch_packing import pack_once
+from ftp_plugins.speed.torch_batches import packed_batch
+from ftp_plugins.speed.torch_path import FastPath
+
+
+def draw(count, seed):
+    source = random.Random(seed)
+    return [source.randrange(1, VOCABULARY) for _ in range(count)]
+
+
+def tree(seed=0):
+    """Rows of one system prompt: two documents with questions, one of them asked twice, and a row of its own."""
+    system, one, two = draw(20, seed), draw(30, seed + 1), draw(18, seed + 2)
+    whole = system + one + draw(7, seed + 5)
+    rows = [
+        system + one + draw(9, seed + 3),
+        system + two + draw(12, seed + 4),
+        whole,
+        system + draw(5, seed + 6),
+        system + one,
+        whole,
+        draw(11, seed + 7),
+        system + two + draw(1, seed + 8),
+    ]
+    return [Tokens(row, [at >= 4 for at in range(len(row))]) for row in rows]  # trained on both sides of the branches
+
+
+def once(model, rows):
+    """Loss and gradients with the rows of a batch as a forest."""
+    import torch
+
+    path = FastPath(model, torch.float32)
+    batch = packed_batch([{"input_ids": row.input_ids, "trained": row.trained} for row in rows], once=True)
+    with path.layers(), path.attention():
+        loss = path.loss(batch) / len(batch["targets"])
+        loss.backward()
+    return loss.item(), gradients(model), batch
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_loss_and_gradients_are_those_of_every_row_by_itself(family, method):
+    model = tiny(family)
+    model = with_lora(model) if method == "lora" else model
+    rows = tree()
+    ours = once(model, rows)
+    assert ours[2]["parents"] is not None and ours[2]["input_ids"].numel() < 0.7 * ours[2]["tokens"]
+    assert_equal(ours, plain(model, rows), 1e-5)
+
+
+def test_long_nodes_take_the_other_kernel():
+    model = tiny(num_hidden_layers=1)
+    document = draw(600, 1)
+    rows = [Tokens(document + draw(n, n), [at > 580 for at in range(600 + n)]) for n in (40, 3, 17)]
+    assert_equal(once(model, rows), plain(model, rows), 1e-5)
+
+
+def test_recomputed_activations_change_nothing():
+    model = with_lora(tiny())
+    model.activation_checkpointing_enable()
+    model.enable_input_require_grads()
+    assert_equal(once(model, tree()), plain(model, tree()), 1e-5)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 30), st.integers(0, 2)), min_size=1, max_size=6))
+def test_any_branches(cuts):
+    model = with_lora(tiny("mistral"))
+    trunk = draw(60, 1)
+    rows = [Tokens(trunk[:at] + draw(n, seed), [True] * (at + n)) for at, n, seed in cuts]
+    if sum(len(row.input_ids) - 1 for row in rows):
+        assert_equal(once(model, rows), plain(model, rows), 1e-5)
+
+
+@given(rows=st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=12), min_size=1, max_size=8))
+def test_a_forest_spells_its_rows(rows):
+    forest = forest_of(rows, shortest=2)
+    ranges, depths = (of(tuple(forest.lengths), tuple(forest.parents)) for of in (ranges_of, depths_of))
+    sequence = [token for node in forest.tokens for token in node]
+    assert all(parent < node for node, parent in enumerate(forest.parents))
+    for row, path in zip(rows, forest.paths, strict=True):
+        assert [token for node in path for token in forest.tokens[node]] == row
+        assert [token for a, b in ranges[path[-1]] for token in sequence[a:b]] == row
+        assert depths[path[-1]] + forest.lengths[path[-1]] == len(row)
+
+
+def test_rows_that_share_too_little_are_packed_as_before():
+    common = draw(SHORTEST - 1, 1)
+    batch = [{"input_ids": common + draw(9, n), "trained": [True] * (SHORTEST + 8)} for n in (2, 3)]
+    ours, before = packed_batch(batch, once=True), packed_batch(batch)
+    assert ours["parents"] is None and ours["lengths"] == before["lengths"]
+    assert all((ours[key] == before[key]).all() for key in ("input_ids", "position_ids", "at", "targets"))
+
+
+def test_positions_continue_from_the_prefix():
+    prefix = draw(20, 1)
+    packed, places = pack_once([[*prefix, 1, 2], [*prefix, 3]])
+    for place, row in zip(places, ([*prefix, 1, 2], [*prefix, 3]), strict=True):
+        assert packed.input_ids[0, place].tolist() == row
+        assert packed.position_ids[0, place].tolist() == list(range(len(row)))
+    assert places[0][19] == places[1][19]
