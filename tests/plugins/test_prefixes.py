@@ -110,3 +110,48 @@ def test_positions_continue_from_the_prefix():
         assert packed.input_ids[0, place].tolist() == row
         assert packed.position_ids[0, place].tolist() == list(range(len(row)))
     assert places[0][19] == places[1][19]
+
+
+def test_rows_with_one_document_meet_in_a_batch_and_each_row_comes_once():
+    from itertools import chain
+
+    import pyarrow as pa
+
+    from ftp.lm.prefixes import GROUPED, prefix_groups
+    from ftp_plugins.speed.torch_batches import Batches
+
+    system = draw(GROUPED, 0)
+    documents = [system + draw(70, n) for n in range(1, 9)]
+    rows = [document + draw(9, 100 * n + at) for n, document in enumerate(documents) for at in range(3)]
+    rows += [system + draw(80, 900 + n) for n in range(20)]
+    column = pa.chunked_array([pa.array(rows[:10], pa.list_(pa.int32())), pa.array(rows[10:], pa.list_(pa.int32()))])
+    groups = prefix_groups(column, most=6)
+    assert groups[24:] == [-1] * 20, "more rows than that begin with the system prompt"
+    assert [groups[at : at + 3].count(groups[at]) for at in range(0, 24, 3)] == [3] * 8 and len(set(groups)) == 9
+    assert prefix_groups(column.slice(24), most=6) is None
+    batches = Batches([len(row) for row in rows], 6, seed=1, alike=False, groups=groups)
+    first, second = batches.of(0), batches.of(1)
+    assert sorted(chain.from_iterable(first)) == sorted(chain.from_iterable(second)) == list(range(44))
+    assert first != second and first == batches.of(0)
+    apart = sum(len({at for at, batch in enumerate(first) if set(batch) & {n, n + 1, n + 2}}) for n in range(0, 24, 3))
+    assert apart <= 8 + 4, "a group is cut only where a batch ends"
+
+
+def test_dropout_keeps_rows_apart(tmp_path, ftp_tiny_model):
+    from test_training import ROWS, job_of, load, metrics
+
+    from ftp_plugins.adapters.lora import LoRA
+    from ftp_plugins.trainers.sft import SFT
+
+    prefix = "You know the colours of all things, and you name them in a word or two, never more. "
+    rows = [(prefix + question, answer) for question, answer in ROWS]
+    found = {}
+    for dropout in (0.0, 0.1):
+        job, events = job_of(
+            load(ftp_tiny_model, LoRA(r=4, dropout=dropout), dtype="float32"), tmp_path / str(dropout), rows
+        )
+        SFT(epochs=1, batch_size=4).train(job)
+        found[dropout] = metrics(events, "speed", "shared_tokens"), metrics(events, "speed", "separately")
+        assert len(metrics(events)) == 2 and metrics(events, "speed", "why_not") == [None]
+    assert found[0.1] == ([0], ["every row draws its own dropout"])
+    assert found[0.0][1] == [None] and found[0.0][0][0] > 6 * 16

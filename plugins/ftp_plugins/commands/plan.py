@@ -63,6 +63,8 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         "{rows:,} rows, {tokens_per_epoch:,} tokens an epoch; {trained_tokens:,} trained tokens in all",
         *("rows", "tokens_per_epoch", "trained_tokens"),
     )
+    if found.get("shared_tokens"):
+        yield f"{'':12}{found['shared_tokens']:,} tokens an epoch are computed once with those of another row"
     yield from _line(
         found,
         "steps",
