@@ -155,3 +155,20 @@ def test_dropout_keeps_rows_apart(tmp_path, ftp_tiny_model):
         assert len(metrics(events)) == 2 and metrics(events, "speed", "why_not") == [None]
     assert found[0.1] == ([0], ["every row draws its own dropout"])
     assert found[0.0][1] == [None] and found[0.0][0][0] > 6 * 16
+
+
+def test_losses_of_rows_that_share_a_prefix_are_those_of_each_row():
+    from types import SimpleNamespace
+
+    import torch
+
+    from ftp.lm.torch_losses import token_losses
+    from ftp.types import LoadedModel, ModelRequest
+
+    model, rows = tiny("gemma2"), tree()
+    loaded = LoadedModel(model, SimpleNamespace(pad_token_id=0), "tiny", "", ModelRequest("tiny"))
+    for row, loss in zip(rows, token_losses(loaded, rows), strict=True):
+        with torch.no_grad():
+            logits = model.eval()(input_ids=torch.tensor([row.input_ids])).logits[0, :-1]
+        alone = torch.nn.functional.cross_entropy(logits, torch.tensor(row.labels[1:]), reduction="sum")
+        assert loss.nll == pytest.approx(float(alone), rel=1e-5)
