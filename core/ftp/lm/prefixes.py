@@ -1,8 +1,8 @@
 """Rows of tokens as a forest: tokens that several rows begin with are one node, and what follows are its branches.
 
 Causal attention computes the same states for equal beginnings, so they can be computed once, forward and backward: the
-gradients of a node are the sums of those of its rows. Used for pairs by dpo-prefix-sharing (Wang and Hegde 2024,
-arXiv:2410.20305) and for groups of answers by Prefix Grouper (Liu et al. 2025, arXiv:2506.05433); here for any rows.
+gradients of a node are the sums of those of its rows. Wang and Hegde 2024 (arXiv:2410.20305) do so for pairs of answers
+and Liu et al. 2025 (arXiv:2506.05433) for groups of them; here it is done for any rows.
 """
 
 from __future__ import annotations
