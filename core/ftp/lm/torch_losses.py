@@ -29,10 +29,9 @@ def token_losses(
 ) -> list[TokenLoss]:
     """Sum the negative log-likelihood, in nats, of the trained tokens of each row.
 
-    Rows go through the model without padding where it allows that, so many at once as have `batch_tokens` tokens;
-    tokens that several of them begin with are computed once.
-    Logits are made only where a label is, a chunk at a time, so that memory does not grow with vocabulary times
-    length. Logits and their losses are float32, sums are exact. The model is put into evaluation mode and back.
+    Rows go through the model without padding where it allows that; tokens that several of them begin with are computed
+    once. Logits are made only where a label is, a chunk at a time, so that memory does not grow with vocabulary times
+    length; they and their losses are float32, sums are exact. The model is put into evaluation mode and back.
 
     Args:
         rows: from `ftp.lm.rendering.encode`; a row's first token has no loss.
