@@ -38,7 +38,7 @@ class Pack:
     """The node that each one continues, -1 for none; None where every row is a node of its own."""
 
 
-def pack(rows: Sequence[Sequence[int]], device: Any = "cpu") -> Pack:
+def pack(rows: Sequence[Sequence[int] | torch.Tensor], device: Any = "cpu") -> Pack:
     """Concatenate rows of token ids, and append a row of zeros up to a rounded length.
 
     Rounded lengths keep the number of shapes small, for which kernels are compiled.

@@ -51,7 +51,12 @@ def attend_along_paths(
     Returns:
         [1, T, heads, head size] in the type of `value`, and None for the weights.
     """
-    options = {"scaling": scaling, "dropout": dropout, "sliding_window": sliding_window, "softcap": softcap}
+    options: dict[str, Any] = {
+        "scaling": scaling,
+        "dropout": dropout,
+        "sliding_window": sliding_window,
+        "softcap": softcap,
+    }
     if parents is None:
         return attend(module, query, key, value, attention_mask, lengths=lengths, **options, **kwargs)
     if kwargs.get("s_aux") is not None:

@@ -74,7 +74,7 @@ def product_speeds(out: int, wide: int, threads: int) -> dict[str, float]:
 
 @torch.inference_mode()
 def _speeds(out: int, wide: int) -> dict[str, float]:
-    products = {}
+    products: dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor]] = {}
     for name in TYPES:
         dtype = getattr(torch, name)
         x, w, dy = (torch.ones(size, dtype=dtype) for size in ((ROWS, wide), (out, wide), (ROWS, out)))
