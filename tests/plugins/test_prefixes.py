@@ -172,3 +172,23 @@ def test_losses_of_rows_that_share_a_prefix_are_those_of_each_row():
             logits = model.eval()(input_ids=torch.tensor([row.input_ids])).logits[0, :-1]
         alone = torch.nn.functional.cross_entropy(logits, torch.tensor(row.labels[1:]), reduction="sum")
         assert loss.nll == pytest.approx(float(alone), rel=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [(2, 3), (2, 3, 5), (40, 41)])
+def test_the_trial_of_the_fast_path_has_a_branch_whatever_the_rows(lengths):
+    import pyarrow as pa
+    import torch
+
+    from ftp.lm.tokens import TokenRows
+
+    model = tiny()
+    rows = TokenRows(
+        pa.table(
+            {
+                "input_ids": pa.array([draw(n, n) for n in lengths], pa.list_(pa.int32())),
+                "trained": [[True] * n for n in lengths],
+            }
+        )
+    )
+    path = FastPath(model, torch.float32)
+    assert path.separately is None and path.disagrees(rows) is None

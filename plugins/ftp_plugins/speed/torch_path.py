@@ -116,8 +116,8 @@ class FastPath:
             if sum(sum(row.trained[1:]) for row in tried) >= TRIED_TOKENS:
                 break
         if self.separately is None:
-            whole = tried[-1].input_ids  # a branch, should these rows share nothing
-            tried.append(Tokens([*whole[:-1], *whole[:4]], [at >= len(whole) for at in range(len(whole) + 3)]))
+            ids = [*tried[-1].input_ids[:-4], *tried[-1].input_ids[:4]]  # a branch, should these rows share nothing
+            tried.append(Tokens(ids, [at >= len(ids) - 3 for at in range(len(ids))]))
         batch = self.collate([{"input_ids": row.input_ids, "trained": row.trained} for row in tried])
         batch = {name: value.to(self.model.device) if hasattr(value, "to") else value for name, value in batch.items()}
         was_training = self.model.training
