@@ -86,7 +86,8 @@ class Quantization:
     double: bool
     """Whether the scales of the blocks are quantised too."""
     compute_dtype: str
-    """`bfloat16`, `float16` or `float32`: what the weights are unpacked to for each product."""
+    """`bfloat16`, `float16` or `float32`: what the weights are unpacked to for each product; `auto` for what the
+    machine multiplies fastest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,12 @@ class ModelRequest:
     """For a mixture of experts: the weights that hold all experts of a layer, such as `experts.down_proj`."""
     new_tokens: tuple[str, ...] = ()
     """Tokens that the loader adds to the model's vocabulary."""
+    layer_shapes: frozenset[tuple[int, int]] = frozenset()
+    """(out, in) of the linear layers, without the output head."""
+    parameters: int | None = None
+    """How many weights it has; None when the loader can't tell."""
+    compute: str = "auto"
+    """`float32` or `bfloat16`: what this machine multiplies fastest; `auto` to measure it when the model is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +154,8 @@ class LoadedModel:
     """The ids of the tokens that the loader added; their embeddings are untrained."""
     unquantized: Callable[[], Any] | None = None
     """Loads the same model with unquantised weights, on the CPU; set for a model that was quantised on loading."""
+    gflops: Mapping[str, float] = field(default_factory=dict)
+    """The measured speed of matrix products by type, from which `request.compute` was chosen; empty where it wasn't."""
 
 
 Weights = Literal["trained", "plain", "original"]

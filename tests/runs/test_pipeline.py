@@ -74,7 +74,7 @@ def test_a_run_leaves_everything_that_tells_its_story(recipe, tmp_path, adapter)
     assert set(lock) == {"recipe", "data", "packages", "plugins", "hardware", "model", "base_model"}
     assert len(lock["data"]) == 2
     assert lock["model"]["quantization"] == (
-        {"scheme": "nf4", "double": True, "compute_dtype": "bfloat16"} if adapter == "qlora" else None
+        {"scheme": "nf4", "double": True, "compute_dtype": lock["model"]["compute"]} if adapter == "qlora" else None
     )
     assert list((run / "model").glob("*.safetensors")) and not list((run / "model").glob("*.bin"))
 

@@ -52,7 +52,7 @@ def test_the_plan_in_words(ftp, small):
     result = ftp("plan", str(small(train={"epochs": 1})))
     assert result.code == 0, result.err
     names = [line.split()[0] for line in result.out.splitlines() if line[0] != " "]
-    assert names == ["parameters", "data", "steps", "time", "memory", "disk"]
+    assert names == ["parameters", "data", "steps", "time", "products", "memory", "disk"]
     assert "not counted: running both models on the eval sets" in result.out
 
 

@@ -412,6 +412,21 @@ def test_another_model_is_refused_when_it_is_loaded(interrupted):
     assert [event["changes"][0][:21] for event in events(interrupted, "anyway")] == ["model: chat_template:"]
 
 
+def test_a_resumed_run_multiplies_in_the_type_that_it_began_with(interrupted, monkeypatch):
+    import ftp.lm.torch_types as types
+
+    def other(device, shapes=()):
+        raise AssertionError("nothing is measured again")
+
+    monkeypatch.setattr(types, "type_to_multiply_in", other)
+    before = json.loads((interrupted / "run.lock.json").read_text())["model"]
+    assert before["compute"] in ("float32", "bfloat16") and before["dtype"] == before["compute"]
+    done = ftp("resume", interrupted)
+    assert done.exit_code == 0, done.output
+    assert json.loads((interrupted / "run.lock.json").read_text())["model"] == before
+    assert {event["multiplies_in"] for event in events(interrupted, "speed")} == {before["compute"]}
+
+
 def test_a_run_is_gone_on_with_from_anywhere_and_with_its_own_recipe(interrupted, tmp_path, monkeypatch):
     run = tmp_path / interrupted
     text = (tmp_path / "recipe.yaml").read_text()

@@ -81,6 +81,8 @@ class Live(Progress):
             if self.task is not None:
                 self.bars.update(self.task, total=values["steps"])
             self.bars.console.print(plan_line(values), markup=False, highlight=False)
+        elif event == "speed" and "multiplies_in" in values:
+            self.bars.console.print(speed_line(values), markup=False, highlight=False)
         elif event == "validation":
             self.validation = f", val {values['loss']:.3f}{accuracy_part(values)}"
         elif event == "metric" and self.task is not None:
@@ -121,6 +123,8 @@ class Plain(Progress):
         if event == "plan":
             self.total = values["steps"]
             self._line(plan_line(values))
+        elif event == "speed" and "multiplies_in" in values:
+            self._line(speed_line(values))
         elif event == "validation":
             self._line(f"step {values['step']}: validation loss {values['loss']:.4f}{accuracy_part(values)}")
         elif event == "metric":
@@ -146,6 +150,19 @@ def plan_line(values: Mapping[str, Any]) -> str:
     figures = [f"{key.replace('_', ' ')} {value:,}" for key, value in values.items() if isinstance(value, int)]
     words = [f"{key.replace('_', ' ')} {value}" for key, value in values.items() if isinstance(value, str)]
     return ", ".join(figures + words)
+
+
+def speed_line(values: Mapping[str, Any]) -> str:
+    """Say in a line what the speed of a training comes from."""
+    shared = values.get("shared_tokens", 0)
+    more = f"; {shared:,} tokens an epoch are computed once with those of another row" if shared else ""
+    return f"{products_line(values)}{more}"
+
+
+def products_line(values: Mapping[str, Any]) -> str:
+    """Say in which type the products of a training are computed, and how fast those measured are."""
+    speeds = ", ".join(f"{name} {speed:,.0f} GFLOP/s" for name, speed in values.get("gflops", {}).items())
+    return f"products are computed in {values['multiplies_in']}{f' (measured: {speeds})' if speeds else ''}"
 
 
 def metric_parts(values: Mapping[str, Any]) -> list[str]:

@@ -10,14 +10,18 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftp.cache import kept_digest
 from ftp.components import Loader, LoadsTokenizer
 from ftp.errors import ModelError
 from ftp.files import first_line
 from ftp.lm.hf_tokenizer import ChatTemplate, NewTokens, load_tokenizer
+from ftp.lm.processor import EMULATED, emulates_bfloat16, trains_on_it
 from ftp.types import LoadedModel, LoadedTokenizer, ModelRequest
+
+if TYPE_CHECKING:
+    from ftp.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,9 @@ class HuggingFaceFiles(Loader, LoadsTokenizer):
     }
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Data type of the weights. auto: the adapter's choice, else bfloat16 where the hardware supports it."""
+    """Data type of the weights. auto: the adapter's choice, else on a GPU bfloat16 where it supports that, and on a
+    processor the faster of bfloat16 and float32, which is measured, as far as float32 weights fit into half of the
+    memory."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps. auto: the first available of cuda, mps, cpu."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
@@ -57,6 +63,10 @@ class HuggingFaceFiles(Loader, LoadsTokenizer):
     """Jinja source, or a file that contains it, to use instead of the model's own chat template."""
     new_tokens: NewTokens = []
     """Tokens to add to the vocabulary, such as <|tool|>; each is always a single token. Their embedding rows train."""
+
+    def warnings(self, recipe: Recipe) -> list[str]:
+        slow = self.dtype == "bfloat16" and trains_on_it(self.device) and emulates_bfloat16()
+        return [f"dtype: {EMULATED}"] if slow else []
 
     @abstractmethod
     def locate(self) -> ModelFiles:

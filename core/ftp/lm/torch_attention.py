@@ -69,12 +69,12 @@ def attend(
     if dropout == 0 and softcap is None:
         half = q.dtype in (torch.bfloat16, torch.float16) and q.shape[-1] == v.shape[-1] <= 256
         if q.is_cuda and half:
-            return _flash_attend(q, k, v, lengths, scale, window)[None], None
+            return flash_attend(q, k, v, lengths, lengths, scale, window)[None], None
         if window is None and max(lengths) <= OWN_KERNEL and not q.is_cuda:
             attended: torch.Tensor = DocumentAttention.apply(q, k, v, lengths, scale)
             return attended[None], None
     starts = _starts(lengths)
-    parts = [_attend_one(q[a:b], k[a:b], v[a:b], scale, dropout, window, softcap) for a, b in pairwise(starts)]
+    parts = [attend_one(q[a:b], k[a:b], v[a:b], scale, dropout, window, softcap) for a, b in pairwise(starts)]
     return torch.cat(parts)[None], None
 
 
@@ -85,29 +85,39 @@ def _starts(lengths: tuple[int, ...]) -> list[int]:
     return starts
 
 
-def _flash_attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: tuple[int, ...], scale: float, window: int | None
+def flash_attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    lengths: tuple[int, ...],
+    keys: tuple[int, ...],
+    scale: float,
+    window: int | None,
 ) -> torch.Tensor:
-    """Run flash attention over sequences of any length (Dao 2023, arXiv:2307.08691), as shipped with torch."""
+    """Run flash attention over sequences of any length (Dao 2023, arXiv:2307.08691), as shipped with torch.
+
+    Args:
+        lengths: queries of each document.
+        keys: keys of each document, as many or more; the last query sees all of them.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
-    ends = _borders(lengths, q.device)
-    longest = max(lengths)
     found: Any = varlen_attn(
-        q.contiguous(), k.contiguous(), v.contiguous(), ends, ends, longest, longest,
+        q.contiguous(), k.contiguous(), v.contiguous(), _borders(lengths, q.device), _borders(keys, q.device),
+        max(lengths), max(keys),
         scale=scale, window_size=(-1 if window is None else window - 1, 0), enable_gqa=q.shape[1] != k.shape[1],
     )  # fmt: skip
     out: torch.Tensor = found
     return out
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _borders(lengths: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """Return the borders of the documents as int32 on the device; every layer of a step asks for the same."""
     return torch.tensor(_starts(lengths), dtype=torch.int32, device=device)
 
 
-def _attend_one(
+def attend_one(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -116,28 +126,33 @@ def _attend_one(
     window: int | None,
     softcap: float | None,
 ) -> torch.Tensor:
-    """Attend within one document, [L, heads, head size], with torch's own attention, or written out with a softcap."""
+    """Attend within one document with torch's own attention, or written out with a softcap.
+
+    Args:
+        q: [L, heads, head size] of the document's last L tokens.
+        k, v: [its tokens, heads, head size].
+    """
     q, k, v = (states.transpose(0, 1)[None] for states in (q, k, v))
-    length = q.shape[2]
-    windowed = window is not None and window < length
+    length, keys = q.shape[2], k.shape[2]
+    window = window if window is not None and window < keys else None
     if softcap is None:
-        mask = _allowed(length, window, q.device) if windowed else None
+        mask = _allowed(length, keys, window, q.device) if window is not None or keys > length else None
         out = functional.scaled_dot_product_attention(
-            q, k, v, mask, dropout, is_causal=not windowed, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+            q, k, v, mask, dropout, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
         )
         return out[0].transpose(0, 1)
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     scores = torch.tanh(torch.matmul(q, k.transpose(2, 3)) * (scale / softcap)) * softcap
-    scores = scores.masked_fill(~_allowed(length, window if windowed else None, q.device), float("-inf"))
+    scores = scores.masked_fill(~_allowed(length, keys, window, q.device), float("-inf"))
     weights = functional.dropout(torch.softmax(scores, -1, dtype=torch.float32).to(q.dtype), dropout)
     return torch.matmul(weights, v)[0].transpose(0, 1)
 
 
-def _allowed(length: int, window: int | None, device: torch.device) -> torch.Tensor:
-    """Return the mask, bool [L, L], of the keys (columns) that each query (row) may see."""
-    seen = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-    return seen if window is None else seen.triu(1 - window)
+def _allowed(length: int, keys: int, window: int | None, device: torch.device) -> torch.Tensor:
+    """Return the mask, bool [length, keys], of the keys (columns) that each query (row) may see, its own included."""
+    seen = torch.ones(length, keys, dtype=torch.bool, device=device).tril(keys - length)
+    return seen if window is None else seen.triu(keys - length + 1 - window)
 
 
 class DocumentAttention(torch.autograd.Function):
@@ -151,9 +166,9 @@ class DocumentAttention(torch.autograd.Function):
     def forward(ctx: Any, q: Any, k: Any, v: Any, lengths: tuple[int, ...], scale: float) -> Any:
         heads, out, kept = k.shape[1], torch.empty(*q.shape[:2], v.shape[2], dtype=q.dtype), []
         for width, places in _by_length(lengths):
-            qs, ks, vs = (_blocks(states, heads, width, places) for states in (q, k, v))
+            qs, ks, vs = (blocks_of(states, heads, width, places) for states in (q, k, v))
             weights = _weights(qs, ks, width, scale)
-            _write_blocks(out, torch.bmm(weights, vs), heads, width, places)
+            write_blocks(out, torch.bmm(weights, vs), heads, width, places)
             kept += [qs, ks, vs, weights if width <= KEEP_WEIGHTS and any(ctx.needs_input_grad) else None]
         ctx.save_for_backward(*kept)
         ctx.lengths, ctx.scale, ctx.shapes = lengths, scale, (q.shape, k.shape, v.shape)
@@ -167,12 +182,12 @@ class DocumentAttention(torch.autograd.Function):
             qs, ks, vs, weights = kept[4 * at : 4 * at + 4]
             if weights is None:
                 weights = _weights(qs, ks, width, ctx.scale)
-            dout = _blocks(grad, heads, width, places)
+            dout = blocks_of(grad, heads, width, places)
             dscores = torch._softmax_backward_data(torch.bmm(dout, vs.transpose(1, 2)), weights, -1, weights.dtype)
             dscores.mul_(ctx.scale)
             dqs, dks = torch.bmm(dscores, ks), torch.bmm(dscores.transpose(1, 2), qs)
             for place, found in zip(grads, (dqs, dks, torch.bmm(weights.transpose(1, 2), dout)), strict=True):
-                _write_blocks(place, found, heads, width, places)
+                write_blocks(place, found, heads, width, places)
         return *grads, None, None
 
 
@@ -185,7 +200,7 @@ def _by_length(lengths: tuple[int, ...]) -> list[tuple[int, list[tuple[int, int]
     return list(found.items())
 
 
-def _blocks(states: torch.Tensor, heads: int, width: int, places: list[tuple[int, int]]) -> torch.Tensor:
+def blocks_of(states: torch.Tensor, heads: int, width: int, places: list[tuple[int, int]]) -> torch.Tensor:
     """Copy documents from [T, its heads, size] to [documents * key heads, group * width, size], padded with zeros.
 
     Causal attention lets no query see the zeros, and no gradient comes from them.
@@ -197,10 +212,10 @@ def _blocks(states: torch.Tensor, heads: int, width: int, places: list[tuple[int
     return found.view(len(places) * heads, -1, size)
 
 
-def _write_blocks(
+def write_blocks(
     place: torch.Tensor, found: torch.Tensor, heads: int, width: int, places: list[tuple[int, int]]
 ) -> None:
-    """Write the inverse of `_blocks` into [T, its heads, size]."""
+    """Write the inverse of `blocks_of` into [T, its heads, size]."""
     _, of, size = place.shape
     blocks = found.view(len(places), heads, of // heads, width, size)
     for block, (start, stop) in zip(blocks, places, strict=True):

@@ -12,7 +12,7 @@ import torch
 from ftp.lm.rendering import Tokens
 from ftp.lm.torch_attention import SIZES, rounded
 from ftp.lm.torch_models import causal_model, head_of
-from ftp.lm.torch_packing import documents, hidden_states, pack, padded, same_positions_up_to, why_not
+from ftp.lm.torch_packing import documents, hidden_states, pack_once, padded, same_positions_up_to, why_not
 from ftp.types import LoadedModel, TokenLoss
 
 LOSS_TOKENS = 4096
@@ -29,9 +29,9 @@ def token_losses(
 ) -> list[TokenLoss]:
     """Sum the negative log-likelihood, in nats, of the trained tokens of each row.
 
-    Rows go through the model without padding where it allows that, so many at once as have `batch_tokens` tokens.
-    Logits are made only where a label is, a chunk at a time, so that memory does not grow with vocabulary times
-    length. Logits and their losses are float32, sums are exact. The model is put into evaluation mode and back.
+    Rows go through the model without padding where it allows that; tokens that several of them begin with are computed
+    once. Logits are made only where a label is, a chunk at a time, so that memory does not grow with vocabulary times
+    length; they and their losses are float32, sums are exact. The model is put into evaluation mode and back.
 
     Args:
         rows: from `ftp.lm.rendering.encode`; a row's first token has no loss.
@@ -100,7 +100,9 @@ def _states(loaded: LoadedModel, rows: list[list[int]], packs: bool) -> Sequence
     model = loaded.model
     lengths = [len(row) for row in rows]
     if packs:
-        return torch.split(hidden_states(model, pack(rows, model.device))[: sum(lengths)], lengths)
+        packed, places = pack_once(rows, model.device)
+        states = hidden_states(model, packed)
+        return [states[place.to(states.device)] for place in places]
     ids, mask = padded(rows, loaded.tokenizer.pad_token_id, side="right")
     decoder = causal_model(model).get_decoder()
     out = decoder(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False)

@@ -1,7 +1,8 @@
 """Rows in one batch without padding: each row a document of its own that sees no other.
 
 The rows of a batch lie one after the other in a sequence; positions begin anew with every row and attention is causal
-within a row. The model's own attention modules call `attend` through transformers' attention
+within a row. What several rows begin with may be there once (`pack_once`): a token then sees those before it on the
+path of its row. The model's own attention modules call `attend_along_paths` through transformers' attention
 interface, so every family that uses it works, with its own rotary embedding, grouped heads and norms.
 """
 
@@ -10,11 +11,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 
-from ftp.lm.torch_attention import SIZES, attend, rounded
+from ftp.lm.prefixes import depths_of, forest_of
+from ftp.lm.torch_attention import SIZES, rounded
+from ftp.lm.torch_prefix_attention import attend_along_paths
 
 NAME = "ftp_documents"
 """What the attention is called in transformers' registry."""
@@ -27,12 +31,14 @@ class Pack:
     input_ids: torch.Tensor
     """int64 [1, T]"""
     position_ids: torch.Tensor
-    """int64 [1, T], beginning at 0 with every row."""
+    """int64 [1, T], beginning at 0 with every row, and in a branch after the last one of what it continues."""
     lengths: tuple[int, ...]
-    """Tokens of each row, and last of the filling where there is one; their sum is T."""
+    """Tokens of each row or node, and last of the filling where there is one; their sum is T."""
+    parents: tuple[int, ...] | None = None
+    """The node that each one continues, -1 for none; None where every row is a node of its own."""
 
 
-def pack(rows: Sequence[Sequence[int]], device: Any = "cpu") -> Pack:
+def pack(rows: Sequence[Sequence[int] | torch.Tensor], device: Any = "cpu") -> Pack:
     """Concatenate rows of token ids, and append a row of zeros up to a rounded length.
 
     Rounded lengths keep the number of shapes small, for which kernels are compiled.
@@ -43,6 +49,30 @@ def pack(rows: Sequence[Sequence[int]], device: Any = "cpu") -> Pack:
     ids = torch.cat([torch.as_tensor(row, dtype=torch.int64) for row in rows])
     positions = torch.cat([torch.arange(len(row)) for row in rows])
     return Pack(ids[None].to(device), positions[None].to(device), tuple(len(row) for row in rows))
+
+
+def pack_once(rows: Sequence[Sequence[int]], device: Any = "cpu") -> tuple[Pack, list[torch.Tensor]]:
+    """Pack rows so that tokens which several of them begin with are there once.
+
+    Returns:
+        The pack, and for each row the positions of its tokens in the pack, int64 [its length].
+    """
+    forest = forest_of(rows)
+    starts = [0, *accumulate(forest.lengths)]
+    shares = any(parent >= 0 for parent in forest.parents) or len(forest.lengths) < len(rows)
+    if not shares:
+        starts = [0, *accumulate(map(len, rows))]
+        places = [torch.arange(start, stop) for start, stop in pairwise(starts)]
+        return pack(rows, device), places
+    places = [
+        torch.cat([torch.arange(starts[node], starts[node + 1]) for node in path]) if path else torch.arange(0)
+        for path in forest.paths
+    ]
+    packed = pack(forest.tokens, device)
+    parents = (*forest.parents, *(-1,) * (len(packed.lengths) - len(forest.lengths)))
+    depths = depths_of(packed.lengths, parents)
+    offsets = torch.repeat_interleave(torch.tensor(depths), torch.tensor(packed.lengths)).to(device)
+    return Pack(packed.input_ids, packed.position_ids + offsets, packed.lengths, parents), places
 
 
 def why_not(model: Any, longest: int = 0) -> str | None:
@@ -91,7 +121,7 @@ def documents(model: Any) -> Iterator[None]:
     """Let the model attend within documents inside the block; its forward then needs `lengths=pack.lengths`."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(NAME, attend)
+    AttentionInterface.register(NAME, attend_along_paths)
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     configs = {id(m.config): m.config for m in causal.modules() if hasattr(m, "config")}
     before = {key: config._attn_implementation for key, config in configs.items()}
@@ -108,8 +138,9 @@ def hidden_states(model: Any, packed: Pack) -> torch.Tensor:
     """Return the decoder's last hidden states, [T, hidden]. Call it inside `documents(model)`."""
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     out = causal.get_decoder()(
-        input_ids=packed.input_ids, position_ids=packed.position_ids, use_cache=False, lengths=packed.lengths
-    )
+        input_ids=packed.input_ids, position_ids=packed.position_ids, use_cache=False,
+        lengths=packed.lengths, parents=packed.parents,
+    )  # fmt: skip
     states: torch.Tensor = out.last_hidden_state[0]
     return states
 

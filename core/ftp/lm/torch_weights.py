@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +15,9 @@ import torch
 from ftp.errors import ModelError
 from ftp.files import first_line
 from ftp.lm.hf_tokenizer import add_tokens, finish_tokenizer
-from ftp.lm.torch_devices import pick_device, pick_dtype
+from ftp.lm.torch_devices import pick_device
 from ftp.lm.torch_models import expert_weights
+from ftp.lm.torch_types import with_types
 from ftp.types import LoadedModel, ModelRequest, Quantization
 
 
@@ -64,6 +64,12 @@ def describe(
         layers=getattr(config.get_text_config(), "num_hidden_layers", None),
         experts=frozenset(".".join(name.split(".")[-2:]) for name in expert_weights(model)),
         new_tokens=tuple(new_tokens),
+        layer_shapes=frozenset(
+            (module.out_features, module.in_features)
+            for module in model.modules()
+            if isinstance(module, torch.nn.Linear) and module is not head
+        ),
+        parameters=model.num_parameters(),
     )
 
 
@@ -119,9 +125,9 @@ def load(
         ModelError: files or weights are missing, or don't fit one another; or the tokenizer can't be used.
     """
     device = pick_device() if device == "auto" else device
-    dtype = pick_dtype(device) if request.dtype == "auto" else request.dtype
+    request, gflops, notes = with_types(request, name, device)
     files: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    options = {**files, "dtype": getattr(torch, dtype), "device_map": device}
+    options = {**files, "dtype": getattr(torch, request.dtype), "device_map": device}
     if request.quantization:
         options["quantization_config"] = _bitsandbytes_config(request.quantization)
     if attention != "auto":
@@ -129,7 +135,8 @@ def load(
     model, tokenizer = _read(where, name, files, options)
     if request.quantization:
         _keep_trainable_layout(model)
-    notes = [f"trust_remote_code is on: code that comes with {name} runs on this machine"] if trust_remote_code else []
+    if trust_remote_code:
+        notes.append(f"trust_remote_code is on: code that comes with {name} runs on this machine")
     notes += finish_tokenizer(tokenizer, chat_template)
     new_ids = add_tokens(tokenizer, request.new_tokens)
     if new_ids:
@@ -141,10 +148,11 @@ def load(
         tokenizer=tokenizer,
         name=name,
         fingerprint=fingerprint,
-        request=dataclasses.replace(request, dtype=dtype),
+        request=request,
         notes=tuple(notes),
         new_tokens=new_ids,
         unquantized=functools.partial(_from_pretrained, where, dtype="auto", **files) if request.quantization else None,
+        gflops=gflops,
     )
 
 

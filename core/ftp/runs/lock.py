@@ -250,6 +250,7 @@ def note_model(directory: RunDirectory, loaded: LoadedModel, *, anyway: bool = F
         "fingerprint": loaded.fingerprint,
         "dtype": loaded.request.dtype,
         "quantization": loaded.request.quantization and dataclasses.asdict(loaded.request.quantization),
+        "compute": loaded.request.compute,
         "device": str(loaded.model.device),
         "tokenizer": digest(loaded.tokenizer.backend_tokenizer.to_str()),
         "chat_template": digest(loaded.tokenizer.chat_template),
@@ -257,6 +258,8 @@ def note_model(directory: RunDirectory, loaded: LoadedModel, *, anyway: bool = F
     before = lock.get("model")
     if before is not None and before.get("fingerprint") == UNKNOWN:
         before = {**before, "fingerprint": now["fingerprint"]}
+    if before is not None:  # an older release did not record what it multiplied in
+        before = {"compute": now["compute"], **before}
     if before is None or before == now:
         directory.write_json(LOCK, {**lock, "model": now})
         return []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ftp.components import Adapter, Loader, LoadsTokenizer
 from ftp.errors import ComponentError, ModelError
@@ -20,12 +22,19 @@ def load_tokenizer(loader: Loader) -> LoadedTokenizer | None:
     return call(LoadedTokenizer | None, loader.load_tokenizer)
 
 
-def load_base_model(loader: Loader, adapter: Adapter | None, note: Callable[[str], object]) -> LoadedModel:
+def load_base_model(
+    loader: Loader,
+    adapter: Adapter | None,
+    note: Callable[[str], object],
+    recorded: Mapping[str, Any] | None = None,
+) -> LoadedModel:
     """Load a base model as the adapter requires.
 
     Args:
         adapter: the adapter that will be applied; None for the model as it is.
         note: called with each message for the user.
+        recorded: the entry `model` in the lock of the run that it is loaded for; its types are used where the recipe
+            leaves them to the machine. None to measure what the machine multiplies fastest.
 
     Raises:
         ModelError: the model can't be loaded, or not in the way that the adapter requires.
@@ -34,10 +43,32 @@ def load_base_model(loader: Loader, adapter: Adapter | None, note: Callable[[str
     request = call(ModelRequest, loader.describe)
     if adapter:
         request = call(ModelRequest, adapter.prepare, request)
+    if recorded:
+        request = _with_types_of(recorded, request)
     loaded = call(LoadedModel, loader.load, request)
     for text in loaded.notes:
         note(text)
     return loaded
+
+
+def _with_types_of(recorded: Mapping[str, Any], request: ModelRequest) -> ModelRequest:
+    """Return the request with the data types that a run began with in place of `auto`."""
+    quantization, before = request.quantization, recorded.get("quantization") or {}
+    if quantization is not None and quantization.compute_dtype == "auto":
+        quantization = dataclasses.replace(quantization, compute_dtype=before.get("compute_dtype", "auto"))
+    return dataclasses.replace(
+        request,
+        dtype=recorded["dtype"] if request.dtype == "auto" else request.dtype,
+        quantization=quantization,
+        compute=recorded.get("compute") or _compute_before_0_2(str(recorded.get("device", "cpu"))),
+    )
+
+
+def _compute_before_0_2(device: str) -> str:
+    """Return the type in which an older release multiplied: its locks don't name it."""
+    from ftp.lm.torch_devices import pick_dtype
+
+    return pick_dtype(device)
 
 
 def apply_adapter(recipe: Recipe, loaded: LoadedModel, note: Callable[[str], object]) -> LoadedModel:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ftp.errors import ModelError, RunError
 from ftp.recipe.model import Recipe
@@ -38,11 +39,19 @@ def load_base_of(
     """Load the base model of a run as it was loaded for training; see `load_trained`."""
     if "train" not in directory.stages():
         raise RunError(f"{directory.path}: no trained model in it; `ftp resume {directory.path}` goes on with it")
-    base = load_base_model(recipe.model, recipe.adapter, note)
     before = (directory.read_json("run.lock.json") or {}).get("model", {})
+    base = load_base_model(recipe.model, recipe.adapter, note, before if _device_is_here(before) else None)
     if before.get("fingerprint") != base.fingerprint:
         raise RunError(f"{directory.path}: the base model {base.name} is not the one that it was trained on")
     return base
+
+
+def _device_is_here(recorded: Mapping[str, Any]) -> bool:
+    """Return whether this machine has the kind of device that a model was trained on, whose data types fit it."""
+    import torch
+
+    kind = str(recorded.get("device", "")).split(":")[0]
+    return kind == "cpu" or (kind == "cuda" and torch.cuda.is_available())
 
 
 def restored(recipe: Recipe, base: LoadedModel, directory: RunDirectory) -> LoadedModel:

@@ -12,7 +12,7 @@ from ftp.data.examples import Corpus
 from ftp.data.ledger import Ledger, fates_in_words
 from ftp.files import shown
 from ftp.guard import call
-from ftp.runs.lock import note_model
+from ftp.runs.lock import lock_of, note_model
 from ftp.stages import against
 from ftp.stages.dev_score import DevScore
 from ftp.stages.evaluate import leaked_rows
@@ -50,7 +50,8 @@ def rows_of(work: Work) -> tuple[Corpus, Ledger]:
 def base_model_of(work: Work) -> LoadedModel:
     """Load the base model, which has to be the one that the run began with."""
     work.progress.stage("Loading the model")
-    loaded = load_base_model(work.recipe.model, work.recipe.adapter, work.note)
+    recorded = lock_of(work.directory).get("model")
+    loaded = load_base_model(work.recipe.model, work.recipe.adapter, work.note, recorded)
     if changed_model := note_model(work.directory, loaded, anyway=work.anyway):
         work.emit("anyway", changes=changed_model)
     return loaded

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import ftp
+from ftp.lm.processor import EMULATED, emulates_bfloat16, trains_on_it
 from ftp_plugins.adapters.lora import LoRA
+
+if TYPE_CHECKING:
+    from ftp.recipe import Recipe
 
 
 class QLoRA(LoRA):
@@ -29,8 +33,9 @@ class QLoRA(LoRA):
     """4-bit data type."""
     double_quantization: bool = True
     """Quantise the scales of the blocks too."""
-    compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """Data type to which weights are dequantised for each product."""
+    compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Data type to which weights are dequantised for each product. auto: bfloat16 on a GPU, on a processor the faster
+    of bfloat16 and float32, which is measured."""
 
     def problems(self) -> list[str]:
         found = super().problems()
@@ -40,6 +45,11 @@ class QLoRA(LoRA):
                 "init: loftq"
             )
         return found
+
+    def warnings(self, recipe: Recipe) -> list[str]:
+        on_processor = trains_on_it(getattr(recipe.model, "device", ""))
+        slow = self.compute_dtype == "bfloat16" and on_processor and emulates_bfloat16()
+        return [f"compute_dtype: {EMULATED}"] if slow else []
 
     @property
     def _in_4_bits(self) -> bool:

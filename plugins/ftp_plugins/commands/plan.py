@@ -49,6 +49,8 @@ def command(
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     """Yield the plan as lines; what a trainer doesn't report is left out."""
+    from ftp.cli.show import products_line
+
     yield from _line(
         found,
         "parameters",
@@ -61,6 +63,8 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         "{rows:,} rows, {tokens_per_epoch:,} tokens an epoch; {trained_tokens:,} trained tokens in all",
         *("rows", "tokens_per_epoch", "trained_tokens"),
     )
+    if found.get("shared_tokens"):
+        yield f"{'':12}{found['shared_tokens']:,} tokens an epoch are computed once with those of another row"
     yield from _line(
         found,
         "steps",
@@ -74,6 +78,8 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
             "busy as it is now"
         )
         yield from (f"{'':12}not counted: {what}" for what in found.get("not_counted", ()))
+    if "multiplies_in" in found:
+        yield f"{'products':12}{products_line(found).removeprefix('products are ')}"
     if "memory_mb" in found:
         measured = found.get("measured_mb", found["memory_mb"])
         now = f"; {measured:,.0f} MB after the measured steps" if measured < found["memory_mb"] else ""

@@ -8,14 +8,17 @@ import torch
 
 from ftp.files import first_line
 from ftp.lm.torch_devices import multiplies_bfloat16
+from ftp.lm.torch_products import in_words, type_to_multiply_in
 
 
 def devices(has_bitsandbytes: bool) -> dict[str, str]:
     """Describe processor and accelerators in words, by name: threads, bfloat16, memory, whether 4-bit weights work."""
     lines = {"torch threads": str(torch.get_num_threads())}
     capability = torch.backends.cpu.get_cpu_capability()
-    bf16 = "in hardware" if multiplies_bfloat16("cpu") else "emulated: float32 is faster"
+    bf16 = "in hardware" if multiplies_bfloat16("cpu") else "emulated"
     lines["cpu"] = f"{capability}, bfloat16 {bf16}"
+    used, speeds = type_to_multiply_in("cpu")
+    lines["products"] = f"{in_words(speeds)}: training multiplies in {used} where the recipe leaves it to the machine"
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
         bf16 = "bfloat16" if multiplies_bfloat16("cuda") else "no bfloat16"

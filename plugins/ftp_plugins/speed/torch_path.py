@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ftp.lm.prefixes import prefix_groups
+from ftp.lm.rendering import Tokens
 from ftp.lm.torch_models import causal_model, head_of, logit_scale_and_cap
 from ftp.lm.torch_packing import Pack, documents, hidden_states, why_not
-from ftp_plugins.speed.torch_batches import packed_batch
+from ftp_plugins.speed.torch_batches import Batches, packed_batch
 from ftp_plugins.speed.torch_copies import WeightCopies
 from ftp_plugins.speed.torch_head import TokenLoss, log_probs, loss_through, summed_loss
 from ftp_plugins.speed.torch_layers import fast_layers
 
 if TYPE_CHECKING:
-    from ftp.lm.rendering import Tokens
     from ftp.lm.tokens import TokenRows
 
 TRIED_TOKENS = 100
 """Trained tokens that are compared with the model's own forward before it is trusted."""
+
+
+def why_separately(model: Any) -> str | None:
+    """Return why tokens that several rows begin with can't be computed once for all of them; None if they can."""
+    rates = [float(getattr(module, "p", 0.0)) for module in model.modules() if isinstance(module, torch.nn.Dropout)]
+    if max(rates, default=0.0) or getattr(causal_model(model).config.get_text_config(), "attention_dropout", 0.0):
+        return "every row draws its own dropout"
+    return None
 
 
 class FastPath:
@@ -38,6 +47,9 @@ class FastPath:
         self.scale, self.softcap = logit_scale_and_cap(causal_model(model))
         self.head = causal_model(model).get_output_embeddings()
         self.plain_head = type(self.head) is torch.nn.Linear and self.head.bias is None
+        self.separately = why_separately(model)
+        """Why tokens that several rows begin with are computed for each of them; None if they are computed once."""
+        self.groups: list[int] | None = None
         self.mixes = self.plain_head and self.head.weight.dtype == torch.float32 and compute != torch.float32
 
     @staticmethod
@@ -50,6 +62,16 @@ class FastPath:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return "several processes train together"
         return why_not(model, longest)
+
+    def plan_batches(self, rows: TokenRows, batch_size: int, seed: int) -> Batches:
+        """Return the batches of rows; within a window those that share a prefix are in one batch."""
+        if self.separately is None and self.groups is None:
+            self.groups = prefix_groups(rows.table.column("input_ids"), most=4 * batch_size)
+        return Batches(rows.lengths().tolist(), batch_size, seed, alike=False, groups=self.groups)
+
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return rows as a `packed_batch`."""
+        return packed_batch(rows, once=self.separately is None)
 
     @contextlib.contextmanager
     def layers(self) -> Iterator[list[str]]:
@@ -80,7 +102,7 @@ class FastPath:
 
     def _states(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Return the hidden states that predict the targets of a `packed_batch`, [N, hidden]."""
-        rows = Pack(batch["input_ids"], batch["position_ids"], batch["lengths"])
+        rows = Pack(batch["input_ids"], batch["position_ids"], batch["lengths"], batch.get("parents"))
         return hidden_states(self.model, rows)[batch["at"]]
 
     def disagrees(self, rows: TokenRows) -> str | None:
@@ -93,7 +115,10 @@ class FastPath:
             tried.append(rows[int(index)])
             if sum(sum(row.trained[1:]) for row in tried) >= TRIED_TOKENS:
                 break
-        batch = packed_batch([{"input_ids": row.input_ids, "trained": row.trained} for row in tried])
+        if self.separately is None:
+            ids = [*tried[-1].input_ids[:-4], *tried[-1].input_ids[:4]]  # a branch, should these rows share nothing
+            tried.append(Tokens(ids, [at >= len(ids) - 3 for at in range(len(ids))]))
+        batch = self.collate([{"input_ids": row.input_ids, "trained": row.trained} for row in tried])
         batch = {name: value.to(self.model.device) if hasattr(value, "to") else value for name, value in batch.items()}
         was_training = self.model.training
         self.model.eval()

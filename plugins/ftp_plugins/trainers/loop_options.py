@@ -69,8 +69,8 @@ class LoopOptions(ftp.Trainer):
     """auto: FTP's fast path if the model allows it (packed rows, loss only at labels, fast layers), with a note if it
     doesn't. off: TRL's."""
     precision: Literal["auto", "float32"] = "auto"
-    """The type in which float32 weights are multiplied. auto: bfloat16 if the hardware supports it. float32: always
-    float32, which is slower there; losses then differ between machines in the last digits only."""
+    """The type in which float32 weights are multiplied. auto: bfloat16 where that is faster, which is measured.
+    float32: always float32; losses then differ between machines in the last digits only."""
     deterministic: bool = False
     """The same seed on the same machine gives bitwise identical weights; this is slower on a GPU."""
 

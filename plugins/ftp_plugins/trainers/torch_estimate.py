@@ -17,7 +17,7 @@ from ftp.lm import allocator
 from ftp.lm.training.torch_memory import peak_memory_mb
 from ftp.lm.training.torch_run import planned_figures
 from ftp_plugins.trainers.loop_options import LoopOptions
-from ftp_plugins.trainers.torch_loop import LoopTrainer, ready_trainer
+from ftp_plugins.trainers.torch_loop import LoopTrainer, products_of, ready_trainer
 
 TIMED = 6
 """Steps that are timed."""
@@ -51,7 +51,15 @@ def estimate(options: LoopOptions, job: ftp.TrainingJob) -> dict[str, Any]:
     until its free memory is returned to the system; `memory_mb` is the peak with that growth.
     """
     with ready_trainer(MeasuredTrainer, options, job) as trainer:
-        return _measured(trainer)
+        return {**_measured(trainer), **_shared(trainer), **products_of(options, job.model)}
+
+
+def _shared(trainer: LoopTrainer) -> dict[str, int]:
+    """Return how many tokens of an epoch are computed together with those of another row; nothing off the fast path."""
+    if trainer.path is None:
+        return {}
+    batch_size, seed = trainer.args.per_device_train_batch_size, trainer.args.seed
+    return {"shared_tokens": trainer.objective.shared_tokens(trainer.path, batch_size, seed)}
 
 
 def _measured(trainer: MeasuredTrainer) -> dict[str, Any]:

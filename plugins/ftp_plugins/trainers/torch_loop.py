@@ -13,12 +13,11 @@ from transformers import TrainerCallback
 
 import ftp
 from ftp.lm.rendering import stop_ids
-from ftp.lm.torch_devices import multiplies_bfloat16
+from ftp.lm.torch_products import type_to_multiply_in
 from ftp.lm.training.torch_deterministic import deterministic
 from ftp.lm.training.torch_parts import TrainingParts
 from ftp.lm.training.torch_run import train
 from ftp.lm.training.torch_trainer import TrainerWithParts, weight_types_kept
-from ftp_plugins.speed.torch_batches import Batches
 from ftp_plugins.speed.torch_path import FastPath
 from ftp_plugins.trainers.loop_options import LoopOptions
 from ftp_plugins.trainers.torch_objective import Objective
@@ -39,7 +38,7 @@ class LoopTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
 
     def __init__(self, job: ftp.TrainingJob, args: Any, objective: Objective, **options: Any) -> None:
         self.objective, self.path = objective, objective.path
-        self.batches = Batches(objective.lengths, args.per_device_train_batch_size, args.seed, self.path is None)
+        self.batches = objective.batches(args.per_device_train_batch_size, args.seed)
         self.optimizer: Any
         self.lr_scheduler: Any
         with weight_types_kept(job.model.model):
@@ -135,7 +134,7 @@ def ready_trainer(kind: type[T], options: LoopOptions, job: ftp.TrainingJob) -> 
     loaded = ftp.LoadedTokenizer(tokenizer, stop_ids(tokenizer, model.generation_config.eos_token_id))
     objective = options.objective(job, loaded)
     with deterministic(options.deterministic), fast_path(options, job, objective) as objective.path:
-        objective.autocast = objective.path is None and multiplies_in_bfloat16(options, model)
+        objective.autocast = objective.path is None and multiplies_in_bfloat16(options, job.model)
         objective.begin()
         args = training_arguments(options, job, objective)
         trainer = kind(
@@ -156,31 +155,45 @@ def ready_trainer(kind: type[T], options: LoopOptions, job: ftp.TrainingJob) -> 
 @contextlib.contextmanager
 def fast_path(options: LoopOptions, job: ftp.TrainingJob, objective: Objective) -> Iterator[FastPath | None]:
     """Give FTP's own path with its layers put in while the block lasts, or None with a note why not."""
+    model = job.model.model
+    products = products_of(options, job.model)
     if options.speed == "off":
-        job.emit("speed", on=[], why_not="speed: off")
+        job.emit("speed", on=[], why_not="speed: off", **products)
         yield None
         return
-    model = job.model.model
     why_not = FastPath.why_not(model, longest=int(objective.tokens.lengths().max()))
     if why_not is None:
         # Weights of the model itself that train in float32, and no adapter beside them.
-        mixes = multiplies_in_bfloat16(options, model) and not hasattr(model, "peft_config")
+        mixes = multiplies_in_bfloat16(options, job.model) and not hasattr(model, "peft_config")
         path = FastPath(model, torch.bfloat16 if mixes else torch.float32, objective.token_loss)
         why_not = path.disagrees(objective.tokens)
     if why_not is None:
         with path.layers() as layers:
-            job.emit("speed", on=["packed rows", "loss only at labels", *layers], why_not=None)
+            on = ["packed rows", "loss only at labels", *layers]
+            shared = objective.shared_tokens(path, options.batch_size, job.seed)
+            job.emit("speed", on=on, why_not=None, shared_tokens=shared, separately=path.separately, **products)
             yield path
         return
-    job.emit("speed", on=[], why_not=why_not)
+    job.emit("speed", on=[], why_not=why_not, **products)
     job.emit("note", text=f"The fast path is off, because {why_not}; training uses {objective.slow_path}.")
     yield None
 
 
-def multiplies_in_bfloat16(options: LoopOptions, model: Any) -> bool:
+def multiplies_in_bfloat16(options: LoopOptions, loaded: ftp.LoadedModel) -> bool:
     """Whether a model's float32 weights multiply in bfloat16; others do in their own type."""
-    wanted = options.precision == "auto" and model.dtype == torch.float32
-    return wanted and multiplies_bfloat16(model.device.type)
+    if options.precision != "auto" or loaded.model.dtype != torch.float32:
+        return False
+    compute = loaded.request.compute
+    return (type_to_multiply_in(loaded.model.device.type)[0] if compute == "auto" else compute) == "bfloat16"
+
+
+def products_of(options: LoopOptions, loaded: ftp.LoadedModel) -> dict[str, Any]:
+    """Return the type of matrix products, and the GFLOP/s that were measured for the choice."""
+    adapts, quantization = hasattr(loaded.model, "peft_config"), loaded.request.quantization
+    used = quantization.compute_dtype if quantization else str(loaded.model.dtype).removeprefix("torch.")
+    if not adapts and multiplies_in_bfloat16(options, loaded):
+        used = "bfloat16"
+    return {"multiplies_in": used, "gflops": {name: round(speed, 1) for name, speed in loaded.gflops.items()}}
 
 
 def training_arguments(options: LoopOptions, job: ftp.TrainingJob, objective: Objective) -> Any:

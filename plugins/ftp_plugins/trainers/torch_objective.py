@@ -11,6 +11,7 @@ import torch
 import ftp
 from ftp.lm.tokens import TokenRows
 from ftp.lm.training.torch_validation import Validation
+from ftp_plugins.speed.torch_batches import Batches
 from ftp_plugins.speed.torch_head import TokenLoss
 from ftp_plugins.speed.torch_path import FastPath
 
@@ -60,6 +61,14 @@ class Objective(ABC):
 
     def begin(self) -> None:  # noqa: B027 (most losses need nothing)
         """Compute what the loss needs of the model as it is before the first step; called in every process."""
+
+    def batches(self, batch_size: int, seed: int) -> Batches:
+        """Return the assignment of entries to batches, once `path` is set."""
+        return Batches(self.lengths, batch_size, seed, alike=self.path is None)
+
+    def shared_tokens(self, path: FastPath, batch_size: int, seed: int) -> int:
+        """Count the tokens of an epoch that the fast path computes together with those of another row of their step."""
+        return 0
 
     @abstractmethod
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ftp.lm.tokens import TokenRows
-from ftp_plugins.speed.torch_batches import packed_batch, padded_batch
+from ftp_plugins.speed.torch_batches import padded_batch
 from ftp_plugins.trainers.torch_objective import Objective
 from ftp_plugins.trainers.torch_reference import reference_log_probs
 
@@ -40,7 +40,7 @@ class SequenceObjective(Objective):
         `answer_tokens`, int64 [rows], counts those that carry loss; `tokens` counts all of the batch.
         """
         if self.path is not None:
-            batch = packed_batch(rows)
+            batch = self.path.collate(rows)
         else:
             batch = padded_batch(rows, self.job.model.tokenizer.pad_token_id)
         return {**batch, "answer_tokens": torch.tensor([sum(row["trained"][1:]) for row in rows])}

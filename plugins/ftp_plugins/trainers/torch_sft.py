@@ -11,8 +11,9 @@ from datasets import Dataset
 import ftp
 from ftp.lm.tokens import TokenRows
 from ftp.lm.training.torch_validation import RowValidation
-from ftp_plugins.speed.torch_batches import packed_batch, padded_batch, trained_in
+from ftp_plugins.speed.torch_batches import Batches, padded_batch, shared_tokens, trained_in
 from ftp_plugins.speed.torch_head import TokenLoss
+from ftp_plugins.speed.torch_path import FastPath
 from ftp_plugins.trainers.torch_objective import Objective
 
 
@@ -33,10 +34,22 @@ class TokenObjective(Objective):
         super().__init__(job, Dataset(rows.table), rows, lengths, trained, bool(validation_rows))
         self.validation_rows, self.token_loss = validation_rows, token_loss
 
+    def batches(self, batch_size: int, seed: int) -> Batches:
+        """Return batches in which rows that share a prefix meet, where the fast path computes it once."""
+        if self.path is None:
+            return super().batches(batch_size, seed)
+        return self.path.plan_batches(self.tokens, batch_size, seed)
+
+    def shared_tokens(self, path: FastPath, batch_size: int, seed: int) -> int:
+        """Count the tokens of an epoch that are computed together with those of another row of their step."""
+        if path.separately is not None:
+            return 0
+        return shared_tokens(self.tokens, path.plan_batches(self.tokens, batch_size, seed).of(0))
+
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Pack the rows where the fast path takes them, and pad them elsewhere."""
         if self.path is not None:
-            return packed_batch(rows)
+            return self.path.collate(rows)
         return padded_batch(rows, self.job.model.tokenizer.pad_token_id)
 
     def count(self, batch: Mapping[str, Any]) -> int:

@@ -1,0 +1,109 @@
+"""The type that multiplies is measured, written down, and a matter of rounding only."""
+
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from test_training import job_of, metrics
+
+import ftp.lm.torch_types as types
+from ftp.cli.show import products_line
+from ftp.lm.torch_products import TYPES, fastest, type_to_multiply_in
+from ftp.stages.load_model import load_base_model
+from ftp.types import Quantization
+from ftp_plugins.adapters.full import Full
+from ftp_plugins.adapters.lora import LoRA
+from ftp_plugins.adapters.qlora import QLoRA
+from ftp_plugins.loaders.huggingface import HuggingFace
+from ftp_plugins.trainers.sft import SFT
+
+SPEEDS = {"float32": {"float32": 300.0, "bfloat16": 160.0}, "bfloat16": {"float32": 170.0, "bfloat16": 400.0}}
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Make the measurement come out for one type."""
+
+    def of(kind):
+        monkeypatch.setattr(types, "type_to_multiply_in", lambda device, shapes=(): (kind, SPEEDS[kind]))
+
+    return of
+
+
+def load(directory, adapter, recorded=None, **options):
+    import transformers
+
+    notes = []
+    loader = HuggingFace(id=str(directory), device="cpu", **options)
+    loaded = load_base_model(loader, adapter, notes.append, recorded)
+    transformers.set_seed(1)
+    return adapter.apply(loaded), notes
+
+
+def test_both_types_are_measured_once():
+    kind, speeds = type_to_multiply_in("cpu", {(64, 32), (96, 64)})
+    assert kind == fastest(speeds) in TYPES and min(speeds.values()) > 0
+    assert type_to_multiply_in("cpu", {(64, 96)})[1] is speeds, "as wide as the narrowest that is measured"
+
+
+def test_float32_has_to_be_clearly_ahead():
+    assert fastest({"float32": 110, "bfloat16": 100}) == "bfloat16"
+    assert fastest({"float32": 120, "bfloat16": 100}) == "float32"
+
+
+@pytest.mark.parametrize("adapter", [LoRA(r=4), QLoRA(r=4), Full()], ids=lambda adapter: type(adapter).__name__)
+def test_either_type_trains_to_the_same_losses(ftp_tiny_model, tmp_path, machine, adapter):
+    losses = {}
+    for kind in TYPES:
+        machine(kind)
+        loaded, notes = load(ftp_tiny_model, adapter)
+        assert not notes and loaded.request.compute == kind
+        assert loaded.request.dtype == ("float32" if adapter == Full() else kind)
+        job, events = job_of(loaded, tmp_path / kind)
+        SFT(epochs=4, learning_rate=5e-3, batch_size=4).train(job)
+        [speed] = [values for name, values in events if name == "speed"]
+        assert speed["why_not"] is None and speed["multiplies_in"] == kind and speed["gflops"] == SPEEDS[kind]
+        assert f"computed in {kind} (measured: float32" in products_line(speed)
+        losses[kind] = metrics(events) + metrics(events, "validation")
+    assert losses["float32"] == pytest.approx(losses["bfloat16"], rel=0.02)
+    assert losses["float32"] != losses["bfloat16"]
+    assert losses["float32"][-1] < losses["float32"][0] - 0.05
+
+
+def test_the_recorded_types_are_used_and_nothing_is_measured(ftp_tiny_model, machine, monkeypatch):
+    machine("float32")
+    recorded = {"dtype": "bfloat16", "compute": "bfloat16", "device": "cpu", "quantization": None}
+    assert load(ftp_tiny_model, LoRA(r=4), recorded)[0].request.dtype == "bfloat16"
+    packed = {**recorded, "quantization": {"compute_dtype": "bfloat16"}}
+    quantization = load(ftp_tiny_model, QLoRA(r=4), packed)[0].request.quantization
+    assert quantization == Quantization("nf4", True, "bfloat16")
+    # What the recipe says is not the machine's to choose.
+    assert load(ftp_tiny_model, LoRA(r=4), recorded, dtype="float32")[0].request.dtype == "float32"
+    assert load(ftp_tiny_model, LoRA(r=4), recorded)[0].gflops == {}
+
+
+def test_a_slower_type_that_a_recipe_asks_for_is_reported_with_the_ratio(ftp_tiny_model, machine):
+    machine("float32")
+    loaded, [note] = load(ftp_tiny_model, LoRA(r=4), dtype="bfloat16")
+    assert loaded.request.dtype == "bfloat16" and "1.9 times as fast in float32" in note
+    _, [note] = load(ftp_tiny_model, QLoRA(r=4, compute_dtype="bfloat16"))
+    assert "1.9 times as fast in float32" in note
+    machine("bfloat16")
+    assert load(ftp_tiny_model, LoRA(r=4), dtype="bfloat16")[1] == []
+
+
+def test_float32_weights_have_to_fit(ftp_tiny_model, machine, monkeypatch):
+    machine("float32")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    loaded, [note] = load(ftp_tiny_model, LoRA(r=4))
+    assert loaded.request.dtype == "bfloat16" and "more than half of the free memory" in note
+
+
+def test_check_warns_of_an_emulated_type(tmp_path):
+    from ftp.lm.processor import emulates_bfloat16, trains_on_it
+
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_text("processor : 0\nflags : fpu avx2 avx512f\n")
+    new.write_text("processor : 0\nflags : fpu avx512f avx512_bf16\n")
+    assert emulates_bfloat16(old) and not emulates_bfloat16(new) and not emulates_bfloat16(tmp_path / "none")
+    assert trains_on_it("cpu") and not trains_on_it("cuda:0")
