@@ -30,6 +30,7 @@ SHARED_WORDS = {
     "hub": "a place of models and data sets",
     "run": "what a recipe makes",
     "openai": "a package, and the protocol of servers",
+    "peft": "a package",
     "preference": "a kind of example (`ftp.types.Kind`), which several formatters may make",
     "feedback": "a kind of example",
     "text": "a kind of example, and plain English",

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ftp.files import digest, forget_unused, new_file, user_cache
+from ftp.cache import forget_unused, user_cache
+from ftp.files import digest, new_file
 from ftp.lm.tokens import TokenRows
 from ftp.lm.torch_losses import token_losses
 from ftp.types import LoadedModel
