@@ -44,6 +44,8 @@ class Trainer(Component):
 
     takes: ClassVar[tuple[Kind, ...]] = ("conversation",)
     """The kinds of example that it can train on; a recipe with other kinds is refused."""
+    trains_together: ClassVar[bool] = False
+    """Whether it shares out its batches where several processes train, as `ftp.lm.training.torch_processes` tells."""
 
     def tokenise(
         self, corpus: Corpus, tokenizer: LoadedTokenizer, ledger: Ledger, progress: Callable[[int], None]

@@ -23,6 +23,7 @@ class SFTOptions(ftp.Trainer):
     """Options of supervised fine-tuning."""
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "trl", "datasets", "accelerate", "peft")
+    trains_together: ClassVar[bool] = True
     takes: ClassVar[tuple[Kind, ...]] = ("conversation", "text")
     also_known_as: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("num_train_epochs", "num_epochs", "n_epochs"), "epochs"),
@@ -43,9 +44,10 @@ class SFTOptions(ftp.Trainer):
     learning_rate: float = Field(default=1e-4, gt=0)
     """Peak rate. LoRA and QLoRA: usually 5e-5 to 2e-4; full training about a tenth of that."""
     batch_size: int = Field(default=8, ge=1)
-    """Rows processed at once, on each device."""
+    """Rows processed at once. Several processes share them out."""
     gradient_accumulation: int = Field(default=1, ge=1)
-    """Batches per optimizer step. The loss is averaged over the tokens of the whole step."""
+    """Batches per optimizer step. The loss is averaged over the tokens of the whole step, so that the result is the same
+    for 4 batches of 8 rows and for 32 rows at once, and for one process and for several."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """The schedule of the learning rate after the warm-up."""
     warmup: float = Field(default=0.05, ge=0, lt=1)

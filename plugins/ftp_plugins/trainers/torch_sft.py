@@ -19,12 +19,14 @@ from ftp.lm.tokens import TokenRows
 from ftp.lm.torch_devices import multiplies_bfloat16
 from ftp.lm.training.torch_deterministic import deterministic
 from ftp.lm.training.torch_parts import TrainingParts
+from ftp.lm.training.torch_processes import current
 from ftp.lm.training.torch_run import train
 from ftp.lm.training.torch_trainer import TrainerWithParts, weight_types_kept
 from ftp.lm.training.torch_validation import RowValidation
 from ftp_plugins.speed.torch_batches import Batches, packed_batch, padded_batch, trained_in
 from ftp_plugins.speed.torch_head import TokenLoss
 from ftp_plugins.speed.torch_path import FastPath
+from ftp_plugins.speed.torch_shares import Shares, empty_batch, is_empty
 from ftp_plugins.trainers.sft_options import SFTOptions
 
 T = TypeVar("T", bound="SFTTrainer")
@@ -54,6 +56,12 @@ class SFTTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
         self.rows, self.path, self.token_loss = rows, path, token_loss
         lengths: list[int] = rows.lengths().tolist()
         self.batches = Batches(lengths, args.per_device_train_batch_size, args.seed, path is None)
+        self.sampler: Batches | Shares = self.batches
+        if current().count > 1:
+            shares = Shares(self.batches, args.gradient_accumulation_steps, current().rank, current().count)
+            args.gradient_accumulation_steps = shares.at_once
+            args.per_device_train_batch_size = shares.rows_at_once
+            self.sampler = shares
         collate: Callable[..., Any] = packed_batch
         if path is None:
             collate = functools.partial(padded_batch, pad=job.model.tokenizer.pad_token_id)
@@ -65,7 +73,7 @@ class SFTTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
                 args=args,
                 train_dataset=Dataset(rows.table),
                 eval_dataset=Dataset(validation_rows[:1].table) if validation_rows else None,
-                data_collator=collate,
+                data_collator=lambda rows: collate(rows) if rows else empty_batch(),
                 processing_class=job.model.tokenizer,
             )
         parts = TrainingParts(job, lengths, int(rows.trained_counts().sum()), **options)
@@ -81,14 +89,18 @@ class SFTTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
     def get_train_dataloader(self) -> Any:
         """Return batches whose rows are a function of the seed and the epoch alone."""
         loader = torch.utils.data.DataLoader(
-            self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator,
+            self.train_dataset, batch_sampler=self.sampler, collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )  # fmt: skip
         return self.accelerator.prepare(loader)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
-        count = torch.tensor(sum(map(trained_in, batch_samples)), device=device)
-        return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
+        (count,) = current().sums(sum(map(trained_in, batch_samples)))
+        return torch.tensor(count, device=device)
+
+    def steps_per_epoch(self) -> int:
+        """Return the number of optimizer steps in an epoch, which is the same for any number of processes."""
+        return math.ceil(len(self.sampler) / self.args.gradient_accumulation_steps)
 
     def count_tokens(self, inputs: Mapping[str, Any]) -> int:
         """Return the count that came with the batch."""
@@ -104,7 +116,9 @@ class SFTTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the mean loss over the trained tokens of the whole optimizer step."""
+        """Return the mean loss over the trained tokens of the whole optimizer step, over all processes."""
+        if is_empty(inputs):
+            return torch.zeros((), device=self.args.device, requires_grad=True)
         if self.path is not None:
             return self.path.loss(inputs) / num_items_in_batch
         if self.token_loss is None:
