@@ -52,7 +52,7 @@ class LaunchError(FtpError):
     """Processes of a run that can't be started, or have failed."""
 
 
-class ProcessLost(FtpError):
+class ProcessLost(FtpError):  # noqa: N818 (the state of a training, as Interrupted is)
     """Another process of the training has ended or doesn't answer; the run can be started again."""
 
     exit_code = 75

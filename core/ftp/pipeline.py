@@ -14,7 +14,17 @@ from ftp.runs.lock import fingerprints, origin_of
 from ftp.runs.start import accept_changes, begin, run_directory
 from ftp.stages.export import refuse_unproven, rehearse_exports
 from ftp.stages.reports import default_reporters, write_reports
-from ftp.stages.run_stages import ask, ask_contestants, base_model_of, evaluate, export, rehearse, rows_of, train, train_along
+from ftp.stages.run_stages import (
+    ask,
+    ask_contestants,
+    base_model_of,
+    evaluate,
+    export,
+    rehearse,
+    rows_of,
+    train,
+    train_along,
+)
 from ftp.stages.work import Work
 from ftp.types import FinishedRun
 

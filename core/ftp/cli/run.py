@@ -100,7 +100,7 @@ def processes(recipe: Recipe) -> Iterator[Processes | None]:
 
     with joined() as others:
         if others.count > 1 and not recipe.train.trains_together:
-            raise ModelError(f"{described(recipe.train)} can't train on several processes: run with one, or without --on")
+            raise ModelError(f"{described(recipe.train)} can't train on several processes: use one, or leave out --on")
         yield others
 
 

@@ -58,7 +58,7 @@ def launch(options: Local, job: ftp.Launch) -> int:
 
 def _config(options: Local, count: int, logs: Path) -> LaunchConfig:
     """Return how torchrun starts the processes: the first writes to this terminal, the others to files."""
-    others: dict[int, Std] = {rank: Std.ALL for rank in range(1, count)}
+    others: dict[int, Std] = dict.fromkeys(range(1, count), Std.ALL)
     return LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -24,8 +24,8 @@ from ftp.lm.training.torch_checkpoints import (
 )
 from ftp.lm.training.torch_parts import TrainingParts
 from ftp.lm.training.torch_processes import current
-from ftp.lm.training.torch_step_sums import StepSums
 from ftp.lm.training.torch_rehearsal import rehearse
+from ftp.lm.training.torch_step_sums import StepSums
 
 
 class TrainerWithParts(Trainer):  # type: ignore[misc]
