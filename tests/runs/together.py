@@ -1,11 +1,13 @@
 """Trains a tiny model on 1, 2, … processes, forked from one that has imported the libraries.
 
-Usage: python together.py MODEL DIRECTORY ORDERS, where ORDERS is JSON: a list of {name, count, adapter, train, stop}.
-Each writes DIRECTORY/<name>.json (losses by step, and what else was emitted) and DIRECTORY/<name>.safetensors.
+Usage: python together.py MODEL DIRECTORY ORDERS, where ORDERS is JSON: a list of {name, count, adapter, train}, with
+`run` for another directory than its own, and `die` for the step at which all processes are killed.
+Each writes its events to DIRECTORY/<name>.jsonl and its weights to DIRECTORY/<name>.safetensors.
 """
 
 import json
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -21,7 +23,6 @@ def train_one(model, directory, rows, order):
     import transformers
     from safetensors.torch import save_file
 
-    import ftp
     from ftp.components import TrainingJob
     from ftp.lm.training.torch_processes import joined
     from ftp_plugins.adapters.full import Full
@@ -36,13 +37,15 @@ def train_one(model, directory, rows, order):
     loaded = loader.load(adapter.prepare(loader.describe()))
     transformers.set_seed(1)
     loaded = adapter.apply(loaded)
-    events, home = [], directory / order.get("run", order["name"])
+    home = directory / order.get("run", order["name"])
     home.mkdir(exist_ok=True)
 
     def emit(name, **values):
-        events.append({"event": name, **values})
-        stop = name == "metric" and values["step"] == order.get("stop")
-        return ftp.Stop("enough") if stop else None
+        if processes.first:
+            with (directory / f"{order['name']}.jsonl").open("a") as stream:
+                stream.write(json.dumps({"event": name, **values}, default=str) + "\n")
+        if name == "metric" and values["step"] == order.get("die"):
+            os.kill(os.getpid(), signal.SIGKILL)
 
     with joined() as processes:
         told = processes.start_training(home, emit)
@@ -51,7 +54,6 @@ def train_one(model, directory, rows, order):
         if processes.first:
             weights = {n: w.detach().clone() for n, w in loaded.model.named_parameters() if w.requires_grad}
             save_file(weights, directory / f"{order['name']}.safetensors")
-            (directory / f"{order['name']}.json").write_text(json.dumps(events, default=str))
 
 
 def rows_in(directory):
@@ -95,7 +97,8 @@ def main(model, directory, orders):
                     os._exit(1)
                 os._exit(0)
             children.append(child)
-        if codes := [code for child in children if (code := os.waitpid(child, 0)[1])]:
+        codes = [os.waitpid(child, 0)[1] for child in children]
+        if any(codes) != bool(order.get("die")):
             sys.exit(f"{order['name']}: {codes}")
 
 

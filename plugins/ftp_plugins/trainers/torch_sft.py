@@ -100,7 +100,8 @@ class SFTTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
 
     def steps_per_epoch(self) -> int:
         """Return the number of optimizer steps in an epoch, which is the same for any number of processes."""
-        return math.ceil(len(self.sampler) / self.args.gradient_accumulation_steps)
+        accumulated: int = self.args.gradient_accumulation_steps
+        return math.ceil(len(self.sampler) / accumulated)
 
     def count_tokens(self, inputs: Mapping[str, Any]) -> int:
         """Return the count that came with the batch."""

@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import distributed
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from ftp.errors import ProcessLost
 from ftp.lm.training.torch_stacks import Stacks
@@ -80,6 +82,9 @@ class Processes:
             self.store.set("training", str(directory.absolute()))
         self.stacks = Stacks(directory / "stacks", self.rank)
         self.store.set(f"who/{self.rank}", f"{socket.gethostname()} {os.getpid()}")
+        # Without a limit: a process that still loads the model is not late, and one that fails ends the run.
+        while not self.store.check([f"who/{rank}" for rank in range(self.count)]):
+            time.sleep(0.1)
         self._connect()
         self.wait()
 
@@ -94,15 +99,16 @@ class Processes:
         limit = timedelta(seconds=self.seconds)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(
-            backend, store=distributed.PrefixStore("groups", self.store), rank=self.rank, world_size=self.count,
+            backend, store=PrefixStore("groups", self.store), rank=self.rank, world_size=self.count,
             timeout=limit,
         )  # fmt: skip
         self.messages = distributed.new_group(backend="gloo", timeout=limit)
 
     def end(self) -> None:
         """Let the other processes go, if they still wait, and leave the groups."""
-        if self.count > 1 and self.first and not self.store.check(["training"]):
-            self.store.set("training", "")
+        with contextlib.suppress(RuntimeError):  # the store may have gone
+            if self.count > 1 and self.first and not self.store.check(["training"]):
+                self.store.set("training", "")
         if distributed.is_initialized():
             distributed.destroy_process_group()
         if self.stacks is not None:
@@ -237,7 +243,7 @@ def joined() -> Iterator[Processes]:
     store = None
     if count > 1:
         limit = timedelta(seconds=max(seconds, 300))
-        store, rank, count = next(distributed.rendezvous("env://", rank, count, timeout=limit))
+        store, rank, count = next(rendezvous("env://", rank, count, timeout=limit))
     for name in TORCHRUN:
         os.environ.pop(name, None)
     _joined = Processes(rank, count, store, seconds)

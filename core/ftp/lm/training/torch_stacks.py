@@ -24,7 +24,7 @@ class Stacks:
     def __init__(self, directory: Path, rank: int) -> None:
         self.directory, self.file = directory, directory / f"process-{rank}.txt"
         directory.mkdir(exist_ok=True)
-        self.stream = self.file.open("w", encoding="utf-8")
+        self.stream = self.file.open("a", encoding="utf-8")
         if SIGNAL is not None:
             faulthandler.register(SIGNAL, self.stream, all_threads=True)
 

@@ -36,9 +36,9 @@ class StepSums:
         if not self.trainer.accelerator.sync_gradients:
             return torch.zeros_like(loss), 0
         self.processes.sum_gradients(self.trainer.model.parameters())
-        total, tokens = self.processes.sums(self.loss, self.tokens)
+        total, counted = self.processes.sums(self.loss, self.tokens)
         self.loss, self.tokens, self.batches = 0.0, 0, 0
-        return torch.full_like(loss, total), int(tokens)
+        return torch.full_like(loss, total), int(counted)
 
     @contextlib.contextmanager
     def own_random_numbers(self) -> Iterator[None]:

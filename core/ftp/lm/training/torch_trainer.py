@@ -64,8 +64,9 @@ class TrainerWithParts(Trainer):  # type: ignore[misc]
 
     def steps_per_epoch(self) -> int:
         """Return the number of optimizer steps in an epoch."""
+        accumulated: int = self.args.gradient_accumulation_steps
         batches = math.ceil(len(self.parts.lengths) / self.args.per_device_train_batch_size)
-        return math.ceil(batches / self.args.gradient_accumulation_steps)
+        return math.ceil(batches / accumulated)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Return 0: the library's count is wrong for packed batches, and nothing reads it."""
