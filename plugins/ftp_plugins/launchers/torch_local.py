@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,13 +19,13 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 import ftp
 from ftp.files import user_cache
 from ftp.lm.training.torch_processes import SECONDS
-from ftp_plugins.launchers.local import Local
+from ftp_plugins.launchers.local_options import LocalOptions
 
 LAST_LINES = 15
 """Lines of a failed process's output that are shown."""
 
 
-def launch(options: Local, job: ftp.Launch) -> int:
+def launch(options: LocalOptions, job: ftp.Launch) -> int:
     """Start the processes, and start all of them again after a failure that the run can be resumed from.
 
     The restarts are not the agent's own, which restarts after any exit code, also that of a wrong recipe.
@@ -56,7 +57,7 @@ def launch(options: Local, job: ftp.Launch) -> int:
     raise AssertionError
 
 
-def _config(options: Local, count: int, logs: Path) -> LaunchConfig:
+def _config(options: LocalOptions, count: int, logs: Path) -> LaunchConfig:
     """Return how torchrun starts the processes: the first writes to this terminal, the others to files."""
     others: dict[int, Std] = dict.fromkeys(range(1, count), Std.ALL)
     return LaunchConfig(
@@ -75,7 +76,7 @@ def _config(options: Local, count: int, logs: Path) -> LaunchConfig:
 
 
 @contextlib.contextmanager
-def _environment(options: Local, count: int) -> Iterator[None]:
+def _environment(options: LocalOptions, count: int) -> Iterator[None]:
     """Give the processes what they need beyond torchrun's variables."""
     threads = options.threads or max(1, (os.cpu_count() or 1) // count)
     values = {SECONDS: str(options.collective_minutes * 60)}
@@ -91,8 +92,9 @@ def _environment(options: Local, count: int) -> Iterator[None]:
 
 
 def _cause(error: ChildFailedError) -> tuple[int, ProcessFailure]:
-    """Return the process that failed first; one that only lost another is not the cause."""
-    own = {rank: failure for rank, failure in error.failures.items() if failure.exitcode != ftp.ProcessLost.exit_code}
+    """Return the process that failed first, before those that lost it or were ended with it."""
+    follow = (ftp.ProcessLost.exit_code, -signal.SIGTERM)
+    own = {rank: failure for rank, failure in error.failures.items() if failure.exitcode not in follow}
     return min((own or error.failures).items(), key=lambda item: (item[1].timestamp, item[0]))
 
 
