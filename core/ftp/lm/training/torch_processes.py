@@ -24,7 +24,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from ftp.errors import ProcessLost
-from ftp.lm.training.torch_stacks import Stacks
+from ftp.lm.training.torch_stacks import Stacks, remove_empty
 
 T = TypeVar("T")
 SECONDS = "FTP_COLLECTIVE_SECONDS"
@@ -76,6 +76,8 @@ class Processes:
             directory: of the run.
             emit: of a `TrainingJob`. Its answers in the first process are everybody's.
         """
+        if self.first:
+            remove_empty(directory / "stacks")
         if self.count == 1:
             return emit
         if self.first:

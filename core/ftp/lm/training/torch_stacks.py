@@ -18,7 +18,7 @@ SIGNAL = getattr(signal, "SIGUSR1", None)
 class Stacks:
     """Writes where every thread of this process is to `DIRECTORY/process-<rank>.txt` when it gets `SIGNAL`.
 
-    An empty file is removed at the end.
+    Empty files are removed at the end.
     """
 
     def __init__(self, directory: Path, rank: int) -> None:
@@ -46,7 +46,13 @@ class Stacks:
         if SIGNAL is not None:
             faulthandler.unregister(SIGNAL)
         self.stream.close()
-        with contextlib.suppress(OSError):
-            if self.file.stat().st_size == 0:
-                self.file.unlink()
-                self.directory.rmdir()
+        remove_empty(self.directory)
+
+
+def remove_empty(directory: Path) -> None:
+    """Remove the files into which nothing was written, also those of processes that were killed."""
+    with contextlib.suppress(OSError):  # another process may be at it
+        for file in directory.glob("process-*.txt"):
+            if file.stat().st_size == 0:
+                file.unlink()
+        directory.rmdir()
