@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
     from ftp.data.examples import Corpus
     from ftp.data.ledger import Ledger
-    from ftp.errors import DataError, FtpError, Interrupted, LaunchError, ModelError, ProcessLost, RowError
+    from ftp.errors import DataError, FtpError, Interrupted, LaunchError, ModelError, ProcessLate, ProcessLost, RowError
     from ftp.hookspecs import hookimpl
     from ftp.options import AnswerOptions, FilePath, Proof, Share
     from ftp.stages.trained_model import TrainedModel, load
@@ -101,6 +101,7 @@ __all__ = [
     "ModelError",
     "ModelRequest",
     "Parity",
+    "ProcessLate",
     "ProcessLost",
     "Proof",
     "Quantization",
@@ -143,7 +144,7 @@ _HOME = {
     ),
     "ftp.data.examples": "Corpus",
     "ftp.data.ledger": "Ledger",
-    "ftp.errors": "DataError FtpError Interrupted LaunchError ModelError ProcessLost RowError",
+    "ftp.errors": "DataError FtpError Interrupted LaunchError ModelError ProcessLate ProcessLost RowError",
     "ftp.hookspecs": "hookimpl",
     "ftp.options": "AnswerOptions FilePath Proof Share",
     "ftp.stages.trained_model": "TrainedModel load",

@@ -53,9 +53,15 @@ class LaunchError(FtpError):
 
 
 class ProcessLost(FtpError):  # noqa: N818 (the state of a training, as Interrupted is)
-    """Another process of the training has ended or doesn't answer; the run can be started again."""
+    """Another process of the training has ended; the run can be started again."""
 
     exit_code = 75
+
+
+class ProcessLate(ProcessLost):
+    """Another process of the training doesn't answer; the run can be started again."""
+
+    exit_code = 76
 
 
 class ExportError(FtpError):

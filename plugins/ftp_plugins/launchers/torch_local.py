@@ -33,7 +33,8 @@ def launch(options: LocalOptions, job: ftp.Launch) -> int:
     count = options.processes or torch.cuda.device_count() or 1
     if torch.cuda.is_available() and count > torch.cuda.device_count():
         raise ftp.LaunchError(f"processes: {count} for {torch.cuda.device_count()} GPUs: each process needs its own")
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.elastic")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they would say is said in the run's own words
     logs = user_cache("launches") / secrets.token_hex(4)
     command = job.command
     for restart in range(options.restarts + 1):
@@ -92,10 +93,17 @@ def _environment(options: LocalOptions, count: int) -> Iterator[None]:
 
 
 def _cause(error: ChildFailedError) -> tuple[int, ProcessFailure]:
-    """Return the process that failed first, before those that lost it or were ended with it."""
+    """Return the process whose end says most: not one that lost another, or was ended with it, if there is any other.
+
+    One that another didn't answer comes first: it names that one, which was then killed.
+    """
     follow = (ftp.ProcessLost.exit_code, -signal.SIGTERM)
-    own = {rank: failure for rank, failure in error.failures.items() if failure.exitcode not in follow}
-    return min((own or error.failures).items(), key=lambda item: (item[1].timestamp, item[0]))
+
+    def order(item: tuple[int, ProcessFailure]) -> tuple[bool, bool, int]:
+        rank, failure = item
+        return failure.exitcode != ftp.ProcessLate.exit_code, failure.exitcode in follow, rank
+
+    return min(error.failures.items(), key=order)
 
 
 def _decided(error: ChildFailedError) -> int | None:
@@ -104,7 +112,8 @@ def _decided(error: ChildFailedError) -> int | None:
     Starting again helps after a signal and where a process has lost another. An error would only come again.
     """
     codes = [failure.exitcode for _, failure in sorted(error.failures.items())]
-    return next((code for code in codes if code > 0 and code != ftp.ProcessLost.exit_code), None)
+    again = (ftp.ProcessLost.exit_code, ftp.ProcessLate.exit_code)
+    return next((code for code in codes if code > 0 and code not in again), None)
 
 
 def _described(rank: int, count: int, failure: ProcessFailure, logs: Path) -> str:

@@ -23,7 +23,7 @@ from torch import distributed
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from ftp.errors import ProcessLost
+from ftp.errors import ProcessLate, ProcessLost
 from ftp.lm.training.torch_stacks import Stacks, remove_empty
 
 T = TypeVar("T")
@@ -179,7 +179,8 @@ class Processes:
         """Turn a failure to meet the other processes into an error that names who is missing.
 
         Raises:
-            ProcessLost: a process has ended, or isn't there within the time limit; then all write their stacks.
+            ProcessLost: a process has ended.
+            ProcessLate: one isn't there within the time limit; all have written their stacks.
         """
         self.calls += 1
         began = time.monotonic()
@@ -195,7 +196,7 @@ class Processes:
             assert self.stacks is not None
             self.stacks.write(late)
             names = ", ".join(f"process {rank} (pid {pid} on {host})" for rank, host, pid in late)
-            raise ProcessLost(
+            raise ProcessLate(
                 f"{lost}: {names} didn't answer within {self.seconds:g} s; the stacks of all processes are in "
                 f"{self.stacks.directory}"
             ) from error
