@@ -65,7 +65,8 @@ class TrainerWithParts(Trainer):  # type: ignore[misc]
     def steps_per_epoch(self) -> int:
         """Return the number of optimizer steps in an epoch."""
         accumulated: int = self.args.gradient_accumulation_steps
-        batches = math.ceil(len(self.parts.lengths) / self.args.per_device_train_batch_size)
+        at_once: int = self.args.per_device_train_batch_size
+        batches = math.ceil(len(self.parts.lengths) / at_once)
         return math.ceil(batches / accumulated)
 
     def floating_point_ops(self, inputs: Any) -> int:
