@@ -120,7 +120,6 @@ model: {use: huggingface, id: model, device: cpu}
 adapter: {use: lora}
 data: {train: [{path: rows.jsonl, format: {use: instruct}}]}
 train: {use: sft, epochs: 1}
-evaluate: [{use: loss}]
 """
     (directory / "recipe.yaml").write_text(recipe.replace("id: model", f"id: {directory / 'model'}"), encoding="utf-8")
 
@@ -162,6 +161,8 @@ def main() -> None:
         print(f"   efficiency {of['efficiency']:.2f}" if "efficiency" in of else "")
     for name, reason in results.get("not_run", {}).items():
         print(f"{name:8} not run: {reason}")
+    for name, seconds in results.get("seconds", {}).items():
+        print(f"{name:22} {seconds:6.1f} s to the first step")
     for name, value in results.items():
         if isinstance(value, float):
             print(f"{name:16} {value:.2f}")
