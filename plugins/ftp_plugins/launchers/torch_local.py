@@ -17,7 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import ftp
-from ftp.files import user_cache
+from ftp.cache import user_cache
 from ftp.lm.training.torch_processes import SECONDS
 from ftp_plugins.launchers.local_options import LocalOptions
 
