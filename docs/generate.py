@@ -216,12 +216,13 @@ PLACES = {
     "evaluators": "`evaluate:`",
     "reporters": "`report:`",
     "exporters": "`export:`",
+    "launchers": "",
     "engines": "`answers:`, `against:`",
 }
 
 
 def where(kind: str) -> str:
-    return f"In a recipe: {PLACES[kind]}."
+    return f"In a recipe: {PLACES[kind]}." if PLACES[kind] else "Not in a recipe, but on the command line: `--on`."
 
 
 def facts(component: type[Component]) -> list[str]:

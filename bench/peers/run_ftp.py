@@ -1,12 +1,15 @@
 """FTP as a recipe runs it: loader, adapter and SFT trainer. `run_ftp.py TASK lora|full|qlora auto|off [agree]`.
 
 The trainer forms its own batches, so the timed rows are gone through twice and the second pass is timed: the same rows
-as the peers train on, each once, in whatever order. With `agree` they are gone through once.
+as the peers train on, each once, in whatever order. With `agree` they are gone through once. Under torchrun, with
+FTP_COLLECTIVE_SECONDS in the environment, several processes train together.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ def main() -> None:
 
     from ftp.components import TrainingJob
     from ftp.lm import allocator
+    from ftp.lm.training.torch_processes import SECONDS, current, joined
     from ftp.recipe.model import Data, Source
     from ftp.stages.prepare_data import build_corpus
     from ftp_plugins.adapters.full import Full
@@ -57,14 +61,24 @@ def main() -> None:
         evals_per_epoch=1e-3,  # no checkpoint on the way: the peers save none
         **({"speed": speed} if "speed" in SFT.model_fields else {}),
     )
-    with tempfile.TemporaryDirectory() as name:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        joined() if SECONDS in os.environ else contextlib.nullcontext(current()) as processes,
+    ):
         directory = Path(name)
         rows = directory / "rows.jsonl"
         rows.write_text("".join(json.dumps(row) + "\n" for row in task["texts"][timed]), encoding="utf-8")
         source = Source(path=str(rows), format=Alpaca())
         corpus, ledger = build_corpus(Data(train=[source], validation=0.0), directory / "data", directory, task["seed"])
         result = trainer.train(
-            TrainingJob(loaded, corpus, ledger, directory / "checkpoints", seed=task["seed"], emit=emit)
+            TrainingJob(
+                loaded,
+                corpus,
+                ledger,
+                directory / "checkpoints",
+                seed=task["seed"],
+                emit=processes.start_training(directory, emit),
+            )
         )
     assert len(meter.ends) == result.steps, (len(meter.ends), result.steps)
     first = 1 if agree else result.steps // 2

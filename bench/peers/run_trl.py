@@ -3,12 +3,14 @@
 default: as it comes (float32 weights, bfloat16 autocast), rows padded to the longest of a batch. stored: the same with
 gradient checkpointing, TRL's default, which the CPU bench turns off. bfd, wrapped: TRL's packing with its best
 settings; on a CPU with glibc told to keep freed blocks, on CUDA with bfloat16 weights and, where installed,
-FlashAttention and Liger. agree: from FTP's weights (bfloat16, float32 adapters), the rows once, in FTP's order.
+FlashAttention and Liger. agree: from FTP's weights (bfloat16, float32 adapters), the rows once, in FTP's order. Under
+torchrun it is accelerate's DDP, and the rows of a batch are shared out.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import tempfile
 from typing import Any
 
@@ -68,7 +70,7 @@ def main() -> None:
             output_dir=directory,
             model_init_kwargs=init if mode != "agree" else None,
             max_steps=steps,
-            per_device_train_batch_size=batch,
+            per_device_train_batch_size=batch // int(os.environ.get("WORLD_SIZE", 1)),
             learning_rate=task["learning_rate"] * (0.1 if method == "full" else 1),
             lr_scheduler_type="constant",
             gradient_checkpointing=mode == "stored",

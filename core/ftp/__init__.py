@@ -16,6 +16,8 @@ if TYPE_CHECKING:
         Exporter,
         ExportJob,
         Formatter,
+        Launch,
+        Launcher,
         Loader,
         LoadsTokenizer,
         MeasuresModel,
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     )
     from ftp.data.examples import Corpus
     from ftp.data.ledger import Ledger
-    from ftp.errors import DataError, FtpError, Interrupted, ModelError, RowError
+    from ftp.errors import DataError, FtpError, Interrupted, LaunchError, ModelError, ProcessLate, ProcessLost, RowError
     from ftp.hookspecs import hookimpl
     from ftp.options import AnswerOptions, FilePath, Proof, Share
     from ftp.stages.trained_model import TrainedModel, load
@@ -85,6 +87,9 @@ __all__ = [
     "FtpError",
     "Interrupted",
     "Interval",
+    "Launch",
+    "LaunchError",
+    "Launcher",
     "Ledger",
     "LoadedModel",
     "LoadedTokenizer",
@@ -96,6 +101,8 @@ __all__ = [
     "ModelError",
     "ModelRequest",
     "Parity",
+    "ProcessLate",
+    "ProcessLost",
     "Proof",
     "Quantization",
     "Reporter",
@@ -131,13 +138,13 @@ __all__ = [
 
 _HOME = {
     "ftp.components": (
-        "Adapter BringsEvals Component Curator Engine Evaluator Exporter ExportJob Formatter Loader "
-        "LoadsTokenizer "
+        "Adapter BringsEvals Component Curator Engine Evaluator Exporter ExportJob Formatter Launch Launcher "
+        "Loader LoadsTokenizer "
         "MeasuresModel Reporter Trainer TrainingJob Watcher"
     ),
     "ftp.data.examples": "Corpus",
     "ftp.data.ledger": "Ledger",
-    "ftp.errors": "DataError FtpError Interrupted ModelError RowError",
+    "ftp.errors": "DataError FtpError Interrupted LaunchError ModelError ProcessLate ProcessLost RowError",
     "ftp.hookspecs": "hookimpl",
     "ftp.options": "AnswerOptions FilePath Proof Share",
     "ftp.stages.trained_model": "TrainedModel load",

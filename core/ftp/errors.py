@@ -48,6 +48,22 @@ class RunError(FtpError):
     """A run directory that is in use, or was started with other inputs."""
 
 
+class LaunchError(FtpError):
+    """Processes of a run that can't be started, or have failed."""
+
+
+class ProcessLost(FtpError):  # noqa: N818 (the state of a training, as Interrupted is)
+    """Another process of the training has ended; the run can be started again."""
+
+    exit_code = 75
+
+
+class ProcessLate(ProcessLost):
+    """Another process of the training doesn't answer; the run can be started again."""
+
+    exit_code = 76
+
+
 class ExportError(FtpError):
     """An export that is there and is not proven to be the model of the run."""
 

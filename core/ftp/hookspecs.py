@@ -11,6 +11,7 @@ from ftp.components import (
     Evaluator,
     Exporter,
     Formatter,
+    Launcher,
     Loader,
     Reporter,
     Trainer,
@@ -69,3 +70,8 @@ def ftp_reporters() -> dict[str, type[Reporter]]:  # type: ignore[empty-body]
 @hookspec
 def ftp_exporters() -> dict[str, type[Exporter]]:  # type: ignore[empty-body]
     """Offer exporters: each writes the model of a run in a form that other programs load."""
+
+
+@hookspec
+def ftp_launchers() -> dict[str, type[Launcher]]:  # type: ignore[empty-body]
+    """Offer launchers: each starts the processes of a run, on this machine or on others."""

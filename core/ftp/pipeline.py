@@ -14,7 +14,17 @@ from ftp.runs.lock import fingerprints, origin_of
 from ftp.runs.start import accept_changes, begin, run_directory
 from ftp.stages.export import refuse_unproven, rehearse_exports
 from ftp.stages.reports import default_reporters, write_reports
-from ftp.stages.run_stages import ask, ask_contestants, base_model_of, evaluate, export, rehearse, rows_of, train
+from ftp.stages.run_stages import (
+    ask,
+    ask_contestants,
+    base_model_of,
+    evaluate,
+    export,
+    rehearse,
+    rows_of,
+    train,
+    train_along,
+)
 from ftp.stages.work import Work
 from ftp.types import FinishedRun
 
@@ -69,6 +79,11 @@ def resume(
             file = Path(origin_of(directory)["recipe"])
             _stages(Work(recipe, file, directory, progress, found, anyway), plugins)
     return finished(directory)
+
+
+def join_training(recipe: Recipe, file: Path, directory: RunDirectory, progress: Progress) -> None:
+    """Take part in the training of a run that another process leads and writes."""
+    train_along(Work(recipe, file, directory, progress))
 
 
 def _stages(work: Work, plugins: Plugins) -> None:

@@ -19,7 +19,7 @@ KERNEL = {
     "pipeline",
 }
 """With `stages`, which put it to work, what a newcomer reads to understand FTP."""
-KERNEL_LINES = 4200
+KERNEL_LINES = 4350
 PLUGINS = CORE.parents[1] / "plugins" / "ftp_plugins"
 LONGEST = 60
 """Lines of a function that fits on a screen."""
@@ -36,6 +36,7 @@ SHARED_WORDS = {
     "text": "a kind of example, and plain English",
     "messages": "the turns of an `Example`, and plain English",
     "split": "train, validation or eval",
+    "local": "plain English, and the launcher that messages name as an example",
     "loss": "what every trainer reports",
     "auto": "the value of an option that leaves a choice to FTP",
     "full": "plain English",
@@ -47,8 +48,9 @@ SHARED_WORDS = {
     "transformers": "the library, whose classes the contract names",
 }
 """Names of built-in components that are also words of the core; none of them refers to the component there."""
-OWN_VARIABLES = {"FTP_CACHE", "FTP_PLUGINS_DISABLED", "FTP_REPLAY", "FTP_USER_DATA"}
-"""The core's own: caches of every component, plugins that are kept out, services that no component may call."""
+OWN_VARIABLES = {"FTP_CACHE", "FTP_COLLECTIVE_SECONDS", "FTP_PLUGINS_DISABLED", "FTP_REPLAY", "FTP_USER_DATA"}
+"""The core's own: caches of every component, plugins that are kept out, services that no component may call, and the
+mark of a process that a launcher has started."""
 OPTIONS_OF_BUILT_INS = {"best_by", "judgments.jsonl", "adapter_config.json", "report.html", "decontaminate"}
 """Options and files that belong to built-in components.
 

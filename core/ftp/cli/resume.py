@@ -7,18 +7,20 @@ from pathlib import Path
 import click
 
 from ftp.cli.consent import TRUST, ask_for_run
+from ftp.cli.launch import ON, launch, plugin_arguments
 from ftp.cli.options import PLUGIN, REPLAY, TRACEBACK, load_plugins
-from ftp.cli.run import at_work, tell
+from ftp.cli.run import at_work, processes, tell
 
 
 @click.command("resume")
 @click.argument("run", type=click.Path(path_type=Path))
 @PLUGIN
 @TRUST
+@ON
 @REPLAY
 @TRACEBACK
 @click.option("--anyway", is_flag=True, help="Resume even though inputs have changed; the run records the changes.")
-def command(run: Path, files: tuple[Path, ...], trust: bool, anyway: bool) -> None:
+def command(run: Path, files: tuple[Path, ...], trust: bool, placement: str | None, anyway: bool) -> None:
     """Resume an interrupted run from its own directory.
 
     It resumes exactly where it stopped. If the recipe, the data, the model, the packages or the plugins have changed
@@ -40,6 +42,13 @@ def command(run: Path, files: tuple[Path, ...], trust: bool, anyway: bool) -> No
     plugins = load_plugins(files, tuple(origin["without"]))
     checked = recipe.read(directory.place("resolved.yaml"), plugins)
     ask_for_run(directory, consents.of_recipe(checked), trust)
-    with at_work() as progress:
+    if placement is not None:
+        same = [*plugin_arguments(files, ()), "--trust", *(["--anyway"] if anyway else [])]
+        launch(placement, plugins, ["resume", str(run), *same])
+    with at_work() as progress, processes(checked) as joined:
+        if joined is not None and not joined.first:
+            if place := joined.wait_for_training():
+                pipeline.join_training(checked, Path(origin["recipe"]), RunDirectory(place), progress)
+            return
         finished = pipeline.resume(checked, plugins, directory, progress, anyway=anyway)
     tell(finished)

@@ -16,10 +16,13 @@ import click
 
 from ftp.cli.consent import TRUST, ask_for_recipe
 from ftp.cli.echo import echo
+from ftp.cli.launch import ON, launch, plugin_arguments
 from ftp.cli.options import RECIPE, REPLAY, RUNS, SET, TRACEBACK, load_plugins, load_recipe, plugin_options
 
 if TYPE_CHECKING:
+    from ftp.lm.training.torch_processes import Processes
     from ftp.progress import Progress
+    from ftp.recipe.model import Recipe
     from ftp.types import FinishedRun
 
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 @REPLAY
 @TRACEBACK
 @TRUST
+@ON
 @click.option("--new", is_flag=True, help="Begin a new run even if an equal one exists.")
 @click.option(
     "--seeds",
@@ -45,6 +49,7 @@ def command(
     without: tuple[str, ...],
     root: Path,
     trust: bool,
+    placement: str | None,
     new: bool,
     seeds: int,
 ) -> None:
@@ -55,18 +60,48 @@ def command(
     once.
     """
     from ftp import pipeline
+    from ftp.runs.directory import RunDirectory
 
     # Absolute, so that `ftp resume` finds them from another directory.
     plugins = load_plugins(tuple(file.absolute() for file in files), without)
     checked = load_recipe(recipe, plugins, settings)
     others = [load_recipe(recipe, plugins, (*settings, f"seed={checked.seed + more}")) for more in range(1, seeds)]
     ask_for_recipe(checked, str(recipe), trust)
-    with at_work() as progress:
+    if placement is not None:
+        if seeds > 1:
+            raise click.UsageError("--seeds with --on: run one seed after the other, with --set seed=…")
+        same = [*(f"--set={setting}" for setting in settings), f"--runs={root}", *plugin_arguments(files, without)]
+        launch(placement, plugins, ["run", str(recipe), *same, "--trust"], ["--new"] if new else [])
+    with at_work() as progress, processes(checked) as joined:
+        if joined is not None and not joined.first:
+            if place := joined.wait_for_training():
+                pipeline.join_training(checked, recipe, RunDirectory(place), progress)
+            return
         runs = [pipeline.run(one, plugins, recipe, root, progress, new=new) for one in (checked, *others)]
     if seeds > 1:
         _print_seeds(runs)
     else:
         tell(runs[-1])
+
+
+@contextlib.contextmanager
+def processes(recipe: Recipe) -> Iterator[Processes | None]:
+    """Give the processes that a launcher has started this one with; None, and no import, where there is no launcher.
+
+    Raises:
+        ModelError: there are several, and the recipe's trainer knows of only one.
+    """
+    if "FTP_COLLECTIVE_SECONDS" not in os.environ:
+        yield None
+        return
+    from ftp.errors import ModelError
+    from ftp.guard import described
+    from ftp.lm.training.torch_processes import joined
+
+    with joined() as others:
+        if others.count > 1 and not recipe.train.trains_together:
+            raise ModelError(f"{described(recipe.train)} can't train on several processes: use one, or leave out --on")
+        yield others
 
 
 @contextlib.contextmanager

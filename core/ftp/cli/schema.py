@@ -19,13 +19,16 @@ from ftp.cli.options import for_writing, load_plugins, plugin_options, write_out
     callback=for_writing,
     help="Write to this file instead of the terminal.",
 )
-def command(files: tuple[Path, ...], without: tuple[str, ...], output: Path | None) -> None:
+@click.option("--placement", is_flag=True, help="The schema of placement files, for --on.")
+def command(files: tuple[Path, ...], without: tuple[str, ...], output: Path | None, placement: bool) -> None:
     """Print the JSON schema of recipes for the installed plugins, which editors use for completion."""
     import json
 
     from ftp import recipe
+    from ftp.recipe.placement import placement_schema
 
-    text = json.dumps(recipe.json_schema(load_plugins(files, without)), indent=2, ensure_ascii=False)
+    schema_of = placement_schema if placement else recipe.json_schema
+    text = json.dumps(schema_of(load_plugins(files, without)), indent=2, ensure_ascii=False)
     if output is None:
         echo(text)
     else:

@@ -5,6 +5,7 @@ from ftp.components.engines import Engine, EngineWork
 from ftp.components.evaluation import BringsEvals, Evaluator, MeasuresModel, Reporter, pass_at_k
 from ftp.components.exports import Exporter, ExportJob
 from ftp.components.kinds import KINDS, kind_of, unfinished
+from ftp.components.launching import Launch, Launcher
 from ftp.components.models import Adapter, Loader, LoadsTokenizer
 from ftp.components.rows import Curator, Formatter
 from ftp.components.training import Trainer, TrainingJob, Watcher
@@ -21,6 +22,8 @@ __all__ = [
     "ExportJob",
     "Exporter",
     "Formatter",
+    "Launch",
+    "Launcher",
     "Loader",
     "LoadsTokenizer",
     "MeasuresModel",

@@ -6,6 +6,7 @@ from ftp.components.component import Component
 from ftp.components.engines import Engine
 from ftp.components.evaluation import Evaluator, Reporter
 from ftp.components.exports import Exporter
+from ftp.components.launching import Launcher
 from ftp.components.models import Adapter, Loader
 from ftp.components.rows import Curator, Formatter
 from ftp.components.training import Trainer, Watcher
@@ -21,6 +22,7 @@ KINDS: dict[str, type[Component]] = {
     "evaluators": Evaluator,
     "reporters": Reporter,
     "exporters": Exporter,
+    "launchers": Launcher,
 }
 """The kinds of component, by hook name without the prefix `ftp_`."""
 

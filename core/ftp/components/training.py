@@ -50,6 +50,8 @@ class Trainer(Component):
 
     rate_share: ClassVar[float] = 1.0
     """The usual learning rates of its loss, as a share of those of supervised fine-tuning, which adapters name."""
+    trains_together: ClassVar[bool] = False
+    """Whether it shares out its batches where several processes train, as `ftp.lm.training.torch_processes` tells."""
 
     def tokenise(
         self, corpus: Corpus, tokenizer: LoadedTokenizer, ledger: Ledger, progress: Callable[[int], None]

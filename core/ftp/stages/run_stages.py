@@ -84,6 +84,8 @@ def rehearse(work: Work, corpus: Corpus, reporters: Sequence[Reporter]) -> None:
 
 def train(work: Work, loaded: LoadedModel, corpus: Corpus, ledger: Ledger) -> LoadedModel:
     """Train the model and write the weights down, or restore those that are there."""
+    from ftp.lm.training.torch_processes import current as processes
+
     recipe, directory = work.recipe, work.directory
     if work.is_done("train"):
         restored = restore_adapter(recipe.adapter, loaded, directory.path / "model")
@@ -94,7 +96,8 @@ def train(work: Work, loaded: LoadedModel, corpus: Corpus, ledger: Ledger) -> Lo
     loaded = apply_adapter(recipe, loaded, work.note)
     checkpoints = directory.path / "checkpoints"
     score = DevScore(recipe.evaluate, recipe.answers, loaded, corpus.validation)
-    job = TrainingJob(loaded, corpus, ledger, checkpoints, recipe.seed, work.emit, score)
+    emit = processes().start_training(directory.path, work.emit)
+    job = TrainingJob(loaded, corpus, ledger, checkpoints, recipe.seed, emit, score)
     result = call(TrainResult, recipe.train.train, job)
     with directory.new_directory("model") as target:
         call(object, recipe.adapter.save, result.model, target)
@@ -106,6 +109,20 @@ def train(work: Work, loaded: LoadedModel, corpus: Corpus, ledger: Ledger) -> Lo
     work.finish("train")
     shutil.rmtree(checkpoints, ignore_errors=True)
     return result.model
+
+
+def train_along(work: Work) -> None:
+    """Load and train the same model on the same rows as the first process of a run, and leave the result to it."""
+    from ftp.lm.training.torch_processes import current as processes
+
+    recipe, directory = work.recipe, work.directory.path
+    corpus, ledger = read_prepared(directory / "data", ()), Ledger.read(directory / "data" / "ledger.parquet")
+    loaded = load_base_model(recipe.model, recipe.adapter, work.progress.note)
+    loaded = apply_adapter(recipe, loaded, work.progress.note)
+    emit = processes().start_training(directory, lambda event, **values: None)
+    score = DevScore(recipe.evaluate, recipe.answers, loaded, corpus.validation)
+    job = TrainingJob(loaded, corpus, ledger, directory / "checkpoints", recipe.seed, emit, score)
+    call(TrainResult, recipe.train.train, job)
 
 
 def evaluate(work: Work, corpus: Corpus) -> None:

@@ -59,8 +59,6 @@ class FastPath:
         Args:
             longest: tokens of the longest row.
         """
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return "several processes train together"
         return why_not(model, longest)
 
     def plan_batches(self, rows: TokenRows, batch_size: int, seed: int) -> Batches:

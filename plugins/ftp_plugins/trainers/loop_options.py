@@ -40,9 +40,10 @@ class LoopOptions(ftp.Trainer):
     learning_rate: float = Field(default=1e-4, gt=0)
     """Peak rate. LoRA and QLoRA: usually 5e-5 to 2e-4; full training about a tenth of that."""
     batch_size: int = Field(default=8, ge=1)
-    """Rows processed at once, on each device."""
+    """Rows processed at once. Several processes share them out."""
     gradient_accumulation: int = Field(default=1, ge=1)
-    """Batches per optimizer step. The loss is averaged over the tokens of the whole step."""
+    """Batches per optimizer step. The loss is averaged over the tokens of the whole step: 4 batches of 8 rows and 32
+    rows at once have the same result, and so have one process and several."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """The schedule of the learning rate after the warm-up."""
     warmup: float = Field(default=0.05, ge=0, lt=1)

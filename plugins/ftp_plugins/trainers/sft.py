@@ -20,6 +20,7 @@ class SFT(LoopTraining):
     """Supervised fine-tuning (TRL). Loss on answers only; rows are packed without padding and don't see each other."""
 
     takes: ClassVar[tuple[Kind, ...]] = ("conversation", "text")
+    trains_together: ClassVar[bool] = True
     also_known_as: ClassVar[Mapping[str, str]] = {
         **LoopTraining.also_known_as,
         **dict.fromkeys(("train_on_inputs", "train_on_prompt", "assistant_only_loss"), "loss_on"),

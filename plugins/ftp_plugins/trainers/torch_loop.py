@@ -16,9 +16,12 @@ from ftp.lm.rendering import stop_ids
 from ftp.lm.torch_products import type_to_multiply_in
 from ftp.lm.training.torch_deterministic import deterministic
 from ftp.lm.training.torch_parts import TrainingParts
+from ftp.lm.training.torch_processes import current
 from ftp.lm.training.torch_run import train
 from ftp.lm.training.torch_trainer import TrainerWithParts, weight_types_kept
+from ftp_plugins.speed.torch_batches import Batches
 from ftp_plugins.speed.torch_path import FastPath
+from ftp_plugins.speed.torch_shares import Shares, empty_batch, is_empty
 from ftp_plugins.trainers.loop_options import LoopOptions
 from ftp_plugins.trainers.torch_objective import Objective
 
@@ -39,6 +42,12 @@ class LoopTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
     def __init__(self, job: ftp.TrainingJob, args: Any, objective: Objective, **options: Any) -> None:
         self.objective, self.path = objective, objective.path
         self.batches = objective.batches(args.per_device_train_batch_size, args.seed)
+        self.sampler: Batches | Shares = self.batches
+        if current().count > 1:
+            shares = Shares(self.batches, args.gradient_accumulation_steps, current().rank, current().count)
+            args.gradient_accumulation_steps = shares.at_once
+            args.per_device_train_batch_size = shares.rows_at_once
+            self.sampler = shares
         self.optimizer: Any
         self.lr_scheduler: Any
         with weight_types_kept(job.model.model):
@@ -47,7 +56,7 @@ class LoopTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
                 args=args,
                 train_dataset=objective.dataset,
                 eval_dataset=objective.dataset.select([0]) if objective.validates else None,
-                data_collator=objective.collate,
+                data_collator=lambda rows: objective.collate(rows) if rows else empty_batch(),
                 processing_class=job.model.tokenizer,
             )
         parts = TrainingParts(
@@ -67,14 +76,20 @@ class LoopTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
     def get_train_dataloader(self) -> Any:
         """Return batches whose rows are a function of the seed and the epoch alone."""
         loader = torch.utils.data.DataLoader(
-            self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator,
+            self.train_dataset, batch_sampler=self.sampler, collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )  # fmt: skip
         return self.accelerator.prepare(loader)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
-        count = torch.tensor(sum(map(self.objective.count, batch_samples)), device=device)
-        return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
+        own = sum(self.objective.count(batch) for batch in batch_samples if not is_empty(batch))
+        (count,) = current().sums(own)
+        return torch.tensor(count, device=device)
+
+    def steps_per_epoch(self) -> int:
+        """Return the number of optimizer steps in an epoch, which is the same for any number of processes."""
+        accumulated: int = self.args.gradient_accumulation_steps
+        return math.ceil(len(self.sampler) / accumulated)
 
     def count_tokens(self, inputs: Mapping[str, Any]) -> int:
         """Return the count that came with the batch."""
@@ -90,7 +105,9 @@ class LoopTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the objective's loss, or TRL's where it leaves that to the library."""
+        """Return the objective's loss, or TRL's where it leaves that to the library; 0 for a process without a row."""
+        if is_empty(inputs):
+            return torch.zeros((), device=self.args.device, requires_grad=True)
         loss = self.objective.loss(model, inputs, num_items_in_batch)
         if loss is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)

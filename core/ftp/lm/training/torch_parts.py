@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from ftp.components import TrainingJob
 from ftp.errors import ModelError
 from ftp.lm.training.torch_checkpoints import Checkpoints, Progress, best_name, save_weights
 from ftp.lm.training.torch_memory import peak_memory_mb
+from ftp.lm.training.torch_processes import current
 from ftp.lm.training.torch_validation import Validation
 from ftp.types import RollBack, Stop
 
@@ -112,14 +114,16 @@ class TrainingParts:
             if self.best_by in values:
                 values["score"] = values[self.best_by]
             elif self.job.score is not None:
-                values["score"] = self.job.score(self.best_by, self.dev_rows)
+                score = functools.partial(self.job.score, self.best_by, self.dev_rows)
+                values["score"] = current().from_first(score)
             compared = -values.get("score", -loss)
         if step == 0:
             self.progress.first = loss
         elif compared < self.progress.best:  # the untrained model is no candidate
             self.progress.best, self.progress.best_step, self.progress.best_loss = compared, step, loss
-            with self.checkpoints.new(best_name(step)) as directory:
-                save_weights(directory, self.job.model.model)
+            if current().first:
+                with self.checkpoints.new(best_name(step)) as directory:
+                    save_weights(directory, self.job.model.model)
         self.apply_decision(self.job.emit("validation", step=step, epoch=state.epoch or 0.0, **values), control)
         self.apply_signal(control)
 
@@ -135,7 +139,8 @@ class TrainingParts:
         control.should_save = isinstance(decision, Stop)
 
     def apply_signal(self, control: Any) -> None:
-        """End the trainer's loop with a checkpoint if a signal has come."""
+        """End the trainer's loop with a checkpoint if a signal has come to any process."""
+        self.signal = current().largest(self.signal)
         if self.signal:
             control.should_training_stop = True
             control.should_save = not isinstance(self.decision, RollBack)  # not what is to be undone

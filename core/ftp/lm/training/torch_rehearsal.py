@@ -11,6 +11,7 @@ import torch
 from ftp.errors import ModelError
 from ftp.lm.training.torch_checkpoints import load_weights
 from ftp.lm.training.torch_memory import peak_memory_mb, too_much_memory
+from ftp.lm.training.torch_processes import current
 
 
 def rehearse(trainer: Any) -> None:
@@ -34,7 +35,7 @@ def rehearse(trainer: Any) -> None:
                 weight.grad.zero_()
         _step_at_rate_zero(trainer.optimizer)
         _validate(trainer)
-        if parts.weights_are_finite():  # the first step reports weights that are not
+        if current().first and parts.weights_are_finite():  # the first step reports weights that are not
             _save_and_reload(trainer)
     trainer.optimizer.state.clear()
     model.zero_grad()

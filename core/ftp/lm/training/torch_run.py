@@ -9,6 +9,7 @@ from typing import Any
 from ftp.errors import Interrupted, ModelError
 from ftp.lm.training.signals import Signals
 from ftp.lm.training.torch_checkpoints import check, load_progress, load_weights, save_progress, step_of
+from ftp.lm.training.torch_processes import current
 from ftp.lm.training.torch_trainer import TrainerWithParts
 from ftp.types import RollBack, TrainResult
 
@@ -31,7 +32,9 @@ def train(trainer: TrainerWithParts) -> TrainResult:
     if parts.signal:
         raise Interrupted(parts.signal)
     done = trainer.state.global_step
+    current().wait()  # for the first to have written the best state
     best_step = _restore_best(trainer)
+    current().wait()  # for all to have read it
     if not parts.weights_are_finite():
         raise ModelError("the trained weights are not finite; lower train.learning_rate")
     model.eval()
@@ -53,8 +56,7 @@ def planned_figures(trainer: TrainerWithParts) -> dict[str, int]:
     `best_mb` is the best state, those weights alone. New ones are whole before the old ones go.
     """
     parts, args, model = trainer.parts, trainer.args, trainer.parts.job.model.model
-    batches = math.ceil(len(parts.lengths) / args.per_device_train_batch_size)
-    steps_per_epoch = math.ceil(batches / args.gradient_accumulation_steps)
+    steps_per_epoch = trainer.steps_per_epoch()
     steps = max(1, math.ceil(steps_per_epoch * args.num_train_epochs))
     training = [weight for weight in model.parameters() if weight.requires_grad]
     weights = sum(weight.numel() * weight.element_size() for weight in training)
@@ -88,6 +90,7 @@ def _times(strategy: str, every: float | None, steps: int, args: Any) -> int:
 def _train_steps(trainer: TrainerWithParts, steps: int) -> None:
     """Take the remaining steps from the last checkpoint on, and again from there after each roll-back."""
     parts = trainer.parts
+    current().wait()
     last = parts.checkpoints.last()
     if last is not None:
         check(last)
@@ -99,6 +102,7 @@ def _train_steps(trainer: TrainerWithParts, steps: int) -> None:
             decision = parts.decision
             if not isinstance(decision, RollBack):
                 break
+            current().wait()
             last = parts.checkpoints.last()
             if last is None:
                 raise ModelError(f"{decision.reason}; there is no checkpoint to return to")
@@ -121,7 +125,10 @@ def _prepare_restart(trainer: Any, checkpoint: Path, factor: float) -> None:
     trainer.parts.decision = None
     progress = load_progress(checkpoint)
     progress.factor *= factor
-    save_progress(checkpoint, progress)
+    current().wait()  # for all to have read what is written now
+    if current().first:
+        save_progress(checkpoint, progress)
+    current().wait()
     trainer.optimizer = trainer.lr_scheduler = None
     trainer.model_wrapped = trainer.model
     trainer.control.should_training_stop = trainer.control.should_save = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,7 +23,9 @@ from ftp.lm.training.torch_checkpoints import (
     step_name,
 )
 from ftp.lm.training.torch_parts import TrainingParts
+from ftp.lm.training.torch_processes import current
 from ftp.lm.training.torch_rehearsal import rehearse
+from ftp.lm.training.torch_step_sums import StepSums
 
 
 class TrainerWithParts(Trainer):  # type: ignore[misc]
@@ -36,6 +39,7 @@ class TrainerWithParts(Trainer):  # type: ignore[misc]
     def use_parts(self, parts: TrainingParts) -> None:
         """Attach the parts that observe and control the training."""
         self.parts = parts
+        self.sums = StepSums(self, current())
         self.remove_callback(PrinterCallback)
         self.add_callback(PartsCallback(self))
 
@@ -50,9 +54,20 @@ class TrainerWithParts(Trainer):  # type: ignore[misc]
         return int(mask.sum()) if mask is not None else inputs["input_ids"].numel()
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
-        """Count the tokens, then call the trainer's own step."""
-        self.parts.progress.tokens += self.count_tokens(inputs)
-        return super().training_step(model, inputs, num_items_in_batch)
+        """Count the tokens and call the trainer's own step; sum both, and the gradients, over all processes."""
+        tokens = self.count_tokens(inputs)
+        with self.sums.own_random_numbers():
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        loss, tokens = self.sums.add(loss, tokens)
+        self.parts.progress.tokens += tokens
+        return loss
+
+    def steps_per_epoch(self) -> int:
+        """Return the number of optimizer steps in an epoch."""
+        accumulated: int = self.args.gradient_accumulation_steps
+        at_once: int = self.args.per_device_train_batch_size
+        batches = math.ceil(len(self.parts.lengths) / at_once)
+        return math.ceil(batches / accumulated)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Return 0: the library's count is wrong for packed batches, and nothing reads it."""
@@ -95,9 +110,10 @@ class TrainerWithParts(Trainer):  # type: ignore[misc]
         if not parts.weights_are_finite():
             return  # useless for resuming; the previous one is kept
         parts.lap()
-        with parts.checkpoints.new(step_name(step)) as directory:
-            self.write_state(directory)
-        parts.checkpoints.keep_only(step, parts.progress.best_step)
+        if current().first:
+            with parts.checkpoints.new(step_name(step)) as directory:
+                self.write_state(directory)
+            parts.checkpoints.keep_only(step, parts.progress.best_step)
         parts.saved_at = time.monotonic()
         parts.job.emit("checkpoint", step=step)
 
