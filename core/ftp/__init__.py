@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Trainer,
         TrainingJob,
         Watcher,
+        Weighted,
     )
     from ftp.data.examples import Corpus
     from ftp.data.ledger import Ledger
@@ -117,6 +118,7 @@ __all__ = [
     "TrainingJob",
     "Warn",
     "Watcher",
+    "Weighted",
     "Weights",
     "across_seeds",
     "clusters_of",
@@ -139,7 +141,7 @@ _HOME = {
     "ftp.components": (
         "Adapter BringsEvals Component Curator Engine Evaluator Exporter ExportJob Formatter Loader "
         "LoadsTokenizer "
-        "MeasuresModel Reporter Trainer TrainingJob Watcher"
+        "MeasuresModel Reporter Trainer TrainingJob Watcher Weighted"
     ),
     "ftp.data.examples": "Corpus",
     "ftp.data.ledger": "Ledger",
