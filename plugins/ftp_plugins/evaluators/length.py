@@ -8,8 +8,8 @@ import ftp
 class Length(ftp.Evaluator):
     """1 if the answer has a length within bounds; outside of them less, in proportion to how far.
 
-    Below `min_words` the score is the share of them that is there. Above `max_words` it falls linearly and is 0 at twice
-    as many.
+    Below `min_words` the score is the share of them that is there. Above `max_words` it falls linearly and is 0 at
+    twice as many.
     """
 
     max_words: int | None = None
