@@ -274,7 +274,7 @@ def test_functions_of_other_tools(functions, name):
 
 
 def test_a_function_as_an_evaluator_has_a_paired_interval(functions, ftp_answers):
-    rows = [("question", str(n), "x", str(n if n else "wrong")) for n in range(20)]
+    rows = [(f"question {n}", str(n), "x", str(n if n else "wrong")) for n in range(20)]
     [metric] = Function(file=functions, name="verl").evaluate(ftp_answers(rows)).metrics
     assert (metric.base, metric.tuned, metric.difference.n) == (0, 0.95, 20)
     assert 0.5 < metric.difference.low < 0.95
