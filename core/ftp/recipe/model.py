@@ -180,7 +180,7 @@ class Recipe(Options):
 
 
 def reads_answers(recipe: Recipe) -> bool:
-    return any(evaluator.reads_answers for evaluator in recipe.evaluate)
+    return recipe.train.answers_prompts or any(evaluator.reads_answers for evaluator in recipe.evaluate)
 
 
 def dump(value: Any) -> Any:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from ftp.components import Reporter, TrainingJob
+from ftp.components import EngineWork, Reporter, TrainingJob
 from ftp.data.examples import Corpus
 from ftp.data.ledger import Ledger, fates_in_words
 from ftp.files import shown
@@ -93,7 +93,10 @@ def train(work: Work, loaded: LoadedModel, corpus: Corpus, ledger: Ledger) -> Lo
     loaded = apply_adapter(recipe, loaded, work.note)
     checkpoints = directory.path / "checkpoints"
     score = DevScore(recipe.evaluate, recipe.answers, loaded, corpus.validation)
-    job = TrainingJob(loaded, corpus, ledger, checkpoints, recipe.seed, work.emit, score)
+    engine = recipe.answers and recipe.answers.at_work(EngineWork(loaded, who="tuned", evals="train", note=work.note))
+    job = TrainingJob(
+        loaded, corpus, ledger, checkpoints, recipe.seed, work.emit, score, engine, directory.append_records
+    )
     result = call(TrainResult, recipe.train.train, job)
     with directory.new_directory("model") as target:
         call(object, recipe.adapter.save, result.model, target)
