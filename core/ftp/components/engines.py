@@ -94,7 +94,9 @@ class Engine(Component, Decoding):
         Raises:
             ModelError: this engine doesn't know the tokens of its answers.
         """
-        raise ModelError(f"the engine '{self.used_as}' doesn't give the tokens of its answers, so nothing trains on them")
+        raise ModelError(
+            f"the engine '{self.used_as}' doesn't give the tokens of its answers, so nothing trains on them"
+        )
 
     def losses(self, examples: Sequence[Example]) -> Sequence[TokenLoss] | None:
         """Return the loss on the reference of every example; None for an engine that can't tell.

@@ -20,10 +20,15 @@ class Batches:
         lengths: tokens of each row.
         alike: rows of like length in a batch, for batches that are padded: rows are drawn at random, and every fifty
             batches' worth of them sorted by length.
+        repeats: how many times in a row each group of batches comes.
+        group: batches that are repeated together, those of an optimizer step.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, alike: bool) -> None:
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seed: int, alike: bool, repeats: int = 1, group: int = 1
+    ) -> None:
         self.lengths, self.batch_size, self.seed, self.alike = lengths, batch_size, seed, alike
+        self.repeats, self.group = repeats, group
         self.epoch = 0
         self.drop_last = False
 
@@ -31,12 +36,18 @@ class Batches:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size)
+        return -(-len(self.lengths) // self.batch_size) * self.repeats
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self.of(self.epoch))
 
     def of(self, epoch: int) -> list[list[int]]:
+        """Return the batches of an epoch in order."""
+        once = self._once(epoch)
+        groups = (once[at : at + self.group] for at in range(0, len(once), self.group))
+        return [batch for group in groups for _ in range(self.repeats) for batch in group]
+
+    def _once(self, epoch: int) -> list[list[int]]:
         draw = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.lengths), generator=draw).tolist()
         if not self.alike:

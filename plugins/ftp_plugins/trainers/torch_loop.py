@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -39,7 +40,11 @@ class LoopTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
 
     def __init__(self, job: ftp.TrainingJob, args: Any, objective: Objective, **options: Any) -> None:
         self.objective, self.path = objective, objective.path
-        self.batches = Batches(objective.lengths, args.per_device_train_batch_size, args.seed, self.path is None)
+        self.batches = Batches(
+            objective.lengths, args.per_device_train_batch_size, args.seed, self.path is None,
+            objective.repeats, args.gradient_accumulation_steps,
+        )  # fmt: skip
+        self.rehearses = False
         self.optimizer: Any
         self.lr_scheduler: Any
         with weight_types_kept(job.model.model):
@@ -57,6 +62,7 @@ class LoopTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
             objective.trained_tokens,
             log_also=objective.figures,
             loss_unit=objective.loss_unit,
+            repeats=objective.repeats,
             **options,
         )
         if objective.validates:
@@ -73,7 +79,16 @@ class LoopTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
         )  # fmt: skip
         return self.accelerator.prepare(loader)
 
+    def rehearse(self) -> None:
+        """Rehearse, and let the objective know."""
+        self.rehearses = True
+        try:
+            super().rehearse()
+        finally:
+            self.rehearses = False
+
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
+        self.objective.prepare(batch_samples, self.state.global_step + 1, self.rehearses)
         count = torch.tensor(sum(map(self.objective.count, batch_samples)), device=device)
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
 
@@ -102,8 +117,14 @@ class LoopTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
         """Add the objective's figures of the step."""
         super().log({**logs, **self.objective.step_figures()}, start_time)
 
+    def write_state(self, directory: Path) -> None:
+        """Write the objective's state too."""
+        super().write_state(directory)
+        self.objective.save(directory)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.objective.load(Path(resume_from_checkpoint))
         if self.path is not None:
             self.path.weights_changed()
 
@@ -186,7 +207,8 @@ def multiplies_in_bfloat16(options: LoopOptions, model: Any) -> bool:
 def training_arguments(options: LoopOptions, job: ftp.TrainingJob, objective: Objective) -> Any:
     """Return the library's arguments for these options."""
     model = job.model.model
-    steps_per_epoch = math.ceil(math.ceil(len(objective.lengths) / options.batch_size) / options.gradient_accumulation)
+    batches = math.ceil(len(objective.lengths) / options.batch_size) * objective.repeats
+    steps_per_epoch = math.ceil(batches / options.gradient_accumulation)
     steps = max(1, math.ceil(steps_per_epoch * options.epochs))
     every = max(1, round(steps_per_epoch / options.evals_per_epoch))
     on_cpu = model.device.type == "cpu"

@@ -53,7 +53,7 @@ def planned_figures(trainer: TrainerWithParts) -> dict[str, int]:
     `best_mb` is the best state, those weights alone. New ones are whole before the old ones go.
     """
     parts, args, model = trainer.parts, trainer.args, trainer.parts.job.model.model
-    batches = math.ceil(len(parts.lengths) / args.per_device_train_batch_size)
+    batches = math.ceil(len(parts.lengths) / args.per_device_train_batch_size) * parts.repeats
     steps_per_epoch = math.ceil(batches / args.gradient_accumulation_steps)
     steps = max(1, math.ceil(steps_per_epoch * args.num_train_epochs))
     training = [weight for weight in model.parameters() if weight.requires_grad]
@@ -62,9 +62,9 @@ def planned_figures(trainer: TrainerWithParts) -> dict[str, int]:
     return {
         "steps": steps,
         "rows": len(parts.lengths),
-        "tokens_per_epoch": sum(parts.lengths),
-        "trained_tokens_per_epoch": parts.trained_tokens,
-        "trained_tokens": round(parts.trained_tokens * steps / steps_per_epoch),
+        "tokens_per_epoch": sum(parts.lengths) * parts.repeats,
+        "trained_tokens_per_epoch": parts.trained_tokens * parts.repeats,
+        "trained_tokens": round(parts.trained_tokens * parts.repeats * steps / steps_per_epoch),
         "trainable_parameters": sum(weight.numel() for weight in training),
         "total_parameters": model.num_parameters(),
         "validation_rows": validation_rows,
