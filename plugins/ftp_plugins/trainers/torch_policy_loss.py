@@ -63,7 +63,10 @@ def token_losses(
     kl: float = 0.0,
     reference: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the loss of each token, -min(ratio · A, clipped ratio · A) + kl · k3, differentiable.
+    """Return the loss of each token, -min(ratio · A, clipped ratio · A) + kl · ratio · k3, differentiable.
+
+    The ratio before k3 makes its gradient that of the KL without bias (DeepSeek-AI 2025, "DeepSeek-V3.2",
+    arXiv:2512.02556), and is TRL's default too.
 
     Args:
         log_probs: of the drawn tokens under the policy that trains, float [N].
@@ -76,7 +79,7 @@ def token_losses(
     ratio = torch.exp(log_probs - old)
     clipped = ratio.clamp(1 - clip[0], 1 + clip[1])
     loss = -torch.min(ratio * advantage, clipped * advantage)
-    return loss if not kl or reference is None else loss + kl * kl_k3(log_probs, reference)
+    return loss if not kl or reference is None else loss + kl * ratio * kl_k3(log_probs, reference)
 
 
 def clipped_tokens(
