@@ -106,6 +106,11 @@ class Watcher(Component):
     by_default: ClassVar[bool] = False
     """Whether a recipe without a `watch:` block uses it."""
 
+    @classmethod
+    def by_default_with(cls, trainer: Trainer) -> bool:
+        """Return whether a recipe without a `watch:` block uses it, where that depends on the trainer."""
+        return cls.by_default
+
     @abstractmethod
     def see(self, event: Mapping[str, Any]) -> Stop | RollBack | Warn | None:
         """Handle an event; return `ftp.Stop`, `ftp.RollBack` or `ftp.Warn` with a reason, or None.

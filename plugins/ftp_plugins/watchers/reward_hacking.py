@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, PrivateAttr
 
@@ -37,13 +37,11 @@ class Change(NamedTuple):
 class RewardHacking(ftp.Watcher):
     """Warns when a training with rewards finds a way to be rewarded that nobody meant.
 
-    It names four signs, each with its figures: answers grow longer while the reward rises; the model is far from the one
-    before training (KL); its answers lose their variety (entropy); and the reward rises while the score of a held-out
-    evaluator (the trainer's `best_by`) falls. Gao et al. 2023, "Scaling Laws for Reward Model Overoptimization"
-    (arXiv:2210.10760). A training without rewards gives it nothing to see.
+    It names four signs, each with its figures: answers grow longer while the reward rises; the model is far from the
+    one before training (KL); its answers lose their variety (entropy); and the reward rises while the score of a
+    held-out evaluator, the trainer's `best_by`, falls. Gao et al. 2023, "Scaling Laws for Reward Model
+    Overoptimization" (arXiv:2210.10760). On by default with a trainer that learns from rewards.
     """
-
-    by_default: ClassVar[bool] = True
 
     longer: float = Field(default=1.5, gt=1)
     """Factor by which answers have to grow."""
@@ -60,6 +58,10 @@ class RewardHacking(ftp.Watcher):
     """Step, score and evaluator of each validation."""
     _reported: dict[str, int] = PrivateAttr(default_factory=dict)
     """The step at which each sign was reported."""
+
+    @classmethod
+    def by_default_with(cls, trainer: ftp.Trainer) -> bool:
+        return trainer.answers_prompts
 
     def see(self, event: Mapping[str, Any]) -> ftp.Stop | ftp.Warn | None:
         if event["event"] in ("resume", "rollback"):
@@ -95,14 +97,14 @@ class RewardHacking(ftp.Watcher):
         kl = self._change("kl")
         if kl and kl.now > self.max_kl:
             found["KL"] = (
-                f"{kl.now:.3g} nats per token from the model before training at step {step}, more than {self.max_kl:g}; "
-                "raise the trainer's `kl` or lower its learning rate"
+                f"{kl.now:.3g} nats per token from the model before training at step {step}, more than "
+                f"{self.max_kl:g}; raise the trainer's `kl` or lower its learning rate"
             )
         entropy = self._change("entropy")
         if entropy and entropy.falls and entropy.now < self.min_entropy * entropy.first:
             found["entropy collapse"] = (
-                f"{entropy.now:.3g} nats per token at step {step}, {entropy.first:.3g} at the beginning: the answers to "
-                "a prompt become the same, and nothing more is learned from them"
+                f"{entropy.now:.3g} nats per token at step {step}, {entropy.first:.3g} at the beginning: the answers "
+                "to a prompt become the same, and nothing more is learned from them"
             )
         return found
 
@@ -117,8 +119,8 @@ class RewardHacking(ftp.Watcher):
             return {}
         return {
             "reward up, held-out score down": (
-                f"the reward rose from {reward.first:.3g} to {reward.now:.3g} while {name} on validation rows fell from "
-                f"{best:.3g} at step {best_step} to {last[-1]:.3g} at step {step}"
+                f"the reward rose from {reward.first:.3g} to {reward.now:.3g} while {name} on validation rows fell "
+                f"from {best:.3g} at step {best_step} to {last[-1]:.3g} at step {step}"
             )
         }
 

@@ -27,8 +27,8 @@ from ftp.cli.options import JSON
 def command(run: Path, step: int | None, prompt: str | None, sort: str, count: int, as_json: bool) -> None:
     """Show the answers that a run has sampled in training, each with its rewards.
 
-    RUN is a run directory. Without options, a line for every step and the last answers. What is read is rollouts.jsonl in
-    the run; steps that were repeated after an interruption appear once.
+    RUN is a run directory. Without options, a line for every step and the last answers. What is read is rollouts.jsonl
+    in the run; steps that were repeated after an interruption appear once.
     """
     from ftp.errors import FtpError, RunError
     from ftp.records.rollouts import FILE, read_rollouts
