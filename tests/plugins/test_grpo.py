@@ -86,7 +86,8 @@ def trl_loss(job, rollouts, old, reference, options):
 
     model, tokenizer = copy.deepcopy(job.model.model), job.model.tokenizer  # TRL adds an adapter to it
     args = trl.GRPOConfig(
-        output_dir="unused", per_device_train_batch_size=6, num_generations=2, report_to="none", use_cpu=True, bf16=False,
+        output_dir="unused", per_device_train_batch_size=6, num_generations=2, report_to="none",
+        use_cpu=True, bf16=False,
         max_completion_length=LONGEST, loss_type=options.loss, beta=options.kl, epsilon=options.clip,
         epsilon_high=options.clip_high, temperature=options.temperature, mask_truncated_completions=options.mask_cut,
         activation_checkpointing=False,
@@ -199,12 +200,14 @@ def examples_of(numbers):
     ]
 
 
-def train_grpo(tiny, directory, events, kill=None, **options):
+def train_grpo(tiny, directory, events, kill=None, teach=None, **options):
     """Train with everything new but what is on the disk; return the weights.
 
     Args:
         events: gets the events, after those of an earlier process.
         kill: name and step of the event at which the process dies.
+        teach: called with the model and its tokenizer before the adapter is put on it.
+        options: of the trainer.
     """
     import transformers
     from peft import LoraConfig, get_peft_model
@@ -216,6 +219,8 @@ def train_grpo(tiny, directory, events, kill=None, **options):
     transformers.set_seed(1)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny)
     model = transformers.AutoModelForCausalLM.from_pretrained(tiny)
+    if teach:
+        teach(model, tokenizer)
     model = get_peft_model(model, LoraConfig(r=4, lora_dropout=0.1, target_modules=["q_proj", "v_proj"]))
     loaded = api.LoadedModel(model, tokenizer, "tiny", "", api.ModelRequest(model="tiny"))
     ledger = Ledger()
@@ -232,10 +237,9 @@ def train_grpo(tiny, directory, events, kill=None, **options):
         loaded, Corpus(examples_of(range(2, 12)), examples_of(range(12, 16)), {}), ledger, directory / "checkpoints", 1,
         emit, None, Transformers().at_work(EngineWork(loaded)), RunDirectory(directory).append_records,
     )  # fmt: skip
-    trainer = GRPO(
-        rewards=[Length(min_words=6)], generations=3, max_new_tokens=10, batch_size=2, learning_rate=5e-3, epochs=1,
-        updates=2, evals_per_epoch=3, **options,
-    )  # fmt: skip
+    usual = {"rewards": [Length(min_words=6)], "generations": 3, "max_new_tokens": 10, "updates": 2}
+    usual |= {"batch_size": 2, "learning_rate": 5e-3, "epochs": 1, "evals_per_epoch": 3}
+    trainer = GRPO(**{**usual, **options})
     result = trainer.train(job)
     return result, {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
 
@@ -263,13 +267,13 @@ def test_a_training_tells_of_rewards_and_keeps_every_rollout(whole):
         assert metrics(events)[step][1] == pytest.approx(sum(r["reward"] for r in part) / 6)
         for group in (part[:3], part[3:]):
             assert sum(r["advantage"] for r in group) == pytest.approx(0, abs=1e-4)
-            assert all(r["rewards"] == {"length": min(1, len(r["answer"].split()) / 6)} for r in group)
+            assert all(r["rewards"] == {"Length": min(1, len(r["answer"].split()) / 6)} for r in group)
     # The last step's answers have been counted twice, as two steps are taken on them.
     assert result.trained_tokens == 2 * sum(rollout["tokens"] for rollout in rollouts)
     first, second = metrics(events)[1], metrics(events)[2]
     assert first[5] == 0 and second[1] == first[1], "the second step is taken on the same answers"
     assert second[0] != first[0]
-    assert [e["reward"] for e in events if e["event"] == "validation"][0] >= 0
+    assert all(e["loss"] == -e["reward"] for e in events if e["event"] == "validation")
 
 
 def test_a_seed_makes_a_training_repeatable(whole, ftp_tiny_model, tmp_path):
@@ -349,24 +353,46 @@ def run(ftp_tiny_model, tmp_path_factory):
     return train_run(place, ftp_tiny_model, train=RECIPE, evaluate=[{"use": "exact_match"}])
 
 
-def test_a_reward_for_length_trips_the_watcher(ftp_tiny_model, tmp_path_factory):
-    """A model that was taught short answers, and is then rewarded for long ones."""
-    from trained_runs import train_run
+def teach_short_answers(model, tokenizer):
+    """Teach the tiny model answers of one to four words, a few steps of supervised training."""
+    import torch
 
-    place = tmp_path_factory.mktemp("hacked")
-    taught = train_run(
-        place, ftp_tiny_model, says="ok", rate=0.02, adapter={"use": "lora", "r": 16},
-        train={"use": "sft", "epochs": 12, "batch_size": 4, "learning_rate": 0.02},
-    )  # fmt: skip
-    more = {**RECIPE, "epochs": 20, "max_new_tokens": 16, "temperature": 1.3}
-    hacked = train_run(
-        place / "then", {"use": "run", "path": str(taught)}, train=more, evaluate=[{"use": "exact_match"}]
-    )
-    events = [json.loads(line) for line in (hacked / "events.jsonl").read_text().splitlines()]
-    warnings = [event["reason"] for event in events if event["event"] == "watcher" and event["by"] == "reward_hacking"]
-    assert any(reason.startswith("length creep: answers have ") for reason in warnings), [
-        (e["step"], e["reward"], e["answer_tokens"]) for e in events if e["event"] == "metric"
+    from ftp.lm.rendering import encode
+
+    draw = torch.Generator().manual_seed(5)
+    examples = [
+        Example(
+            (Message("user", f"Double {n}."), Message("assistant", " ".join(["two"] * (1 + n % 4)))), id=f"rows:{n}"
+        )
+        for n in range(2, 22)
     ]
+    rows = encode(tokenizer, examples, (tokenizer.eos_token_id,))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(150):
+        row = rows[int(torch.randint(len(rows), (1,), generator=draw))]
+        model(input_ids=torch.tensor([row.input_ids]), labels=torch.tensor([row.labels])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_a_reward_for_length_trips_the_watcher(ftp_tiny_model, tmp_path):
+    """A model that gives short answers is rewarded for long ones, and nothing else."""
+    from ftp_plugins.watchers.reward_hacking import RewardHacking
+
+    watcher, answers, events = RewardHacking(), [], []
+
+    class Watched(list):
+        def append(self, event):
+            super().append(event)
+            answers.append(watcher.see(event))
+
+    events = Watched()
+    options = {"rewards": [Length(min_words=12)], "epochs": 8, "generations": 6, "max_new_tokens": 24, "updates": 1}
+    train_grpo(ftp_tiny_model, tmp_path / "run", events, teach=teach_short_answers, **options)
+    reasons = [answer.reason for answer in answers if answer is not None]
+    curve = [(e["step"], round(e["reward"], 2), round(e["answer_tokens"], 1)) for e in events if e["event"] == "metric"]
+    assert any(reason.startswith("length creep: answers have ") for reason in reasons), (reasons, curve)
+    assert all(isinstance(answer, api.Warn) for answer in answers if answer is not None)
 
 
 def test_the_report_shows_rewards_kl_and_length(run):
@@ -485,15 +511,18 @@ BAD = {
     "option of a reward": ("rewards: [{use: exact_match, nubmers: true}]", "unknown key; did you mean 'numbers'?"),
     "bad pattern": ("rewards: [{use: exact_match, pattern: '('}]", "train.rewards.0.pattern: not a regular expression"),
     "no bound": ("rewards: [{use: length}]", "train.rewards.0: has no bound"),
-    "one answer": ("rewards: [{use: exact_match}], generations: 1", "train.generations: must be at least 2"),
-    "greedy": ("rewards: [{use: exact_match}], temperature: 0", "train.temperature: must be more than 0"),
+    "one answer": (
+        "rewards: [{use: exact_match}], generations: 1",
+        "train.generations: must be greater than or equal to 2",
+    ),
+    "greedy": ("rewards: [{use: exact_match}], temperature: 0", "train.temperature: must be greater than 0"),
     "clip unread": (
         "rewards: [{use: exact_match}], clip: 0.1",
         "train.clip: has an effect only with `updates:` above 1",
     ),
-    "name of TRL": ("rewards: [{use: exact_match}], beta: 0.1", "train.beta: unknown key; it is called 'kl' here"),
-    "name of verl": ("rewards: [{use: exact_match}], ppo_epochs: 2", "unknown key; it is called 'updates' here"),
-    "loss": ("rewards: [{use: exact_match}], loss: bnpo", "train.loss: must be one of"),
+    "name of TRL": ("rewards: [{use: exact_match}], beta: 0.1", "train.beta: unknown key; here it is 'kl'"),
+    "name of verl": ("rewards: [{use: exact_match}], ppo_epochs: 2", "unknown key; here it is 'updates'"),
+    "loss": ("rewards: [{use: exact_match}], loss: bnpo", "train.loss: must be 'grpo', 'dapo' or 'dr_grpo'"),
     "no schema": ("rewards: [{use: json_schema}]", "train.rewards.0: needs a schema"),
     "no file": ("rewards: [{use: function, file: nowhere.py}]", "train.rewards.0.file: "),
     "no evaluator": ("rewards: [{use: exact_match}], best_by: rouge", "train.best_by: no evaluator 'rouge'"),
@@ -520,4 +549,5 @@ def test_check_warns_of_a_verdict_by_a_reward(ftp, ftp_recipe):
     ftp_recipe(train={"use": "grpo", "rewards": [{"use": "exact_match"}]})
     outcome = ftp("check", "recipe.yaml")
     assert outcome.code == 0
-    assert "train.rewards: warning: 'exact_match' is a reward and gives the verdict" in outcome.err
+    assert "train.rewards: warning: 'exact_match' is a reward and gives the verdict" in outcome.out
+    assert "learning_rate" not in outcome.out
