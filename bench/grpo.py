@@ -1,11 +1,11 @@
-"""Does GRPO lift a held-out score from a start by supervised fine-tuning? Sorting digits, on a model of 123,200 weights.
+"""Does GRPO lift a held-out score from a start by supervised fine-tuning? Sorting digits with 123,200 weights.
 
     python bench/grpo.py [--seeds 1] [--out DIRECTORY]
 
 Both trainings are runs of FTP with recipes of their own: first `sft` on sorted rows, stopped before it has learnt them
 all; then `grpo` from that run with `exact_match` as the reward, on prompts that neither training nor the held-out set
-has. Printed is the held-out exact match of base and tuned of each run with its paired interval. The score is that of the
-reward: the task is the goal here, and nothing else is measured by it.
+has. Printed is the held-out exact match of base and tuned of each run with its paired interval. The score is that of
+the reward: the task is the goal here, and nothing else is measured by it.
 """
 
 from __future__ import annotations

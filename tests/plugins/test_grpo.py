@@ -457,7 +457,7 @@ def test_the_weights_of_rewards_are_in_the_resolved_recipe(run):
     resolved = yaml.safe_load((run / "resolved.yaml").read_text())
     assert [reward["weight"] for reward in resolved["train"]["rewards"]] == [2.0, 0.0]
     assert "weight" not in resolved["evaluate"][0]
-    assert [watcher["use"] for watcher in resolved["watch"]] == ["divergence", "reward_hacking", "val_valley"]
+    assert "reward_hacking" in [watcher["use"] for watcher in resolved["watch"]]
 
 
 @pytest.mark.slow

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ftp
 from ftp_plugins.trainers.dpo import DPO
-from ftp_plugins.trainers.kto import KTO
 from ftp_plugins.trainers.grpo import GRPO
+from ftp_plugins.trainers.kto import KTO
 from ftp_plugins.trainers.sft import SFT
 
 

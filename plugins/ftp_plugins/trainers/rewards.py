@@ -58,3 +58,15 @@ def rewarded(
         reasons = {name: column[place].reason for name, column in columns.items() if column[place].reason}
         found.append(Rewarded(math.fsum(known) if known else math.nan, scores, reasons))
     return found
+
+
+def mean_reward(found: Sequence[Rewarded]) -> dict[str, float]:
+    """Return the mean reward of answers, and that of each reward by itself."""
+    by_name = {f"reward_{name}": mean([one.scores[name] for one in found]) for name in found[0].scores}
+    return {"reward": mean([one.total for one in found]), **by_name}
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean of the values that are not missing; NaN where all are."""
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else math.nan

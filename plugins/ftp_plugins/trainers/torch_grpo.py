@@ -21,12 +21,13 @@ from ftp.lm.training.torch_checkpoints import step_of
 from ftp.lm.training.torch_run import train
 from ftp_plugins.speed.torch_batches import packed_batch, padded_batch
 from ftp_plugins.speed.torch_head import CHUNK_BYTES
-from ftp_plugins.trainers.grpo import GRPO
-from ftp_plugins.trainers.rewards import named, rewarded
+from ftp_plugins.trainers.grpo_options import GRPOOptions
+from ftp_plugins.trainers.reward_validation import RewardValidation
+from ftp_plugins.trainers.rewards import named
 from ftp_plugins.trainers.torch_loop import LoopTrainer, ready_trainer
 from ftp_plugins.trainers.torch_objective import Objective
 from ftp_plugins.trainers.torch_policy_loss import clipped_tokens, divisor, kl_k3, token_losses, token_weights
-from ftp_plugins.trainers.torch_rollouts import Rollouts, figures_of, mean_reward, roll_out
+from ftp_plugins.trainers.torch_rollouts import Rollouts, figures_of, roll_out
 
 STATE = "rollouts.json"
 """File of a checkpoint with the answers on which further steps are taken."""
@@ -40,7 +41,10 @@ class PolicyObjective(Objective):
         tokenizer: with the tokens that end an answer.
     """
 
-    def __init__(self, options: GRPO, job: ftp.TrainingJob, tokenizer: ftp.LoadedTokenizer) -> None:
+    loss_unit = "policy loss"
+    slow_path = "the model's own forward pass on padded batches"
+
+    def __init__(self, options: GRPOOptions, job: ftp.TrainingJob, tokenizer: ftp.LoadedTokenizer) -> None:
         rows = options.rows_of(job.corpus.train, tokenizer, job.ledger)
         kept = options.rows_of(job.corpus.validation, tokenizer, job.ledger).table["row"].to_pylist()
         self.validation_rows = [job.corpus.validation[row] for row in kept[: options.dev_rows]]
@@ -55,6 +59,7 @@ class PolicyObjective(Objective):
         )
         self.trained = 0
         self.drawn = 0
+        self.rehearses = False
         self.kept: dict[tuple[int, ...], Rollouts] = {}
         self.step: list[Rollouts] = []
         self.sums: dict[str, float] = {}
@@ -78,7 +83,7 @@ class PolicyObjective(Objective):
 
     def prepare(self, batches: Sequence[dict[str, Any]], step: int, rehearsal: bool) -> None:
         """Have the prompts answered and the answers rewarded, unless this step goes on with those of the one before."""
-        self.step, self.sums = [], {}
+        self.step, self.sums, self.rehearses = [], {}, rehearsal
         for batch in batches:
             rows = tuple(batch.pop("rows").tolist())
             rollouts = self.kept.pop(rows, None) or self._rolled_out(rows, step, rehearsal)
@@ -133,7 +138,7 @@ class PolicyObjective(Objective):
         self._sum("clipped", clipped_tokens(log_probs.detach(), old, advantage, clip).float())
         if reference is not None:
             self._sum("kl", kl_k3(log_probs.detach(), reference))
-        self.trained += int(counts.sum())
+        self.trained += 0 if self.rehearses else int(counts.sum())
         return (losses * (weights * counts).to(device)).sum() / count
 
     def _sum(self, name: str, values: torch.Tensor) -> None:
@@ -197,37 +202,6 @@ class PolicyObjective(Objective):
         return RewardValidation(self.options, self.job, self.validation_rows)
 
 
-class RewardValidation:
-    """Mean reward of greedy answers."""
-
-    def __init__(self, options: GRPO, job: ftp.TrainingJob, examples: Sequence[ftp.Example]) -> None:
-        self.options, self.job, self.examples = options, job, examples
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def measure(self) -> dict[str, Any]:
-        """Return `reward`, the figures of each reward, and as `loss` the negative reward."""
-        assert self.job.engine is not None
-        greedy = self.job.engine.options.model_copy(
-            update={"max_new_tokens": self.options.max_new_tokens, "temperature": 0.0, "top_p": 1.0, "samples": 1}
-        )
-        answers = self.job.engine.answer(self.examples, greedy)
-        found = rewarded(self.options.rewards, self.examples, [answer.text for answer in answers])
-        figures = mean_reward(found)
-        tokens = sum(answer.tokens for answer in answers) / len(answers)
-        return {"loss": -figures["reward"], **figures, "answer_tokens": tokens}
-
-    def rehearse(self) -> None:
-        """Measure one row."""
-        self.sample(1)[0].measure()
-
-    def sample(self, rows: int) -> tuple[RewardValidation, float]:
-        """Return a validation on so many rows, and how many times its work the whole one is."""
-        chosen = self.examples[:rows]
-        return RewardValidation(self.options, self.job, chosen), len(self) / len(chosen)
-
-
 class Reference:
     """The model before training: the adapter switched off, or a copy of the weights put in their places.
 
@@ -264,7 +238,7 @@ class Reference:
             path.weights_changed()
 
 
-def train_grpo(options: GRPO, job: ftp.TrainingJob) -> ftp.TrainResult:
+def train_grpo(options: GRPOOptions, job: ftp.TrainingJob) -> ftp.TrainResult:
     """Train as the options say; the result counts the tokens that were drawn and carried loss."""
     with ready_trainer(LoopTrainer, options, job) as trainer:
         result = train(trainer)

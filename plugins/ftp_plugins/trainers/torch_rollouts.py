@@ -16,8 +16,8 @@ from ftp.errors import ModelError
 from ftp.lm.rendering import prompt_ids
 from ftp.lm.torch_generate import answer_of
 from ftp.options import AnswerOptions
-from ftp_plugins.trainers.grpo import GRPO
-from ftp_plugins.trainers.rewards import Rewarded, rewarded
+from ftp_plugins.trainers.grpo_options import GRPOOptions
+from ftp_plugins.trainers.rewards import mean, rewarded
 from ftp_plugins.trainers.torch_policy_loss import advantages
 
 
@@ -88,7 +88,7 @@ class Rollouts:
 
 
 def roll_out(
-    options: GRPO, job: ftp.TrainingJob, examples: Sequence[ftp.Example], stops: Sequence[int], seed: int
+    options: GRPOOptions, job: ftp.TrainingJob, examples: Sequence[ftp.Example], stops: Sequence[int], seed: int
 ) -> Rollouts:
     """Have the engine answer prompts, and reward the answers.
 
@@ -138,29 +138,18 @@ def figures_of(rollouts: Sequence[Rollouts], generations: int) -> dict[str, floa
     stopped = [one for batch in rollouts for one in batch.stopped]
     names = rollouts[0].scores[0]
     return {
-        "reward": _mean(totals),
-        "reward_std": _mean(spreads),
-        "flat_groups": _mean([float(spread == 0) for spread in spreads]),
-        "answer_tokens": _mean(lengths),
-        "cut": 1 - _mean([float(one) for one in stopped]),
-        **{f"reward_{name}": _mean([one[name] for batch in rollouts for one in batch.scores]) for name in names},
+        "reward": mean(totals),
+        "reward_std": mean(spreads),
+        "flat_groups": mean([float(spread == 0) for spread in spreads]),
+        "answer_tokens": mean(lengths),
+        "cut": 1 - mean([float(one) for one in stopped]),
+        **{f"reward_{name}": mean([one[name] for batch in rollouts for one in batch.scores]) for name in names},
     }
-
-
-def mean_reward(found: Sequence[Rewarded]) -> dict[str, float]:
-    """Return the mean reward of answers, and that of each reward by itself."""
-    by_name = {f"reward_{name}": _mean([one.scores[name] for one in found]) for name in found[0].scores}
-    return {"reward": _mean([one.total for one in found]), **by_name}
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return math.fsum(known) / len(known) if known else math.nan
 
 
 def _spread(values: Sequence[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
     if len(known) < 2:
         return 0.0
-    mean = math.fsum(known) / len(known)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in known) / (len(known) - 1))
+    middle = math.fsum(known) / len(known)
+    return math.sqrt(math.fsum((value - middle) ** 2 for value in known) / (len(known) - 1))
