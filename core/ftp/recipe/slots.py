@@ -163,7 +163,7 @@ class Slots:
         if (cls, use, weighted) not in self._members:
             first_line = (cls.__doc__ or "").strip().split("\n", 1)[0]
             optional: dict[str, Any] = {"default": use} if issubclass(cls, Engine) and cls.by_default else {}
-            tag = {"use": (Literal[use], Field(description=first_line, **optional))} if use else {}
+            tag: dict[str, Any] = {"use": (Literal[use], Field(description=first_line, **optional))} if use else {}
             if weighted and "weight" not in cls.model_fields:
                 tag["weight"] = (float, Field(default=1.0, allow_inf_nan=False, description="Weight in the sum."))
             made = self.model(cls, **tag)

@@ -55,10 +55,10 @@ class JSONSchema(ftp.Evaluator):
         except ValueError as error:
             return ftp.Score(0.0, f"not JSON: {error}")
         try:
-            error = next(self._validator.iter_errors(value), None)
+            wrong = next(self._validator.iter_errors(value), None)
         except RecursionError:
             return ftp.Score(0.0, "nested too deep")
-        return ftp.Score(1.0) if error is None else ftp.Score(0.0, f"{error.json_path}: {error.message[:200]}")
+        return ftp.Score(1.0) if wrong is None else ftp.Score(0.0, f"{wrong.json_path}: {wrong.message[:200]}")
 
     @cached_property
     def _schema(self) -> Any:

@@ -46,11 +46,9 @@ def _charts(held: Events, unit: str) -> list[tuple[str, str, Callable[[Any], Non
     validation = [e for e in held if e["event"] == "validation"]
     train, watched = points(held, "metric", "loss"), points(held, "validation", "loss")
     charts: list[tuple[str, str, Callable[[Any], None]]] = []
-    rewards = points(held, "metric", "reward")
-    if rewards:
-        charts.append(
-            ("Reward", "mean reward", functools.partial(_losses, rewards, points(held, "validation", "reward")))
-        )
+    if earned := points(held, "metric", "reward"):
+        draw = functools.partial(_losses, earned, points(held, "validation", "reward"))
+        charts.append(("Reward", "mean reward", draw))
         charts += _rewarded(held)
     elif train or watched:
         charts.append(("Loss", unit, functools.partial(_losses, train, watched)))

@@ -139,7 +139,8 @@ class PolicyObjective(Objective):
         if reference is not None:
             self._sum("kl", kl_k3(log_probs.detach(), reference))
         self.trained += 0 if self.rehearses else int(counts.sum())
-        return (losses * (weights * counts).to(device)).sum() / count
+        share: torch.Tensor = (losses * (weights * counts).to(device)).sum() / count
+        return share
 
     def _sum(self, name: str, values: torch.Tensor) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + float(values.sum())
