@@ -23,11 +23,11 @@ import yaml
 from ftp.testing.fixtures import write_tiny_model
 
 DIGITS = 5
-SFT_ROWS, GRPO_ROWS, HELD_OUT = 3000, 400, 300
+SFT_ROWS, GRPO_ROWS, HELD_OUT = 3000, 306, 200
 SFT = {"use": "sft", "epochs": 4, "batch_size": 32, "learning_rate": 3e-3, "evals_per_epoch": 1}
 GRPO = {
-    "use": "grpo", "rewards": [{"use": "exact_match"}], "epochs": 6, "batch_size": 16, "generations": 8,
-    "max_new_tokens": 16, "learning_rate": 3e-4, "evals_per_epoch": 1,
+    "use": "grpo", "rewards": [{"use": "exact_match"}], "epochs": 3, "batch_size": 16, "generations": 8,
+    "max_new_tokens": 12, "learning_rate": 5e-4, "evals_per_epoch": 1,
 }  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def run(directory: Path, name: str, model: dict[str, object], rows: str, train: 
         },
         "train": train,
         "evaluate": [{"use": "exact_match"}],
-        "answers": {"max_new_tokens": 16, "batch_size": 128},
+        "answers": {"max_new_tokens": 12, "batch_size": 128},
     }
     file = directory / f"{name}-{seed}.yaml"
     file.write_text(yaml.safe_dump(recipe))
