@@ -24,7 +24,7 @@ from ftp.testing.fixtures import write_tiny_model
 
 DIGITS = 5
 SFT_ROWS, GRPO_ROWS, HELD_OUT = 3000, 306, 200
-SFT = {"use": "sft", "epochs": 4, "batch_size": 32, "learning_rate": 3e-3, "evals_per_epoch": 1}
+SFT = {"use": "sft", "epochs": 1.6, "batch_size": 32, "learning_rate": 3e-3, "evals_per_epoch": 1}
 GRPO = {
     "use": "grpo", "rewards": [{"use": "exact_match"}], "epochs": 3, "batch_size": 16, "generations": 8,
     "max_new_tokens": 12, "learning_rate": 5e-4, "evals_per_epoch": 1,
