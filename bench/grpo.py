@@ -26,8 +26,8 @@ DIGITS = 5
 SFT_ROWS, GRPO_ROWS, HELD_OUT = 3000, 306, 200
 SFT = {"use": "sft", "epochs": 1.6, "batch_size": 32, "learning_rate": 3e-3, "evals_per_epoch": 1}
 GRPO = {
-    "use": "grpo", "rewards": [{"use": "exact_match"}], "epochs": 3, "batch_size": 16, "generations": 8,
-    "max_new_tokens": 12, "learning_rate": 5e-4, "evals_per_epoch": 1,
+    "use": "grpo", "rewards": [{"use": "exact_match"}], "epochs": 9, "batch_size": 16, "generations": 8,
+    "max_new_tokens": 12, "learning_rate": 3e-4, "temperature": 0.6, "evals_per_epoch": 1,
 }  # fmt: skip
 
 
