@@ -105,7 +105,7 @@ def type_of(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
         return f"list of {plural(type_of(schema['items'], defs))}"
     if schema.get("type") == "object":
         values: Any = schema.get("additionalProperties") or next(iter(schema.get("patternProperties", {}).values()), {})
-        return f"names, each with {type_of(values, defs)}" if values else "a block"
+        return f"names, each with {type_of(values, defs)}" if isinstance(values, Mapping) and values else "a block"
     words = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true` or `false`"}
     return words[schema["type"]] + limits(schema)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Trainer,
         TrainingJob,
         Watcher,
+        Weighted,
     )
     from ftp.data.examples import Corpus
     from ftp.data.ledger import Ledger
@@ -118,6 +119,7 @@ __all__ = [
     "TrainingJob",
     "Warn",
     "Watcher",
+    "Weighted",
     "Weights",
     "across_seeds",
     "clusters_of",
@@ -140,7 +142,7 @@ _HOME = {
     "ftp.components": (
         "Adapter BringsEvals Component Curator Engine Evaluator Exporter ExportJob Formatter Launch Launcher "
         "Loader LoadsTokenizer "
-        "MeasuresModel Reporter Trainer TrainingJob Watcher"
+        "MeasuresModel Reporter Trainer TrainingJob Watcher Weighted"
     ),
     "ftp.data.examples": "Corpus",
     "ftp.data.ledger": "Ledger",

@@ -2,7 +2,7 @@
 
 from ftp.components.component import Component
 from ftp.components.engines import Engine, EngineWork
-from ftp.components.evaluation import BringsEvals, Evaluator, MeasuresModel, Reporter, pass_at_k
+from ftp.components.evaluation import BringsEvals, Evaluator, MeasuresModel, Reporter, Weighted, pass_at_k
 from ftp.components.exports import Exporter, ExportJob
 from ftp.components.kinds import KINDS, kind_of, unfinished
 from ftp.components.launching import Launch, Launcher
@@ -31,6 +31,7 @@ __all__ = [
     "Trainer",
     "TrainingJob",
     "Watcher",
+    "Weighted",
     "kind_of",
     "pass_at_k",
     "unfinished",

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 from pydantic import PrivateAttr
 
 from ftp.components.component import Component
+from ftp.errors import ModelError
 from ftp.options import AnswerOptions, Decoding
 from ftp.types import Answer, Example, LoadedModel, TokenLoss
 
@@ -83,6 +84,19 @@ class Engine(Component, Decoding):
         Raises:
             ModelError: the prompts can't be answered.
         """
+
+    def sample(self, prompts: Sequence[Example], options: AnswerOptions) -> Sequence[Sequence[int]]:
+        """Return the token ids of `options.samples` answers to each prompt, those to one prompt beside one another.
+
+        The token that ended an answer is the last of it. A trainer learns from these: text read again by the tokenizer
+        need not be the tokens that the model drew.
+
+        Raises:
+            ModelError: this engine doesn't know the tokens of its answers.
+        """
+        raise ModelError(
+            f"the engine '{self.used_as}' doesn't give the tokens of its answers, so nothing trains on them"
+        )
 
     def losses(self, examples: Sequence[Example]) -> Sequence[TokenLoss] | None:
         """Return the loss on the reference of every example; None for an engine that can't tell.

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
+
+from pydantic import PrivateAttr
 
 from ftp.components.component import Component, defines
 from ftp.stats.clusters import clusters_of
@@ -13,8 +16,19 @@ from ftp.stats.paired import paired_metric
 from ftp.types import Answer, Evaluation, EvalView, Example, FinishedRun, Kind, LoadedModel, Metric, Score
 
 
+@dataclass(frozen=True)
+class Weighted:
+    """Marks a slot whose blocks take a `weight:` beside their own options.
+
+    The rewards of a trainer are `list[Annotated[ftp.Evaluator, ftp.Weighted()]]`, each with its `weight_given`.
+    """
+
+
 class Evaluator(Component):
-    """Compares the base and the tuned model on an eval set. Define `score`, or `evaluate` for anything richer."""
+    """Compares the base and the tuned model on an eval set. Define `score`, or `evaluate` for anything richer.
+
+    One that defines `score`, or `scores` for many answers at once, can be the reward of a trainer too.
+    """
 
     takes: ClassVar[tuple[Kind, ...]] = ("conversation",)
     """The kinds of example that it can score; a recipe with other kinds is refused."""
@@ -25,6 +39,24 @@ class Evaluator(Component):
     on a server."""
     higher_is_better: ClassVar[bool] = True
     """Whether a higher `score` is better."""
+
+    _weight: float | None = PrivateAttr(default=None)
+
+    @property
+    def weight_given(self) -> float | None:
+        """Weight in a slot that takes one, such as the rewards of a trainer; None elsewhere."""
+        return self._weight
+
+    def weighing(self, weight: float) -> Self:
+        """Return the same evaluator with a weight."""
+        evaluator = self.model_copy()
+        evaluator._weight = weight
+        return evaluator
+
+    @classmethod
+    def scores_answers(cls) -> bool:
+        """Return whether it gives each answer a score, without which it can't be a reward."""
+        return cls.score is not Evaluator.score or cls.scores is not Evaluator.scores
 
     def check(self, examples: Sequence[Example]) -> None:
         """Raise `ftp.DataError` for an eval set that can't be scored. Called before any model is loaded."""
@@ -63,17 +95,24 @@ class Evaluator(Component):
         """Score one answer to one example."""
         raise NotImplementedError
 
+    def scores(self, examples: Sequence[Example], answers: Sequence[str]) -> Sequence[Score]:
+        """Score many answers, each to the example in its place.
+
+        Override it where many are scored faster than one after the other. A score of NaN counts as missing.
+        """
+        found = [self.score(example, answer) for example, answer in zip(examples, answers, strict=True)]
+        return [score if isinstance(score, Score) else Score(float(score)) for score in found]
+
     def evaluate(self, view: EvalView) -> Evaluation:
         """Score every answer of both models and pair the scores, example by example.
 
         A score of NaN counts as missing.
         """
 
-        def scores(answers: list[Answer]) -> list[Score]:
-            found = [self.score(example, answer.text) for example, answer in zip(view.examples, answers, strict=True)]
-            return [score if isinstance(score, Score) else Score(float(score)) for score in found]
+        def scores(answers: Sequence[Answer]) -> Sequence[Score]:
+            return self.scores(view.examples, [answer.text for answer in answers])
 
-        base, tuned = scores(list(view.base_answers)), scores(list(view.tuned_answers))
+        base, tuned = scores(view.base_answers), scores(view.tuned_answers)
         metric = paired_metric(
             "score",
             [s.value for s in base],

@@ -32,11 +32,7 @@ def unfinished(component: type[Component]) -> str | None:
     missing = sorted(getattr(component, "__abstractmethods__", ()))
     if missing:
         return f"does not define {', '.join(missing)}"
-    if (
-        issubclass(component, Evaluator)
-        and component.score is Evaluator.score
-        and component.evaluate is Evaluator.evaluate
-    ):
+    if issubclass(component, Evaluator) and not component.scores_answers() and component.evaluate is Evaluator.evaluate:
         return "defines neither score nor evaluate"
     return None
 

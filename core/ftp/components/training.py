@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ftp.components.component import Component
+from ftp.components.engines import Engine
 from ftp.data.examples import Corpus
 from ftp.data.ledger import Ledger
 from ftp.types import Kind, LoadedModel, LoadedTokenizer, RollBack, Stop, TrainResult, Warn
+
+
+def _nowhere(name: str, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Record nothing, outside of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,10 @@ class TrainingJob:
     """`score(metric, rows)` scores the model in its current state with an evaluator of the recipe, on its answers to
     the given number of validation rows. `metric` is `EVALUATOR` or `EVALUATOR.METRIC`. Higher is better: metrics such
     as losses are negated."""
+    engine: Engine | None = None
+    """The recipe's engine, at work with `model`, for a trainer that sets `answers_prompts`."""
+    record: Callable[[str, Sequence[Mapping[str, Any]]], None] = _nowhere
+    """`record(name, lines)` appends lines of JSON to `name.jsonl` in the run directory."""
 
 
 class Trainer(Component):
@@ -47,6 +56,8 @@ class Trainer(Component):
     measures: ClassVar[tuple[str, ...]] = ("loss",)
     """The figures of its validations: what the events `validation` carry by these names. All but losses are better the
     higher they are."""
+    answers_prompts: ClassVar[bool] = False
+    """Whether it has the recipe's engine answer prompts while it trains."""
 
     rate_share: ClassVar[float] = 1.0
     """The usual learning rates of its loss, as a share of those of supervised fine-tuning, which adapters name."""
@@ -96,6 +107,11 @@ class Watcher(Component):
 
     by_default: ClassVar[bool] = False
     """Whether a recipe without a `watch:` block uses it."""
+
+    @classmethod
+    def by_default_with(cls, trainer: Trainer) -> bool:
+        """Return whether a recipe without a `watch:` block uses it, where that depends on the trainer."""
+        return cls.by_default
 
     @abstractmethod
     def see(self, event: Mapping[str, Any]) -> Stop | RollBack | Warn | None:

@@ -22,6 +22,28 @@ def generate(
 ) -> list[Answer]:
     """Answer the prompt of every example once, with the model's own `generate`: greedy without a temperature.
 
+    Args, order and errors are those of `generate_ids`.
+    """
+    tokenizer = loaded.tokenizer
+    stops = stop_ids(tokenizer, loaded.model.generation_config.eos_token_id)
+    return [answer_of(tokenizer, new, stops) for new in generate_ids(loaded, examples, options, progress)]
+
+
+def answer_of(tokenizer: Any, new: Sequence[int], stops: Sequence[int]) -> Answer:
+    """Return the answer that new tokens are; a stop token at their end is no part of its text."""
+    stopped = bool(new) and new[-1] in stops
+    kept = new[:-1] if stopped else new
+    return Answer(tokenizer.decode(kept, skip_special_tokens=True).strip(), len(kept), stopped)
+
+
+def generate_ids(
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    options: AnswerOptions,
+    progress: Callable[[int], None] = lambda answers: None,
+) -> list[list[int]]:
+    """Return the new tokens of an answer to every example, with the stop token that ended it if there is one.
+
     The longest prompts come first, so that a batch that is too large fails early; the answers come in the order of the
     examples. The model is put into evaluation mode and back.
 
@@ -45,7 +67,7 @@ def generate(
     )
     prompts = [prompt_ids(tokenizer, example) for example in examples]
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    answers: list[Answer | None] = [None] * len(prompts)
+    answers: list[list[int]] = [[] for _ in prompts]
     was_training = model.training
     model.eval()
     for start in range(0, len(order), options.batch_size):
@@ -56,12 +78,11 @@ def generate(
                 input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
             )
         for index, new in zip(batch, out[:, ids.shape[1] :].tolist(), strict=True):
-            end = next((at for at, id in enumerate(new) if id in stops), None)
-            text = tokenizer.decode(new[:end], skip_special_tokens=True).strip()
-            answers[index] = Answer(text, len(new) if end is None else end, end is not None)
+            end = next((at for at, id in enumerate(new) if id in stops), len(new))
+            answers[index] = new[: end + 1]
         progress(len(batch))
     model.train(was_training)
-    return [answer for answer in answers if answer is not None]
+    return answers
 
 
 def _sampling(options: AnswerOptions) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ftp.errors import DataError
 from ftp.files import shown
 from ftp.guard import call
 from ftp.plugins import Plugins, missing_packages
-from ftp.recipe.model import Recipe, Source, components_of
+from ftp.recipe.model import Recipe, Source, components_of, reads_answers
 from ftp.yaml_source import Path_, dotted
 
 Problems = Iterator[tuple[Path_, str]]
@@ -116,7 +116,7 @@ def _evaluators(recipe: Recipe) -> Problems:
         yield ("evaluate",), "there is nothing to evaluate on; name an eval set under data.evals"
     if recipe.data.evals and not on_evals:
         yield ("data", "evals"), "no evaluator reads these; add one under `evaluate:`"
-    if "answers" in recipe.model_fields_set and not any(evaluator.reads_answers for evaluator in recipe.evaluate):
+    if "answers" in recipe.model_fields_set and not reads_answers(recipe):
         yield ("answers",), "no evaluator of this recipe reads answers; remove it"
 
 

@@ -180,13 +180,15 @@ class Recipe(Options):
 
 
 def reads_answers(recipe: Recipe) -> bool:
-    return any(evaluator.reads_answers for evaluator in recipe.evaluate)
+    return recipe.train.answers_prompts or any(evaluator.reads_answers for evaluator in recipe.evaluate)
 
 
 def dump(value: Any) -> Any:
     """Return a value of a recipe as YAML has it: components with their `use:`, every default written out."""
     if isinstance(value, Component):
-        return {"use": value.used_as, **{name: dump(getattr(value, name)) for name in type(value).model_fields}}
+        block = {"use": value.used_as, **{name: dump(getattr(value, name)) for name in type(value).model_fields}}
+        weight = value.weight_given if isinstance(value, Evaluator) else None
+        return block if weight is None else {**block, "weight": weight}
     if isinstance(value, BaseModel):
         return {name: dump(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, Mapping):

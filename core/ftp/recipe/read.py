@@ -186,7 +186,7 @@ def _with_defaults(recipe: Recipe, plugins: Plugins, slots: Slots) -> tuple[Reci
         update["curate"] = [*guards, *data.curate]
     changed: dict[str, Any] = {"data": data.model_copy(update=update)} if update else {}
     if recipe.watch is None:
-        changed["watch"] = slots.without_options(Watcher, lambda cls: cls.by_default)
+        changed["watch"] = slots.without_options(Watcher, lambda cls: cls.by_default_with(recipe.train))
         clashes = [plugins.clash_of(watcher.used_as, "watchers") for watcher in changed["watch"]]
         problems += [(("watch",), clash) for clash in clashes if clash]
     if recipe.answers is None and reads_answers(recipe):

@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from ftp.components import KINDS, Component, Engine, Formatter
+from ftp.components import KINDS, Component, Engine, Evaluator, Formatter, Weighted
 from ftp.plugins import Offer, Plugins
 from ftp.recipe.model import Recipe, dump
 
@@ -55,7 +55,8 @@ class Slots:
         self._plugins = plugins
         self._slots: dict[type[BaseModel], type[Slot]] = {}
         self._several: dict[tuple[type[Component], ...], type[Slot]] = {}
-        self._members: dict[tuple[type[BaseModel], str], Any] = {}
+        self._weighted: dict[type[Component], type[Slot]] = {}
+        self._members: dict[tuple[type[BaseModel], str, bool], Any] = {}
 
     def model(self, cls: type[Block], **more: Any) -> type[Block]:
         """Return a block of options whose slots are filled, under the name of `cls`.
@@ -114,6 +115,12 @@ class Slots:
         """Return the annotation with a Slot for every block in it that depends on what is installed."""
         if not has_slots(annotation):
             return annotation
+        if get_origin(annotation) is Annotated and any(isinstance(mark, Weighted) for mark in annotation.__metadata__):
+            kind = annotation.__origin__
+            if kind not in self._weighted:
+                block = staticmethod(partial(self._union, (kind,), weighted=True))
+                self._weighted[kind] = type(kind.__name__, (Slot,), {"block": block, "__doc__": kind.__doc__})
+            return self._weighted[kind]
         kinds = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else ()
         if len(several := tuple(kind for kind in kinds if _is_kind(kind))) > 1:  # one union, told apart by `use`
             if several not in self._several:
@@ -133,29 +140,36 @@ class Slots:
         """Return what replaces a class in an annotation: a union for a kind, a block with filled slots for others."""
         return self._union((cls,)) if issubclass(cls, Component) else self._member(cls)
 
-    def _union(self, classes: Sequence[type[Component]]) -> Any:
-        """Return the union of the offered components that are one of `classes`, told apart by `use`."""
+    def _union(self, classes: Sequence[type[Component]], *, weighted: bool = False) -> Any:
+        """Return the union of the offered components that are one of `classes`, told apart by `use`.
+
+        Args:
+            weighted: whether each block takes a `weight:` too.
+        """
         offers = [offer for cls in classes for offer in self._offered(cls)]
         if not offers:
             return Annotated[Any, AfterValidator(_nothing_installed), WithJsonSchema({"type": "object"})]
-        members = [self._member(offer.component, offer.name) for offer in offers]
+        members = [self._member(offer.component, offer.name, weighted) for offer in offers]
         if len(members) == 1:  # a union of one has no discriminator
             return members[0]
         # Not Field(discriminator="use"): create_model forgets that one when the field comes with a FieldInfo.
         return Annotated[Union[tuple(members)], Discriminator("use")]  # noqa: UP007
 
-    def _member(self, cls: type[BaseModel], use: str = "") -> Any:
+    def _member(self, cls: type[BaseModel], use: str = "", weighted: bool = False) -> Any:
         """Return a block that is read with filled slots and becomes an instance of the class that was written.
 
         Instances of classes made at run time neither pickle nor compare equal.
         """
-        if (cls, use) not in self._members:
+        if (cls, use, weighted) not in self._members:
             first_line = (cls.__doc__ or "").strip().split("\n", 1)[0]
             optional: dict[str, Any] = {"default": use} if issubclass(cls, Engine) and cls.by_default else {}
-            tag = {"use": (Literal[use], Field(description=first_line, **optional))} if use else {}
+            tag: dict[str, Any] = {"use": (Literal[use], Field(description=first_line, **optional))} if use else {}
+            if weighted and "weight" not in cls.model_fields:
+                tag["weight"] = (float, Field(default=1.0, allow_inf_nan=False, description="Weight in the sum."))
             made = self.model(cls, **tag)
-            self._members[cls, use] = Annotated[made, AfterValidator(partial(self.rebuilt, cls, use=use))]
-        return self._members[cls, use]
+            rebuild = partial(self.rebuilt, cls, use=use)
+            self._members[cls, use, weighted] = Annotated[made, AfterValidator(rebuild)]
+        return self._members[cls, use, weighted]
 
     def rebuilt(self, cls: type[Block], block: BaseModel, use: str = "") -> Block:
         """Return a block that `model(cls)` has read as an instance of `cls`, a component under the name `use`."""
@@ -164,7 +178,10 @@ class Slots:
             name: getattr(block, name) if name in given else self.named(getattr(block, name))
             for name in cls.model_fields
         }
-        made = cls.model_construct(_fields_set=given - {"use"}, **values, **(block.model_extra or {}))
+        added = {"use", "weight"} - set(cls.model_fields)
+        made = cls.model_construct(_fields_set=given - added, **values, **(block.model_extra or {}))
+        if isinstance(made, Evaluator) and "weight" in type(block).model_fields and "weight" in added:
+            made = made.weighing(block.weight)  # type: ignore[attr-defined]
         return self._introduced(made, use) if isinstance(made, Component) else made
 
     def _introduced(self, component: Any, name: str) -> Any:

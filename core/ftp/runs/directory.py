@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,6 +73,11 @@ class RunDirectory:
     def append_line(self, name: str, line: str) -> None:
         """Append a line to a file."""
         append_line(self.place(name), line)
+
+    def append_records(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Append lines of JSON to `name.jsonl`."""
+        if lines:
+            self.append_line(f"{name}.jsonl", "\n".join(_json(line, default=str) for line in lines))
 
     def read_text(self, name: str, most: int = MOST_BYTES, errors: str = "strict") -> str | None:
         """Return the text of a file, or None when it doesn't exist.

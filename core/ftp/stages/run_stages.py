@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from ftp.components import Reporter, TrainingJob
+from ftp.components import EngineWork, Reporter, TrainingJob
 from ftp.data.examples import Corpus
 from ftp.data.ledger import Ledger, fates_in_words
 from ftp.files import shown
@@ -97,7 +97,9 @@ def train(work: Work, loaded: LoadedModel, corpus: Corpus, ledger: Ledger) -> Lo
     checkpoints = directory.path / "checkpoints"
     score = DevScore(recipe.evaluate, recipe.answers, loaded, corpus.validation)
     emit = processes().start_training(directory.path, work.emit)
-    job = TrainingJob(loaded, corpus, ledger, checkpoints, recipe.seed, emit, score)
+    engine = recipe.answers and recipe.answers.at_work(EngineWork(loaded, who="tuned", evals="train", note=work.note))
+    record = directory.append_records
+    job = TrainingJob(loaded, corpus, ledger, checkpoints, recipe.seed, emit, score, engine, record)
     result = call(TrainResult, recipe.train.train, job)
     with directory.new_directory("model") as target:
         call(object, recipe.adapter.save, result.model, target)

@@ -1,6 +1,7 @@
 """Fast decoding on the model's own layers: continuous batching (Yu et al. 2022, Orca) over a cache by rows.
 
-Prompts go through the model packed, without padding; what all of them begin with goes through once. A row that has
+Prompts go through the model packed, without padding; what all of them begin with goes through once, and so does a
+prompt that is answered several times. A row that has
 ended leaves at once and a waiting prompt takes its place, and logits are made for a row's last token alone.
 """
 
@@ -130,7 +131,7 @@ class Decoder:
         cache, active = RowCache(size, 0), list[Row]()
         while waiting or active:
             if waiting and (size - len(active)) * REFILL >= size:
-                new = [waiting.pop() for _ in range(min(size - len(active), len(waiting)))]
+                new = _firsts_first([waiting.pop() for _ in range(min(size - len(active), len(waiting)))])
                 self._fit(cache, active, new)
                 self._enter(cache, shared, new, len(active))
                 active += new
@@ -171,20 +172,31 @@ class Decoder:
             cache.resize(needed, len(active))
 
     def _enter(self, cache: RowCache, shared: tuple[RowCache, int], rows: Sequence[Row], first: int) -> None:
-        """Put prompts through the model, into the rows from `first` on, and choose their first tokens."""
+        """Put prompts through the model, into the rows from `first` on, and choose their first tokens.
+
+        Args:
+            rows: with those of equal prompts behind one of each.
+        """
         common, count = shared
+        place_of = {tuple(row.prompt): place for place, row in reversed(list(enumerate(rows)))}
+        once = rows[: len(place_of)]
         if count:
-            cache.copy(common, 0, slice(first, first + len(rows)), count)
-        start = 0
-        while start < len(rows):
+            cache.copy(common, 0, slice(first, first + len(once)), count)
+        start, states = 0, list[torch.Tensor]()
+        while start < len(once):
             stop, tokens = start, 0
-            while stop < len(rows) and (stop == start or tokens + len(rows[stop].prompt) - count <= PREFILL):
-                tokens += len(rows[stop].prompt) - count
+            while stop < len(once) and (stop == start or tokens + len(once[stop].prompt) - count <= PREFILL):
+                tokens += len(once[stop].prompt) - count
                 stop += 1
-            part = rows[start:stop]
-            states = self._forward(cache, first + start, [row.prompt[count:] for row in part], [count] * len(part))
-            self._append(part, states)
+            part = once[start:stop]
+            states.append(
+                self._forward(cache, first + start, [row.prompt[count:] for row in part], [count] * len(part))
+            )
             start = stop
+        twins = [place_of[tuple(row.prompt)] for row in rows]
+        for place in range(len(once), len(rows)):
+            cache.copy(cache, first + twins[place], slice(first + place, first + place + 1), len(rows[place].prompt))
+        self._append(rows, torch.cat(states)[twins])
 
     def _step(self, cache: RowCache, active: Sequence[Row]) -> None:
         """Put the last token of every row through the model, and choose its next."""
@@ -236,6 +248,15 @@ class Decoder:
                 if not last.ended:
                     cache.copy(cache, len(rows), slice(at, at + 1), len(last.prompt) + len(last.new))
         return rows
+
+
+def _firsts_first(rows: Sequence[Row]) -> list[Row]:
+    """Return one row of each prompt, in order, and behind them those whose prompt is there already."""
+    firsts: dict[tuple[int, ...], Row] = {}
+    for row in rows:
+        firsts.setdefault(tuple(row.prompt), row)
+    chosen = {row.number for row in firsts.values()}
+    return [*firsts.values(), *(row for row in rows if row.number not in chosen)]
 
 
 def _even(rows: int) -> int:

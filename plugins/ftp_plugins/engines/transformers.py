@@ -36,10 +36,19 @@ class Transformers(ftp.Engine):
     def answer(self, prompts: Sequence[ftp.Example], options: AnswerOptions) -> list[ftp.Answer]:
         from ftp_plugins.engines.torch_answers import answers
 
-        if self.work.model is None:
-            raise ftp.ModelError(f"'{self.used_as}' answers with a model in memory, and there is none")
+        self._check_model()
         began = time.perf_counter()
         found = answers(self.work, prompts, options, fast=self.fast == "auto")
         seconds = (time.perf_counter() - began) / max(1, len(found))
         cost = None if self.price_per_hour is None else seconds / 3600 * self.price_per_hour
         return [ftp.Answer(answer.text, answer.tokens, answer.stopped, seconds, cost) for answer in found]
+
+    def sample(self, prompts: Sequence[ftp.Example], options: AnswerOptions) -> list[list[int]]:
+        from ftp_plugins.engines.torch_answers import answer_ids
+
+        self._check_model()
+        return answer_ids(self.work, prompts, options, fast=self.fast == "auto")
+
+    def _check_model(self) -> None:
+        if self.work.model is None:
+            raise ftp.ModelError(f"'{self.used_as}' answers with a model in memory, and there is none")

@@ -46,7 +46,11 @@ def _charts(held: Events, unit: str) -> list[tuple[str, str, Callable[[Any], Non
     validation = [e for e in held if e["event"] == "validation"]
     train, watched = points(held, "metric", "loss"), points(held, "validation", "loss")
     charts: list[tuple[str, str, Callable[[Any], None]]] = []
-    if train or watched:
+    if earned := points(held, "metric", "reward"):
+        draw = functools.partial(_losses, earned, points(held, "validation", "reward"))
+        charts.append(("Reward", "mean reward", draw))
+        charts += _rewarded(held)
+    elif train or watched:
         charts.append(("Loss", unit, functools.partial(_losses, train, watched)))
     if sources := _sources(validation):
         draw = functools.partial(_losses_by_source, sources)
@@ -64,6 +68,26 @@ def _charts(held: Events, unit: str) -> list[tuple[str, str, Callable[[Any], Non
     ):
         if line := points(held, "metric", key):
             charts.append((title, unit, functools.partial(_plain_line, line)))
+    return charts
+
+
+def _rewarded(held: Events) -> list[tuple[str, str, Callable[[Any], None]]]:
+    """Return the charts of a training with rewards that show how the rewards are earned."""
+    charts: list[tuple[str, str, Callable[[Any], None]]] = []
+    names = sorted(
+        {key for e in held if e["event"] == "metric" for key in e if key.startswith("reward_")} - {"reward_std"}
+    )
+    if len(names) > 1:
+        lines = {name.removeprefix("reward_"): smooth(points(held, "metric", name)) for name in names}
+        draw = functools.partial(_losses_by_source, {name: line for name, line in lines.items() if line})
+        charts.append(("Each reward, smoothed", "mean score", draw))
+    for title, unit, key in (
+        ("Length of answers", "tokens", "answer_tokens"),
+        ("KL from the model before training", "nats per token", "kl"),
+        ("Entropy of answers", "nats per token", "entropy"),
+    ):
+        if line := points(held, "metric", key):
+            charts.append((title, unit, functools.partial(_losses, line, points(held, "validation", key))))
     return charts
 
 

@@ -24,12 +24,16 @@ class Batches:
             batches' worth of them sorted by length.
         groups: for each row the group with which it shares a prefix, or -1, for batches that compute it once: rows are
             drawn at random, and within fifty batches' worth of them a group follows its first row.
+        repeats: how many times in a row each set of `together` batches comes.
+        together: batches that are repeated as a whole, those of an optimizer step.
     """
 
     def __init__(
-        self, lengths: Sequence[int], batch_size: int, seed: int, alike: bool, groups: Sequence[int] | None = None
-    ) -> None:
+        self, lengths: Sequence[int], batch_size: int, seed: int, alike: bool, groups: Sequence[int] | None = None,
+        repeats: int = 1, together: int = 1,
+    ) -> None:  # fmt: skip
         self.lengths, self.batch_size, self.seed, self.alike, self.groups = lengths, batch_size, seed, alike, groups
+        self.repeats, self.together = repeats, together
         self.epoch = 0
         self.drop_last = False
 
@@ -37,12 +41,18 @@ class Batches:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size)
+        return -(-len(self.lengths) // self.batch_size) * self.repeats
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self.of(self.epoch))
 
     def of(self, epoch: int) -> list[list[int]]:
+        """Return the batches of an epoch in order."""
+        once = self._once(epoch)
+        steps = (once[at : at + self.together] for at in range(0, len(once), self.together))
+        return [batch for step in steps for _ in range(self.repeats) for batch in step]
+
+    def _once(self, epoch: int) -> list[list[int]]:
         draw = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.lengths), generator=draw).tolist()
         if not self.alike and self.groups is None:

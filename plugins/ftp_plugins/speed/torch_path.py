@@ -87,7 +87,7 @@ class FastPath:
 
     def loss(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Return the summed loss of a `packed_batch`, in nats for cross-entropy."""
-        states = self._states(batch)
+        states = self.states(batch)
         if not self.plain_head or self.token_loss is not None:
             head, size = head_of(self.model), self.model.config.vocab_size
             return loss_through(head, states, batch["targets"], size, self.token_loss)
@@ -96,9 +96,9 @@ class FastPath:
 
     def log_probs(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Return the log-probability of each target of a `packed_batch`, in nats, differentiable, float32 [N]."""
-        return log_probs(head_of(self.model), self._states(batch), batch["targets"], self.model.config.vocab_size)
+        return log_probs(head_of(self.model), self.states(batch), batch["targets"], self.model.config.vocab_size)
 
-    def _states(self, batch: Mapping[str, Any]) -> torch.Tensor:
+    def states(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Return the hidden states that predict the targets of a `packed_batch`, [N, hidden]."""
         rows = Pack(batch["input_ids"], batch["position_ids"], batch["lengths"], batch.get("parents"))
         return hidden_states(self.model, rows)[batch["at"]]

@@ -22,7 +22,7 @@ class LoopTraining(LoopOptions):
 
         return estimate(self, job)
 
-    def range_test(self, job: ftp.TrainingJob, low: float, high: float, steps: int) -> Mapping[str, Any]:
+    def range_test(self, job: ftp.TrainingJob, low: float, high: float, steps: int) -> Mapping[str, Any] | None:
         from ftp_plugins.trainers.torch_rate_range import range_test
 
         return range_test(self, job, low, high, steps)

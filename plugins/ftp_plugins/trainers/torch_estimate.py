@@ -69,7 +69,7 @@ def _measured(trainer: MeasuredTrainer) -> dict[str, Any]:
         trainer.train()
     memory = peak_memory_mb(args.device)
     timed = trainer.timed
-    batches = -(-planned["rows"] // args.per_device_train_batch_size) * args.num_train_epochs
+    batches = len(trainer.batches) * args.num_train_epochs
     tokens = planned["tokens_per_epoch"] * args.num_train_epochs
     seconds_of = {
         "batches": timed["per_batch"] * batches + timed["per_token"] * tokens,
@@ -114,8 +114,8 @@ def _timed(trainer: LoopTrainer) -> dict[str, Any]:
         samples = itertools.cycle(batches_to_time(trainer.batches.of(0), trainer.batches.lengths))
         for rows in itertools.islice(samples, TIMED):
             inputs = trainer.data_collator([trainer.train_dataset[row] for row in rows])
-            tokens, count = inputs["tokens"], trainer.items_in([inputs])
-            taken = seconds(functools.partial(trainer.training_step, trainer.model_wrapped, inputs, count))
+            tokens = inputs["tokens"]
+            taken = seconds(functools.partial(_training_step, trainer, inputs))
             steps.append({"tokens": tokens, "seconds": taken})
             optimizer_steps.append(seconds(functools.partial(_optimizer_step, trainer)))
         checkpoint = seconds(trainer.save_checkpoint)
@@ -142,6 +142,10 @@ def _seconds(device: Any, work: Callable[[], Any]) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - began
+
+
+def _training_step(trainer: LoopTrainer, inputs: dict[str, Any]) -> None:
+    trainer.training_step(trainer.model_wrapped, inputs, trainer.items_in([inputs]))
 
 
 def _optimizer_step(trainer: LoopTrainer) -> None:

@@ -31,7 +31,7 @@ class FeedbackObjective(SequenceObjective):
         rows, validation_rows: tokenised rows, each with its `label`.
     """
 
-    figures: ClassVar[tuple[str, ...]] = FIGURES
+    figures = FIGURES
     loss_unit: ClassVar[str] = "mean over rows"
 
     def __init__(self, job: ftp.TrainingJob, rows: TokenRows, validation_rows: TokenRows, options: KTOOptions) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -41,13 +42,16 @@ class LoopTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
 
     def __init__(self, job: ftp.TrainingJob, args: Any, objective: Objective, **options: Any) -> None:
         self.objective, self.path = objective, objective.path
-        self.batches = objective.batches(args.per_device_train_batch_size, args.seed)
+        self.batches = objective.batches(
+            args.per_device_train_batch_size, args.seed, args.gradient_accumulation_steps
+        )
         self.sampler: Batches | Shares = self.batches
         if current().count > 1:
             shares = Shares(self.batches, args.gradient_accumulation_steps, current().rank, current().count)
             args.gradient_accumulation_steps = shares.at_once
             args.per_device_train_batch_size = shares.rows_at_once
             self.sampler = shares
+        self.rehearses = False
         self.optimizer: Any
         self.lr_scheduler: Any
         with weight_types_kept(job.model.model):
@@ -65,6 +69,7 @@ class LoopTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
             objective.trained_tokens,
             log_also=objective.figures,
             loss_unit=objective.loss_unit,
+            repeats=objective.repeats,
             **options,
         )
         if objective.validates:
@@ -81,7 +86,16 @@ class LoopTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
         )  # fmt: skip
         return self.accelerator.prepare(loader)
 
+    def rehearse(self) -> None:
+        """Rehearse, and let the objective know."""
+        self.rehearses = True
+        try:
+            super().rehearse()
+        finally:
+            self.rehearses = False
+
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
+        self.objective.prepare(batch_samples, self.state.global_step + 1, self.rehearses)
         own = sum(self.objective.count(batch) for batch in batch_samples if not is_empty(batch))
         (count,) = current().sums(own)
         return torch.tensor(count, device=device)
@@ -118,8 +132,14 @@ class LoopTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
         """Add the objective's figures of the step."""
         super().log({**logs, **self.objective.step_figures()}, start_time)
 
+    def write_state(self, directory: Path) -> None:
+        """Write the objective's state too."""
+        super().write_state(directory)
+        self.objective.save(directory)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.objective.load(Path(resume_from_checkpoint))
         if self.path is not None:
             self.path.weights_changed()
 
@@ -216,7 +236,8 @@ def products_of(options: LoopOptions, loaded: ftp.LoadedModel) -> dict[str, Any]
 def training_arguments(options: LoopOptions, job: ftp.TrainingJob, objective: Objective) -> Any:
     """Return the library's arguments for these options."""
     model = job.model.model
-    steps_per_epoch = math.ceil(math.ceil(len(objective.lengths) / options.batch_size) / options.gradient_accumulation)
+    batches = math.ceil(len(objective.lengths) / options.batch_size) * objective.repeats
+    steps_per_epoch = math.ceil(batches / options.gradient_accumulation)
     steps = max(1, math.ceil(steps_per_epoch * options.epochs))
     every = max(1, round(steps_per_epoch / options.evals_per_epoch))
     on_cpu = model.device.type == "cpu"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -31,12 +32,14 @@ class Objective(ABC):
         validates: whether there are validation rows.
     """
 
-    figures: ClassVar[tuple[str, ...]] = ()
+    figures: tuple[str, ...] = ()
     """Names of what `step_figures` returns; the event `metric` carries them."""
     loss_unit: ClassVar[str] = "nats per token"
     """The unit of the loss, in words."""
     slow_path: ClassVar[str] = "the slower path of padded batches"
     """What the training uses where the fast path is off, in words."""
+    repeats: int = 1
+    """How many optimizer steps in a row are taken on the same entries."""
     token_loss: TokenLoss | None = None
     """The loss of each token, where it is not cross-entropy; the fast path is tried with it."""
     path: FastPath | None = None
@@ -62,13 +65,34 @@ class Objective(ABC):
     def begin(self) -> None:  # noqa: B027 (most losses need nothing)
         """Compute what the loss needs of the model as it is before the first step; called in every process."""
 
-    def batches(self, batch_size: int, seed: int) -> Batches:
-        """Return the assignment of entries to batches, once `path` is set."""
-        return Batches(self.lengths, batch_size, seed, alike=self.path is None)
+    def batches(self, batch_size: int, seed: int, accumulated: int = 1) -> Batches:
+        """Return the assignment of entries to batches, once `path` is set.
+
+        Args:
+            accumulated: batches of an optimizer step.
+        """
+        alike = self.path is None
+        return Batches(self.lengths, batch_size, seed, alike, repeats=self.repeats, together=accumulated)
 
     def shared_tokens(self, path: FastPath, batch_size: int, seed: int) -> int:
         """Count the tokens of an epoch that the fast path computes together with those of another row of their step."""
         return 0
+
+    def prepare(self, batches: Sequence[dict[str, Any]], step: int, rehearsal: bool) -> None:  # noqa: B027
+        """Complete the batches of an optimizer step by what depends on the model as it is now.
+
+        Called before `count`, once for a step.
+
+        Args:
+            step: number of the step that the batches are for, from 1.
+            rehearsal: whether the step is not going to be taken.
+        """
+
+    def save(self, directory: Path) -> None:  # noqa: B027
+        """Write into a checkpoint what the next steps need beside model and optimizer."""
+
+    def load(self, directory: Path) -> None:  # noqa: B027
+        """Read what `save` has written."""
 
     @abstractmethod
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

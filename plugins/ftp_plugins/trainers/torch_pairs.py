@@ -29,7 +29,7 @@ class PairObjective(SequenceObjective):
         rows, validation_rows: tokenised pairs.
     """
 
-    figures: ClassVar[tuple[str, ...]] = FIGURES
+    figures = FIGURES
     loss_unit: ClassVar[str] = "mean over pairs"
 
     def __init__(self, job: ftp.TrainingJob, rows: PairRows, validation_rows: PairRows, options: DPOOptions) -> None:

@@ -34,10 +34,10 @@ class TokenObjective(Objective):
         super().__init__(job, Dataset(rows.table), rows, lengths, trained, bool(validation_rows))
         self.validation_rows, self.token_loss = validation_rows, token_loss
 
-    def batches(self, batch_size: int, seed: int) -> Batches:
+    def batches(self, batch_size: int, seed: int, accumulated: int = 1) -> Batches:
         """Return batches in which rows that share a prefix meet, where the fast path computes it once."""
         if self.path is None:
-            return super().batches(batch_size, seed)
+            return super().batches(batch_size, seed, accumulated)
         return self.path.plan_batches(self.tokens, batch_size, seed)
 
     def shared_tokens(self, path: FastPath, batch_size: int, seed: int) -> int:

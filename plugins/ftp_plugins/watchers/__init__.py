@@ -7,6 +7,7 @@ from ftp_plugins.watchers.budget import Budget
 from ftp_plugins.watchers.divergence import Divergence
 from ftp_plugins.watchers.mlflow import MLflow
 from ftp_plugins.watchers.over_optimisation import OverOptimisation
+from ftp_plugins.watchers.reward_hacking import RewardHacking
 from ftp_plugins.watchers.tensorboard import TensorBoard
 from ftp_plugins.watchers.trackio import Trackio
 from ftp_plugins.watchers.val_valley import ValValley
@@ -20,6 +21,7 @@ def ftp_watchers() -> dict[str, type[ftp.Watcher]]:
         "divergence": Divergence,
         "over_optimisation": OverOptimisation,
         "budget": Budget,
+        "reward_hacking": RewardHacking,
         "tensorboard": TensorBoard,
         "wandb": WeightsAndBiases,
         "mlflow": MLflow,

@@ -71,7 +71,8 @@ class Divergence(ftp.Watcher):
         norm = event.get("grad_norm")
         if norm is not None and not math.isfinite(norm := float(norm)):
             return f"the gradient norm is {norm} at step {step}"
-        self._losses.append((step, math.log(max(loss, 0.0) + SMALL)))
+        if "reward" not in event:  # the loss of a policy is about 0 at every step, whatever the model does
+            self._losses.append((step, math.log(max(loss, 0.0) + SMALL)))
         if norm:
             self._norms.append((step, math.log(norm)))
         return self._loss_jumps() or (self._norm_jumps() if norm else None)

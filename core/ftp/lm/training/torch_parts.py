@@ -30,6 +30,7 @@ class TrainingParts:
         checkpoint_minutes: a checkpoint is saved when so many minutes have passed without one.
         log_also: names of further values that the trainer logs and the event `metric` shall carry.
         loss_unit: the unit of the loss, in words.
+        repeats: how many times an epoch takes each row.
     """
 
     def __init__(
@@ -44,10 +45,12 @@ class TrainingParts:
         checkpoint_minutes: float = 30,
         log_also: Sequence[str] = (),
         loss_unit: str = "nats per token",
+        repeats: int = 1,
     ) -> None:
         self.job, self.lengths, self.trained_tokens = job, lengths, trained_tokens
         self.validation, self.best_by, self.dev_rows = validation, best_by, dev_rows
         self.checkpoint_minutes, self.log_also, self.loss_unit = checkpoint_minutes, log_also, loss_unit
+        self.repeats = repeats
         self.checkpoints = Checkpoints(job.directory)
         self.progress = Progress()
         self.decision: Stop | RollBack | None = None

@@ -64,9 +64,9 @@ def planned_figures(trainer: TrainerWithParts) -> dict[str, int]:
     return {
         "steps": steps,
         "rows": len(parts.lengths),
-        "tokens_per_epoch": sum(parts.lengths),
-        "trained_tokens_per_epoch": parts.trained_tokens,
-        "trained_tokens": round(parts.trained_tokens * steps / steps_per_epoch),
+        "tokens_per_epoch": sum(parts.lengths) * parts.repeats,
+        "trained_tokens_per_epoch": parts.trained_tokens * parts.repeats,
+        "trained_tokens": round(parts.trained_tokens * parts.repeats * steps / steps_per_epoch),
         "trainable_parameters": sum(weight.numel() for weight in training),
         "total_parameters": model.num_parameters(),
         "validation_rows": validation_rows,
