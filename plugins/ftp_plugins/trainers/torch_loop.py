@@ -42,9 +42,7 @@ class LoopTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
 
     def __init__(self, job: ftp.TrainingJob, args: Any, objective: Objective, **options: Any) -> None:
         self.objective, self.path = objective, objective.path
-        self.batches = objective.batches(
-            args.per_device_train_batch_size, args.seed, args.gradient_accumulation_steps
-        )
+        self.batches = objective.batches(args.per_device_train_batch_size, args.seed, args.gradient_accumulation_steps)
         self.sampler: Batches | Shares = self.batches
         if current().count > 1:
             shares = Shares(self.batches, args.gradient_accumulation_steps, current().rank, current().count)
