@@ -26,7 +26,8 @@ Computing:
 - `sampling`: how an answer is sampled, and its text as it grows token by token.
 - `answering`: models to talk to: conversations to requests, and the pieces of several answers as they come.
 - `torch_decode`: requests decoded in batches that they join and leave at any time, each with its own adapter.
-- `torch_generate`: greedy answers.
+- `decoding`: the parts of `torch_decode`: batches, their caches, adapters by row, the choice of tokens.
+- `torch_generate`: answers by the model's own `generate`.
 - `torch_parity`: how near two forms of a model are.
 - `learning_rates`: how a learning rate compares with the usual ones of an adapter.
 - `allocator`: glibc's allocator, set up for tensors on the CPU.
