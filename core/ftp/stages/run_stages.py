@@ -92,7 +92,7 @@ def train(work: Work, loaded: LoadedModel, corpus: Corpus, ledger: Ledger) -> Lo
     work.progress.stage("Training")
     loaded = apply_adapter(recipe, loaded, work.note)
     checkpoints = directory.path / "checkpoints"
-    score = DevScore(recipe.evaluate, recipe.answers, loaded, corpus.validation)
+    score = DevScore(recipe.evaluate, recipe.answers, loaded, corpus.validation, work.note)
     job = TrainingJob(loaded, corpus, ledger, checkpoints, recipe.seed, work.emit, score)
     result = call(TrainResult, recipe.train.train, job)
     with directory.new_directory("model") as target:

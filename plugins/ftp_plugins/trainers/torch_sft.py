@@ -24,6 +24,7 @@ from ftp.lm.training.torch_trainer import TrainerWithParts, weight_types_kept
 from ftp.lm.training.torch_validation import RowValidation
 from ftp_plugins.speed.torch_batches import Batches, packed_batch, padded_batch, trained_in
 from ftp_plugins.speed.torch_head import TokenLoss
+from ftp_plugins.speed.torch_layers import without_fast_layers
 from ftp_plugins.speed.torch_path import FastPath
 from ftp_plugins.trainers.sft_options import SFTOptions
 
@@ -113,6 +114,12 @@ class SFTTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
         targets = inputs["labels"][:, 1:]
         trained = targets != -100
         return self.token_loss(logits[:, :-1][trained].float(), targets[trained]).sum() / num_items_in_batch
+
+    @contextlib.contextmanager
+    def as_evaluated(self) -> Iterator[None]:
+        """Take the fast layers out of the model inside the block, too: some multiply in bfloat16."""
+        with super().as_evaluated(), without_fast_layers(self.parts.job.model.model):
+            yield
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
