@@ -15,6 +15,7 @@ Models from files:
 - `hf_loader`: a base class for loaders of Hugging Face files.
 - `hf_tokenizer`: tokenizers made ready for training: chat template, pad token, new tokens.
 - `torch_weights`: what a model is made of, and its weights in memory.
+- `torch_merge`: trained weights merged into the base model, and whole models on disk.
 - `torch_devices`: the device to compute on, and the type of number that suits it.
 - `torch_models`: parts of a causal language model: inside an adapter's wrapper, output head, experts.
 

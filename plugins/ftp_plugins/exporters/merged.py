@@ -46,13 +46,13 @@ class Merged(ftp.Exporter):
         return ftp.Proof(kl=0.005, top1=0.97)
 
     def rehearse(self, base: ftp.LoadedModel, whole: bool) -> int:
-        from ftp_plugins.exporters.torch_merge import bytes_of, check_mergeable
+        from ftp.lm.torch_merge import bytes_of, check_mergeable
 
         check_mergeable(base)
         return bytes_of(base.model, base.request.dtype if self.dtype == "auto" else self.dtype)
 
     def export(self, job: ftp.ExportJob) -> Path:
-        from ftp_plugins.exporters.torch_merge import merged, save
+        from ftp.lm.torch_merge import merged, save
 
         loaded = job.load(self.weights)
         dtype = loaded.request.dtype if self.dtype == "auto" else self.dtype
