@@ -133,9 +133,10 @@ def _adapted_layers(model: Any) -> dict[str, Any]:
 
 def _is_plain_lora(path: str, layer: Any) -> bool:
     """Return whether a layer is peft's LoRA on a linear layer that every token goes through, without a variant."""
-    if type(layer).__name__ not in ("Linear", "Linear4bit") or not type(layer).__module__.startswith(
-        "peft.tuners.lora"
-    ):
+    from peft.tuners import lora
+
+    kinds = (lora.Linear, getattr(lora, "Linear4bit", lora.Linear))  # the second where bitsandbytes is installed
+    if type(layer) not in kinds:
         return False
     plain = not layer.merged and not layer.lora_variant and "experts" not in path.split(".")
     return plain and all(factor.bias is None for factor in layer.lora_B.values())

@@ -86,16 +86,16 @@ def chosen(rows: Sequence[Row], logits: torch.Tensor) -> list[Piece]:
     if changed := [at for at, row in enumerate(rows) if row.processors]:
         scores = logits.clone()
         for at in changed:
-            ids = torch.tensor([[*rows[at].request.prompt, *rows[at].new]], device=logits.device)
-            scores[at : at + 1] = rows[at].processors(ids, scores[at : at + 1])
-    ids = scores.argmax(-1).tolist()
+            read = torch.tensor([[*rows[at].request.prompt, *rows[at].new]], device=logits.device)
+            scores[at : at + 1] = rows[at].processors(read, scores[at : at + 1])
+    ids: list[int] = scores.argmax(-1).tolist()
     drawing = [at for at, row in enumerate(rows) if row.request.sampling.temperature > 0]
     if drawing:
         of = [rows[at].request.sampling for at in drawing]
         numbers = torch.tensor(
             [[s.temperature, s.top_p, rows[at].draws.random()] for at, s in zip(drawing, of, strict=True)]
         )
-        temperature, top_p, uniform = numbers.to(scores).T
+        temperature, top_p, uniform = numbers.to(scores).unbind(1)
         for at, id in zip(drawing, drawn(scores[drawing] / temperature[:, None], top_p, uniform), strict=True):
             ids[at] = id
     return [row.take(id, _choice(row, id, logits[at])) for at, (row, id) in enumerate(zip(rows, ids, strict=True))]
