@@ -326,7 +326,8 @@ def test_an_export_is_uploaded_into_a_private_repository_with_its_card(lora, ftp
     files = repository.commits[repository.at("main")]
     written = lora / "exports" / "hub"
     assert files["model.safetensors"] == (written / "model.safetensors").read_bytes()
-    assert b"proven" in files["README.md"].lower()
+    card = files["README.md"].decode()
+    assert f"Written by FTP from run small/{lora.name}" in card and "Unproven" not in card
     assert json.loads(files["export.json"])["proven"]
     uploaded = json.loads((written / "hub.json").read_text())
     assert uploaded["repo"] == "acme/small" and uploaded["commit"] == repository.at("main")
