@@ -65,10 +65,11 @@ def load(dtype: str, adapter: bool) -> Any:
 
 
 def by_ftp(loaded: Any, prompts: Tokens, stops: Sequence[int], new: int, batch: int) -> Tokens:
+    from ftp.lm.torch_decode import answer_all
     from ftp.options import AnswerOptions
-    from ftp_plugins.engines.torch_decode import decode
 
-    return decode(loaded.model, prompts, stops, AnswerOptions(max_new_tokens=new, batch_size=batch))
+    rows = answer_all(loaded.model, prompts, stops, AnswerOptions(max_new_tokens=new, batch_size=batch))
+    return [[*row.new, *([row.end] if row.end is not None else [])] for row in rows]
 
 
 def by_generate(loaded: Any, prompts: Tokens, stops: Sequence[int], new: int, batch: int) -> Tokens:

@@ -8,12 +8,12 @@ from tests.plugins.test_families import FAMILIES, family  # noqa: F401 (a fixtur
 
 import ftp
 from ftp.components import EngineWork
+from ftp.lm.decoding.torch_choice import drawn
 from ftp.lm.rendering import prompt_ids
+from ftp.lm.torch_decode import answer_all
 from ftp.lm.torch_generate import generate
 from ftp.options import AnswerOptions
 from ftp_plugins.adapters.lora import LoRA
-from ftp_plugins.engines.torch_decode import Unsupported, decode
-from ftp_plugins.engines.torch_sampling import drawn
 from ftp_plugins.engines.transformers import Transformers
 from ftp_plugins.loaders.huggingface import HuggingFace
 
@@ -42,6 +42,13 @@ def load(directory, dtype, adapter=False):
 
 def ids_of(loaded):
     return [prompt_ids(loaded.tokenizer, example) for example in examples()]
+
+
+def decode(model, prompts, stops, options, progress=lambda answers: None):
+    notes = []
+    rows = answer_all(model, prompts, stops, options, progress, notes.append)
+    assert not notes
+    return [[*row.new, *([row.end] if row.end is not None else [])] for row in rows]
 
 
 def next_logits(model, ids):
@@ -86,17 +93,45 @@ def test_rows_end_by_themselves_and_others_take_their_place(family):  # noqa: F8
     assert sum(done) == len(prompts)
 
 
-def test_a_model_that_it_does_not_fit_is_answered_by_generate(ftp_tiny_model):
-    loaded = load(ftp_tiny_model, "float32")
-    loaded.model.generation_config.repetition_penalty = 1.3
-    with pytest.raises(Unsupported, match="repetition_penalty"):
-        decode(loaded.model, ids_of(loaded), (), AnswerOptions())
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"repetition_penalty": 1.3},
+        {"no_repeat_ngram_size": 2},
+        {"suppress_tokens": [70, 71, 72]},
+        {"bad_words_ids": [[5, 6], [80]]},
+        {"min_length": 12},
+    ],
+    ids=lambda asked: next(iter(asked)),
+)
+def test_what_the_generation_config_asks_for_is_done(family, asked):  # noqa: F811
+    loaded = load(family("llama"), "float32")
+    for name, value in asked.items():
+        setattr(loaded.model.generation_config, name, value)
     notes = []
     work = EngineWork(loaded, note=notes.append)
+    options = AnswerOptions(max_new_tokens=20)
+    said = Transformers(max_new_tokens=20).at_work(work).answer(examples(), options)
+    expected = generate(loaded, examples(), options)
+    assert [answer.text for answer in said] == [answer.text for answer in expected]
+    assert not notes
+
+
+def test_a_model_whose_own_layers_differ_is_decoded_by_its_own_forward_and_says_so(ftp_tiny_model):
+    loaded = load(ftp_tiny_model, "float32")
+    plain = loaded.model.forward
+
+    def doubled(*args, **kwargs):
+        out = plain(*args, **kwargs)
+        out.logits = -out.logits
+        return out
+
+    loaded.model.forward = doubled
+    notes = []
     options = AnswerOptions(max_new_tokens=6)
-    said = Transformers(max_new_tokens=6).at_work(work).answer(examples(), options)
-    assert said == generate(loaded, examples(), options)
-    assert len(notes) == 1 and "repetition_penalty" in notes[0]
+    said = Transformers(max_new_tokens=6).at_work(EngineWork(loaded, note=notes.append)).answer(examples(), options)
+    assert [answer.text for answer in said] == [answer.text for answer in generate(loaded, examples(), options)]
+    assert len(notes) == 1 and "the logits without padding differ by" in notes[0]
 
 
 def test_samples_are_drawn_by_seed_and_do_not_depend_on_the_batch(ftp_tiny_model):
@@ -125,7 +160,7 @@ def test_what_is_drawn_follows_the_distribution():
 
 
 def test_wide_products_are_those_of_bfloat16_up_to_the_order_of_the_sums():
-    from ftp_plugins.engines.torch_wide import ROWS, WideLinear
+    from ftp.lm.decoding.torch_wide import ROWS, WideLinear
 
     torch.manual_seed(0)
     layer = torch.nn.Linear(64, 32).to(torch.bfloat16)

@@ -8,12 +8,14 @@ import pytest
 from tiny_tokenizers import CHAT, INSTRUCT, byte_level, fast, sentencepiece_like
 
 from ftp import Example, ExportJob, LoadedModel, LoadedTokenizer, Message, ModelError, ModelRequest, Proof
+from ftp.lm.rendering import prompt_ids
 from ftp.lm.torch_parity import compare, opened, reference
 from ftp_plugins.exporters.gguf.pre_tokenizers import LLAMA_3, QWEN_2
 from ftp_plugins.exporters.gguf.quantise import other_types, quantise_with_llama_cpp
 from ftp_plugins.exporters.gguf.torch_export import with_transformers
 from ftp_plugins.exporters.gguf.torch_read import arrays_of, fields_of
 from ftp_plugins.exporters.gguf.writer import check_writable, write_gguf
+from ftp_plugins.loaders.gguf import Gguf
 
 needs_llama_cpp = pytest.mark.skipif(
     importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed"
@@ -292,6 +294,27 @@ def test_llama_cpp_makes_the_same_ids(name, tmp_path):
     found = parity(model, tokenizer, written(model, tokenizer, tmp_path), "llama.cpp")
     assert found.same_ids == 4, found.first_difference
     assert found.kl < 1e-4
+
+
+@pytest.mark.parametrize("rows", [0, 3], ids=["full", "with-padding"])
+@pytest.mark.parametrize("name", ["gpt-2", "llama-bpe", "qwen2"])
+def test_the_loader_reads_the_ids_that_were_written(name, rows, tmp_path, monkeypatch):
+    """Without a token of its own: transformers adds `<|endoftext|>` to byte-level vocabularies."""
+    monkeypatch.setenv("FTP_CACHE", str(tmp_path / "cache"))
+    tokenizer = TOKENIZERS[name]()
+    tokenizer.add_tokens(["<|sum|>"])
+    model = model_of("llama", tokenizer)
+    model.resize_token_embeddings(len(tokenizer) + rows)
+    loader = Gguf(file=str(written(model, tokenizer, tmp_path)), device="cpu", dtype="float32")
+    loaded = loader.load(loader.describe())
+    assert len(loaded.tokenizer) == loaded.model.config.vocab_size == len(tokenizer) + rows
+    assert set(loaded.tokenizer.get_vocab()) - set(tokenizer.get_vocab()) == {
+        f"[PAD{len(tokenizer) + at}]" for at in range(rows)
+    }
+    for example in EXAMPLES:
+        assert prompt_ids(loaded.tokenizer, example) == prompt_ids(tokenizer, example)
+        text = example.messages[0].content
+        assert loaded.tokenizer(f"{text} <|sum|>")["input_ids"] == tokenizer(f"{text} <|sum|>")["input_ids"]
 
 
 def test_sentencepiece_has_scores_in_the_order_of_its_merges(tmp_path):

@@ -100,3 +100,57 @@ def test_a_run_of_somebody_else_asks_before_it_runs_code(ftp, lora_runs, tmp_pat
     assert any("run the code" in what for what in Run(path=str(parent)).needs_consent_in_recipe())
     outcome = ftp("run", str(ftp_recipe(model={"use": "run", "path": str(parent)})))
     assert outcome.code == 2 and "run the code that comes with the model" in outcome.err
+
+
+MINE = """
+import ftp, os, pathlib
+pathlib.Path(os.environ["SAW"]).touch()
+class Mine(ftp.Evaluator):
+    def score(self, example, answer):
+        return 1.0
+@ftp.hookimpl
+def ftp_evaluators():
+    return {"mine": Mine}
+"""
+
+
+@pytest.fixture
+def parent_with_plugin(ftp_tiny_model, tmp_path, monkeypatch):
+    """A run made with `-p mine.py`, and the file that shows an import of it."""
+    saw = tmp_path / "saw"
+    monkeypatch.setenv("SAW", str(saw))
+    monkeypatch.setenv("FTP_USER_DATA", str(tmp_path / "user"))
+    file = tmp_path / "mine.py"
+    file.write_text(MINE)
+    parent = train_run(tmp_path / "made", ftp_tiny_model, "parent", plugins=[file], evaluate=[{"use": "mine"}])
+    saw.unlink()
+    return parent, file, saw
+
+
+def test_the_plugins_of_the_parent_are_used_again(ftp, parent_with_plugin, tmp_path, ftp_recipe):
+    parent, file, saw = parent_with_plugin
+    child = child_of(parent, tmp_path / "child")
+    assert saw.exists()
+    assert lock_of(child)["lineage"]["run"] == parent.name
+    assert any("mine.py" in what for what in json.loads((child / "consent.json").read_text())["may"])
+    outcome = ftp("resume", str(child))
+    assert outcome.code == 0, outcome.err
+    file.unlink()
+    outcome = ftp("check", str(ftp_recipe(model={"use": "run", "path": str(parent)})))
+    assert outcome.code == 2 and f"used the plugin {file}" in outcome.err and "model.path" in outcome.err
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "lr-find"])
+def test_the_plugins_of_somebody_elses_run_are_not_imported_unasked(
+    ftp, parent_with_plugin, tmp_path, ftp_recipe, command
+):
+    parent, file, saw = parent_with_plugin
+    file.write_text(MINE + "\n# other content\n")
+    recipe = ftp_recipe(model={"use": "run", "path": str(parent)})
+    assert ftp("check", str(recipe)).code == 0
+    outcome = ftp(command, str(recipe))
+    assert outcome.code == 2 and f"run the Python file {file}" in outcome.err and "--trust" in outcome.err
+    assert not saw.exists()
+    if command == "plan":
+        assert ftp(command, str(recipe), "--trust").code == 0
+        assert saw.exists()

@@ -168,6 +168,54 @@ def test_the_best_state_can_be_that_of_an_evaluator(ftp_tiny_model, tmp_path):
     assert sum(right) / len(right) == scores[best]
 
 
+@pytest.mark.parametrize("speed", ["auto", "off"])
+@pytest.mark.parametrize("adapter", [Full(), LoRA(r=4)], ids=["full", "lora"])
+def test_the_model_answers_between_steps_as_it_does_afterwards(adapter, speed, ftp_tiny_model, tmp_path):
+    """No layer of the training, nor its products in bfloat16, has a part in what is scored."""
+    loaded = load(ftp_tiny_model, adapter)
+    job, _ = job_of(loaded, tmp_path, validation=ROWS[:3])
+    notes, states, logits = [], [], []
+    score = DevScore([ExactMatch()], Transformers(max_new_tokens=6), loaded, job.corpus.validation, notes.append)
+
+    def remembered(metric, rows):
+        states.append({name: weight.detach().clone() for name, weight in loaded.model.state_dict().items()})
+        logits.append(next_logits(loaded.model))
+        return score("ExactMatch", rows)
+
+    job = dataclasses.replace(job, score=remembered)
+    SFT(epochs=4, batch_size=4, learning_rate=5e-3, best_by="exact_match", speed=speed).train(job)
+    assert notes == [] and len(states) > 2
+    for state, found in zip(states, logits, strict=True):
+        loaded.model.load_state_dict(state)
+        assert torch.equal(next_logits(loaded.model), found)
+
+
+def test_slow_decoding_between_steps_is_a_note_in_the_run(ftp_tiny_model, tmp_path):
+    loaded = load(ftp_tiny_model, Full())
+    job, _ = job_of(loaded, tmp_path, validation=ROWS[:3])
+    plain, notes = loaded.model.forward, []
+
+    def opposite(*args, **kwargs):
+        out = plain(*args, **kwargs)
+        out.logits = -out.logits
+        return out
+
+    score = DevScore([ExactMatch()], Transformers(max_new_tokens=4), loaded, job.corpus.validation, notes.append)
+    loaded.model.forward = opposite
+    score("ExactMatch", 2)
+    score("ExactMatch", 2)
+    assert len(notes) == 1 and "the logits without padding differ" in notes[0]
+
+
+def next_logits(model):
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        found = model(input_ids=torch.tensor([[5, 6, 7, 8]])).logits[0, -1]
+    model.train(was_training)
+    return found
+
+
 def test_a_whole_run_has_its_watchers_and_its_choice(ftp_recipe, ftp_tiny_model, tmp_path):
     found = plugins.load()
     file = ftp_recipe(

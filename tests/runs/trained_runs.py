@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from ftp.cli import cli
 
 
-def train_run(place, model, name="one", adapter=None, rate=0.01, says="{n} doubled is {twice}.", **more):
+def train_run(place, model, name="one", adapter=None, rate=0.01, says="{n} doubled is {twice}.", plugins=(), **more):
     """Train a tiny run in a directory and return the directory of the run."""
     model = model if isinstance(model, dict) else {"use": "huggingface", "id": str(model)}
     place.mkdir(parents=True, exist_ok=True)
@@ -32,6 +32,8 @@ def train_run(place, model, name="one", adapter=None, rate=0.01, says="{n} doubl
     } | more
     file = place / f"{name}.yaml"
     file.write_text(yaml.safe_dump(recipe))
-    result = CliRunner().invoke(cli, ["run", str(file), "--runs", str(place / "runs")], catch_exceptions=False)
+    files = [argument for file in plugins for argument in ("-p", str(file))]
+    command = ["run", str(file), "--runs", str(place / "runs"), *files]
+    result = CliRunner().invoke(cli, command, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return max((place / "runs" / name).iterdir())

@@ -15,6 +15,7 @@ Models from files:
 - `hf_loader`: a base class for loaders of Hugging Face files.
 - `hf_tokenizer`: tokenizers made ready for training: chat template, pad token, new tokens.
 - `torch_weights`: what a model is made of, and its weights in memory.
+- `torch_merge`: trained weights merged into the base model, and whole models on disk.
 - `torch_devices`: the device to compute on, and the type of number that suits it.
 - `torch_models`: parts of a causal language model: inside an adapter's wrapper, output head, experts.
 
@@ -26,7 +27,8 @@ Computing:
 - `sampling`: how an answer is sampled, and its text as it grows token by token.
 - `answering`: models to talk to: conversations to requests, and the pieces of several answers as they come.
 - `torch_decode`: requests decoded in batches that they join and leave at any time, each with its own adapter.
-- `torch_generate`: greedy answers.
+- `decoding`: the parts of `torch_decode`: batches, their caches, adapters by row, the choice of tokens.
+- `torch_generate`: answers by the model's own `generate`.
 - `torch_parity`: how near two forms of a model are.
 - `learning_rates`: how a learning rate compares with the usual ones of an adapter.
 - `allocator`: glibc's allocator, set up for tensors on the CPU.

@@ -36,7 +36,7 @@ class Request:
     prompt: Sequence[int]
     """Token ids."""
     tokenizer: Any
-    """Turns the answer's ids into text."""
+    """Turns the answer's ids into text; None for tokens alone, without text and stop strings."""
     stops: tuple[int, ...]
     """The tokens that end an answer."""
     adapter: str | None = None

@@ -1,98 +1,88 @@
 """Answers to many requests at once, a token at a time: new requests join the batch and finished ones leave it.
 
-Rows are padded on the left and share a cache of keys and values. A model with several adapters answers with all of
-them in one batch (peft's `adapter_names`), each row with its own or with the base model. What can't share a batch is
-decoded in batches of its own: adapters with weights that peft can't combine, one batch each; models whose cache has no
-position to pad, such as those with linear attention, one batch for each row.
+Each row has its own length, sampling, seed, stop strings, log-probabilities and adapter. Where the model allows it rows
+are decoded without padding, on its own layers (`decoding.torch_packed`); else by its own forward pass, padded on the
+left (`decoding.torch_padded`). What can't share a batch is decoded in batches of its own: adapters other than plain
+LoRA, one batch each; models whose cache has no position to pad, such as those with linear attention, one batch a row.
 """
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
 
 from ftp.errors import ModelError
-from ftp.lm.sampling import AnswerText, Choice, Finish, Piece, Request
+from ftp.files import first_line
+from ftp.lm.decoding.torch_adapters import Adapters, active_adapter
+from ftp.lm.decoding.torch_choice import Row, chosen, processors
+from ftp.lm.decoding.torch_packed import PackedBatch, PackedModel
+from ftp.lm.decoding.torch_padded import PaddedBatch, PaddedModel
+from ftp.lm.sampling import Piece, Request, Sampling
 from ftp.lm.torch_models import causal_model
-from ftp.lm.torch_packing import padded
+from ftp.lm.torch_packing import same_positions_up_to
+from ftp.options import AnswerOptions
 
-BASE = "__base__"
-"""What peft calls the base model in `adapter_names`."""
-PADDABLE = ("full_attention", "sliding_attention")
-"""Types of layers whose keys and values can be padded on the left."""
+__all__ = ["Decoder", "Row", "active_adapter", "answer_all", "chosen"]
 
-
-class Row:
-    """A request in the batch."""
-
-    def __init__(self, request: Request, limit: int) -> None:
-        self.request, self.limit = request, limit
-        self.tokens = 0
-        """Generated tokens, without the one that ends the answer."""
-        self.finish: Finish = ""
-        self.cancelled = False
-        """Set it to have the row leave the batch at the next step, or at `Decoder.drop_cancelled`."""
-        self.text = AnswerText(request.tokenizer, request.sampling.stop)
-        self.last = 0
-        self.random = torch.Generator()
-        seed = request.sampling.seed
-        if seed is None:
-            self.random.seed()
-        else:
-            self.random.manual_seed(seed % 2**63)
-
-    def take(self, id: int, choice: Choice | None) -> Piece:
-        """Add a token to the answer."""
-        self.last = id
-        if id in self.request.stops:
-            self.finish = "stop"
-            return Piece(self.text.end(), None, choice, "stop")
-        self.tokens += 1
-        text = self.text.add(id)
-        if self.text.stopped:
-            self.finish = "stop"
-        elif self.tokens >= self.limit:
-            text += self.text.end()
-            self.finish = "stop" if self.text.stopped else "length"
-        return Piece(text, id, choice, self.finish)
+TRIED_TOKENS = 64
+"""Tokens of a prompt on which decoding without padding is compared with the model's own forward pass."""
+REFILL = 4
+"""In groups, requests join when this part of the rows is free: few prompts at a time would make small products."""
 
 
 class Decoder:
     """Decodes requests in batches.
 
+    The model is put into evaluation mode. Greedy tokens are those of its own `generate`, repetition penalties and the
+    like of its generation config included. Before decoding without padding is trusted, its logits on the first prompt
+    are compared with those of the model's own forward pass.
+
     Args:
-        model: a causal language model of transformers, or a `peft.PeftModel`; put into evaluation mode.
+        model: a causal language model of transformers, or a `peft.PeftModel`.
         most_rows: requests that are decoded at once; the others wait.
         most_prompt_tokens: tokens of prompts that join in one step, unless a single prompt has more: those that are
             answered already wait for it.
+        in_groups: let requests join only when a quarter of the rows is free, and then however many tokens their
+            prompts have: more answers per second where nobody waits for the first token of one.
+        bounded: refuse requests that don't fit into the model's context.
+        note: called with a sentence for the user where decoding is slower than it might be.
     """
 
-    def __init__(self, model: Any, most_rows: int = 16, most_prompt_tokens: int = 4096) -> None:
+    def __init__(
+        self,
+        model: Any,
+        most_rows: int = 16,
+        most_prompt_tokens: int = 4096,
+        *,
+        in_groups: bool = False,
+        bounded: bool = True,
+        note: Callable[[str], object] = lambda text: None,
+    ) -> None:
         self.model, self.most_rows, self.most_prompt_tokens = model.eval(), most_rows, most_prompt_tokens
+        self.in_groups, self.bounded, self._note = in_groups, bounded, note
         self.waiting: deque[Row] = deque()
-        causal = causal_model(model)
-        self._config = causal.config.get_text_config()
-        kinds = getattr(self._config, "layer_types", None) or ()
-        self._pads = all(kind in PADDABLE for kind in kinds)
-        self._accepts = inspect.signature(causal.forward).parameters
         self._adapters = Adapters(model)
-        self._lanes: dict[Hashable, Lane] = {}
+        self._padded = PaddedModel(model)
+        self._packed: PackedModel | None = None
+        self._tried = False
+        self._alike = same_positions_up_to(model)
+        self._batches: dict[Hashable, PackedBatch | PaddedBatch] = {}
 
     @property
     def context(self) -> int | None:
         """The most tokens of prompt and answer together; None where the model doesn't say."""
-        most = getattr(self._config, "max_position_embeddings", None)
+        config = causal_model(self.model).config.get_text_config()
+        most = getattr(config, "max_position_embeddings", None)
         return int(most) if most else None
 
     @property
     def running(self) -> int:
         """How many requests are in the batch."""
-        return sum(len(lane.rows) for lane in self._lanes.values())
+        return sum(len(batch.rows) for batch in self._batches.values())
 
     def add(self, request: Request) -> Row:
         """Queue a request; it joins the batch at the next step if there is room.
@@ -104,13 +94,13 @@ class Decoder:
         if not prompt:
             raise ModelError("the prompt has no tokens")
         room = None if self.context is None else self.context - prompt
-        if room is not None and room < (longest or 1):
+        if self.bounded and room is not None and room < (longest or 1):
             raise ModelError(
                 f"the model's context has {self.context:,} tokens; the prompt has {prompt:,} and the answer may have "
                 f"{longest or 1:,}"
             )
         limit = longest or (room if room is not None else 2048)
-        row = Row(request, limit)
+        row = Row(request, limit, processors(self.model.generation_config, request.stops))
         self.waiting.append(row)
         return row
 
@@ -118,213 +108,143 @@ class Decoder:
     def drop_cancelled(self) -> None:
         """Have cancelled requests leave the queue and the batch at once, and free their memory."""
         self.waiting = deque(row for row in self.waiting if not row.cancelled)
-        for lane in self._lanes.values():
-            lane.keep([not row.cancelled for row in lane.rows])
+        for batch in self._batches.values():
+            batch.keep([not row.cancelled for row in batch.rows])
         self._drop_empty()
 
     def _drop_empty(self) -> None:
-        self._lanes = {key: lane for key, lane in self._lanes.items() if lane.rows}
+        self._batches = {key: batch for key, batch in self._batches.items() if batch.rows}
 
     def clear(self) -> None:
         """Drop every request, after an error."""
         self.waiting.clear()
-        self._lanes.clear()
+        self._batches.clear()
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Row, Piece]]:
         """Decode one token of every request in the batch, after those that wait have joined it."""
         self.drop_cancelled()
+        if self.waiting and not self._tried:
+            self._try(self.waiting[0].request)
         pieces: list[tuple[Row, Piece]] = []
-        joined = set[int]()
         for key, rows in self._admitted().items():
-            lane = self._lanes.setdefault(key, Lane(self))
-            pieces += lane.join(rows)
-            joined |= {id(row) for row in rows}
-        for lane in self._lanes.values():
-            if lane.rows:
-                pieces += lane.step()
+            batch = self._batches.get(key) or self._batches.setdefault(key, self._new_batch(key))
+            upcoming = [row for row in self.waiting if self._batch_of(row) == key]
+            with self._selected(rows):
+                pieces += batch.join(rows, upcoming)
+        for batch in self._batches.values():
+            if batch.rows:
+                with self._selected(batch.rows):
+                    pieces += batch.step()
         self._drop_empty()
         return pieces
 
-    def forward(self, rows: Sequence[Row], ids: torch.Tensor, mask: torch.Tensor, cache: Any) -> torch.Tensor:
-        """Run the model on the next tokens of some rows.
-
-        Args:
-            ids: int64 [rows, T].
-            mask: int64 [rows, cached + T], 0 on padding.
-
-        Returns:
-            Logits behind the last token, float32 [rows, vocabulary].
-        """
-        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "past_key_values": cache, "use_cache": True}
-        if "position_ids" in self._accepts:
-            inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        if "logits_to_keep" in self._accepts:
-            inputs["logits_to_keep"] = 1
-        out = self._adapters.forward([row.request.adapter for row in rows], inputs)
-        logits: torch.Tensor = out.logits[:, -1].float()
-        return logits
-
-    def new_cache(self) -> Any:
-        """Return an empty cache: one that keeps every position, or the model's own kind where none can be padded."""
-        from transformers import DynamicCache
-
-        return DynamicCache() if self._pads else DynamicCache(config=self._config)
+    def _selected(self, rows: Sequence[Row]) -> contextlib.AbstractContextManager[None]:
+        """Have peft answer with the adapter of a batch, unless each row gets its own."""
+        if self._packed is not None and self._adapters.mix and self._batch_of(rows[0]) == "packed":
+            return contextlib.nullcontext()
+        return self._adapters.selected(rows[0].request.adapter)
 
     def _admitted(self) -> dict[Hashable, list[Row]]:
         """Take requests from the queue while there is room, by the batch that they are decoded in."""
         groups: dict[Hashable, list[Row]] = {}
         room, tokens = self.most_rows - self.running, 0
+        if self.in_groups and room * REFILL < self.most_rows:
+            return groups
         while self.waiting and room > 0:
             tokens += len(self.waiting[0].request.prompt)
-            if groups and tokens > self.most_prompt_tokens:
+            if groups and tokens > self.most_prompt_tokens and not self.in_groups:
                 break
             row = self.waiting.popleft()
-            groups.setdefault(self._lane_of(row), []).append(row)
+            groups.setdefault(self._batch_of(row), []).append(row)
             room -= 1
         return groups
 
-    def _lane_of(self, row: Row) -> Hashable:
-        if not self._pads:
-            return id(row)
-        return "mixed" if self._adapters.mix else row.request.adapter
+    def _batch_of(self, row: Row) -> Hashable:
+        """Return which batch a row is decoded in."""
+        alike = self._alike is None or len(row.request.prompt) + row.limit <= self._alike
+        if self._packed is not None and alike:
+            return "packed" if self._adapters.mix else ("packed", row.request.adapter)
+        # What the positions of a row are depends on the rows beside it, or its cache can't be padded.
+        return ("padded", row.request.adapter) if alike and self._padded.pads else ("padded", id(row))
+
+    def _new_batch(self, key: Hashable) -> PackedBatch | PaddedBatch:
+        if self._packed is not None and "packed" in (key, key[0] if isinstance(key, tuple) else key):
+            return PackedBatch(self._packed)
+        return PaddedBatch(self._padded)
+
+    def _try(self, request: Request) -> None:
+        """Decode without padding from now on if the model allows it, and say so where it doesn't."""
+        self._tried = True
+        reason = PackedModel.why_not(self.model)
+        if reason is None:
+            packed = PackedModel(self.model, self._adapters, self.most_rows)
+            prompt = list(request.prompt[-TRIED_TOKENS:])
+            reason = self._disagrees(packed, prompt if len(prompt) > 1 else prompt * 2, request.adapter)
+            if reason is None:
+                self._packed = packed
+                return
+        self._note(f"Answers are decoded by the model's own forward pass, padded, which is slower: {reason}.")
+
+    def _disagrees(self, packed: PackedModel, prompt: list[int], adapter: str | None) -> str | None:
+        """Compare logits with those of the model's own forward pass; return what is wrong, or None."""
+        with self._adapters.selected(adapter):
+            ids = torch.tensor([prompt], device=self.model.device)
+            plain = self.model(input_ids=ids).logits[0, -1].float()
+            try:
+                ours = packed.next_logits(prompt, adapter)
+            except torch.OutOfMemoryError:
+                raise
+            except (NotImplementedError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+                return f"decoding without padding failed on it ({type(error).__name__}: {first_line(error)})"
+        exact = self.model.dtype == torch.float32
+        apart = (ours - plain).abs().max().item()
+        if not apart <= (1e-3 if exact else 0.05) * max(1.0, plain.abs().max().item()):
+            return f"the logits without padding differ by {apart:.3g} from the model's own"
+        return None
 
 
-class Lane:
-    """Rows that are decoded together, with one cache."""
-
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
-        self.rows: list[Row] = []
-        self._cache: Any = None
-        self._mask = torch.empty(0, 0, dtype=torch.int64)
-
-    def join(self, rows: list[Row]) -> list[tuple[Row, Piece]]:
-        """Read the prompts of new rows and return their first tokens."""
-        decoder = self._decoder
-        pad = rows[0].request.tokenizer.pad_token_id
-        ids, mask = padded([list(row.request.prompt) for row in rows], pad, side="left")
-        ids, mask = ids.to(decoder.model.device), mask.to(decoder.model.device)
-        cache = decoder.new_cache()
-        logits = decoder.forward(rows, ids, mask, cache)
-        new = Lane(decoder)
-        new.rows, new._cache, new._mask = list(rows), cache, mask
-        pieces = new._chosen(logits)
-        self._merge(new)
-        return pieces
-
-    def step(self) -> list[tuple[Row, Piece]]:
-        """Decode one more token of every row."""
-        ids = torch.tensor([[row.last] for row in self.rows], device=self._mask.device)
-        self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=1)
-        return self._chosen(self._decoder.forward(self.rows, ids, self._mask, self._cache))
-
-    def keep(self, kept: Sequence[bool]) -> None:
-        """Let rows leave the batch, and drop columns of the cache that are padding in all that stay."""
-        if all(kept):
-            return
-        self.rows = [row for row, stays in zip(self.rows, kept, strict=True) if stays]
-        if not self.rows:
-            self._cache = None
-            return
-        index = torch.tensor([at for at, stays in enumerate(kept) if stays], device=self._mask.device)
-        self._mask = self._mask.index_select(0, index)
-        first = int(self._mask.argmax(-1).min())
-        self._mask = self._mask[:, first:]
-        for layer in self._cache.layers:
-            layer.keys = layer.keys.index_select(0, index)[:, :, first:]
-            layer.values = layer.values.index_select(0, index)[:, :, first:]
-
-    def _chosen(self, logits: torch.Tensor) -> list[tuple[Row, Piece]]:
-        found = list(zip(self.rows, chosen(self.rows, logits), strict=True))
-        self.keep([not row.finish for row in self.rows])
-        return found
-
-    def _merge(self, new: Lane) -> None:
-        """Add the rows of another batch to this one."""
-        if not new.rows:
-            return
-        if not self.rows:
-            self.rows, self._cache, self._mask = new.rows, new._cache, new._mask
-            return
-        size = max(self._mask.shape[1], new._mask.shape[1])
-        pad = torch.nn.functional.pad
-        for mine, theirs in zip(self._cache.layers, new._cache.layers, strict=True):
-            both = [(layer.keys, layer.values) for layer in (mine, theirs)]
-            mine.keys = torch.cat([pad(keys, (0, 0, size - keys.shape[2], 0)) for keys, _ in both])
-            mine.values = torch.cat([pad(values, (0, 0, size - values.shape[2], 0)) for _, values in both])
-        self._mask = torch.cat([pad(mask, (size - mask.shape[1], 0)) for mask in (self._mask, new._mask)])
-        self.rows = self.rows + new.rows
+def one_by_one(model: Any) -> str | None:
+    """Return why a `Decoder` can't have several rows of this model in a batch; None where it can."""
+    causal = causal_model(model)
+    if getattr(causal, "_is_stateful", False) or not hasattr(causal, "get_decoder"):
+        return f"{type(causal).__name__} is no plain decoder"
+    return None if PaddedModel(model).pads else f"{type(causal).__name__} has layers that are no plain attention"
 
 
-class Adapters:
-    """The adapters of a model, any of which may answer a row."""
+def answer_all(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    stops: Sequence[int],
+    options: AnswerOptions,
+    progress: Callable[[int], None] = lambda answers: None,
+    note: Callable[[str], object] = lambda text: None,
+) -> list[Row]:
+    """Answer prompts with at most `options.batch_size` at once, as the model answers now; it is put back into its mode.
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._configs: dict[str, Any] = getattr(model, "peft_config", {})
-        self._active: str | None = None
-        self._begun = False
-        self._disabled = contextlib.ExitStack()
-
-    @property
-    def mix(self) -> bool:
-        """Whether rows of different adapters can be in one batch."""
-        unmixable = ("use_dora", "target_parameters", "trainable_token_indices", "modules_to_save")
-        return not any(getattr(config, name, None) for config in self._configs.values() for name in unmixable)
-
-    def forward(self, names: Sequence[str | None], inputs: dict[str, Any]) -> Any:
-        """Run the model, each row with the adapter of its name or, for None, without one."""
-        if not self._configs:
-            return self._model(**inputs)
-        if len(set(names)) == 1:
-            self._select(names[0])
-            return self._model(**inputs)
-        if self._active is None:
-            self._select(next(name for name in names if name is not None))
-        return self._model(**inputs, adapter_names=[name or BASE for name in names])
-
-    def _select(self, name: str | None) -> None:
-        """Make one adapter active, or none."""
-        if self._begun and name == self._active:
-            return
-        self._disabled.close()
-        if name is None:
-            self._disabled.enter_context(self._model.disable_adapter())
-        else:
-            self._model.set_adapter(name)
-        self._active, self._begun = name, True
-
-
-def chosen(rows: Sequence[Row], logits: torch.Tensor) -> list[Piece]:
-    """Choose a token for each row by its own sampling, and return what it adds to the answer.
+    The longest prompts come first, so that too large a batch fails early. Each draws from a generator of its own,
+    seeded with `options.seed` and its number: what is drawn doesn't depend on the prompts beside it.
 
     Args:
-        logits: float32 [rows, vocabulary].
+        prompts: token ids.
+        stops: the tokens that end an answer.
+        progress: called with the answers done since its last call.
+        note: as that of `Decoder`.
+
+    Returns:
+        The finished rows, in the order of the prompts.
     """
-    greedy = logits.argmax(-1).tolist()
-    pieces = []
-    for at, row in enumerate(rows):
-        sampling = row.request.sampling
-        id = greedy[at] if sampling.temperature == 0 else _drawn(logits[at], row)
-        choice = None
-        if sampling.logprobs is not None:
-            logprobs = logits[at].log_softmax(-1)
-            likeliest = logprobs.topk(min(sampling.logprobs, logprobs.shape[0]))
-            pairs = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
-            choice = Choice(id, float(logprobs[id]), tuple(pairs))
-        pieces.append(row.take(id, choice))
-    return pieces
-
-
-def _drawn(logits: torch.Tensor, row: Row) -> int:
-    """Draw a token by temperature and top-p, on the CPU, so that a seed draws the same on every device."""
-    sampling = row.request.sampling
-    probabilities = (logits.cpu() / sampling.temperature).softmax(-1)
-    if sampling.top_p < 1:
-        ordered, order = probabilities.sort(descending=True)
-        # A token stays if those before it hold less than top_p; the first one always does.
-        ordered[ordered.cumsum(-1) - ordered >= sampling.top_p] = 0
-        ordered[0] = max(float(ordered[0]), 1e-9)
-        return int(order[torch.multinomial(ordered, 1, generator=row.random)])
-    return int(torch.multinomial(probabilities, 1, generator=row.random))
+    was_training, adapter = model.training, active_adapter(model)
+    try:
+        decoder = Decoder(model, options.batch_size, in_groups=True, bounded=False, note=note)
+        rows: dict[int, Row] = {}
+        for number in sorted(range(len(prompts)), key=lambda number: -len(prompts[number])):
+            seed = options.seed + (number << 32)
+            sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, seed)
+            rows[number] = decoder.add(Request(prompts[number], None, tuple(stops), adapter, sampling))
+        while decoder.waiting or decoder.running:
+            if done := sum(piece.finish != "" for _, piece in decoder.step()):
+                progress(done)
+    finally:
+        model.train(was_training)
+    return [rows[number] for number in range(len(prompts))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import islice
 
@@ -28,10 +28,18 @@ class DevScore:
         engine: Engine | None,
         loaded: LoadedModel,
         validation: Sequence[Example],
+        note: Callable[[str], object] = lambda text: None,
     ) -> None:
+        said: set[str] = set()
+
+        def once(text: str) -> None:
+            if text not in said:  # a reason holds at every validation
+                said.add(text)
+                note(text)
+
         # One on its own has data of its own; another of the same name may score validation rows.
         self.evaluators = {e.used_as: e for e in evaluators if not e.on_its_own}
-        self.engine = engine and engine.at_work(EngineWork(loaded, who="tuned", evals="validation"))
+        self.engine = engine and engine.at_work(EngineWork(loaded, who="tuned", evals="validation", note=once))
         self.loaded = loaded
         self.validation = validation
         self.base: tuple[list[Answer], list[TokenLoss]] | None = None

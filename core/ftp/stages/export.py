@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +17,7 @@ from typing import Any
 from ftp.components import Adapter, Exporter, ExportJob
 from ftp.data.examples import read_examples
 from ftp.errors import ExportError, FtpError, ModelError, RunError
-from ftp.files import file_digest, finite, new_directory, write_text
+from ftp.files import file_digest, finite, new_directory, remove, write_text
 from ftp.guard import call
 from ftp.lm.rendering import stop_ids
 from ftp.options import Proof
@@ -25,6 +28,10 @@ from ftp.runs.finished import finished
 from ftp.stages.load_model import give_memory_back
 from ftp.stages.load_trained import load_base_of, load_trained, restored
 from ftp.types import Example, Exported, LoadedModel, LoadedTokenizer, Parity, Weights
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_IN_WORDS = rf"\(os error ({errno.ENOSPC}|{errno.EDQUOT}|{errno.EFBIG})\)|\d+ requested and \d+ written"
+"""How Rust (safetensors) and numpy say it."""
 
 
 def rehearse_exports(exporters: Sequence[Exporter], base: LoadedModel, adapter: Adapter, place: Path) -> None:
@@ -56,6 +63,24 @@ def check_room(needed: int, place: Path) -> None:
             f"{place}: the export takes up to {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; make room, or "
             "export elsewhere with -o"
         )
+
+
+@contextlib.contextmanager
+def no_full_disk(target: Path) -> Iterator[None]:
+    """Turn what a full disk raises in the block into a RunError that says so, and give the room back."""
+    try:
+        yield
+    except Exception as error:  # the libraries raise many kinds, some without the number of the error
+        causes = [error, error.__cause__, error.__context__]
+        number = next((cause.errno for cause in causes if isinstance(cause, OSError) and cause.errno), None)
+        said = " ".join(str(cause) for cause in causes if cause)
+        if number not in FULL and not re.search(FULL_IN_WORDS, said):
+            raise
+        remove(target.with_name(f"{target.name}.part"))
+        raise RunError(
+            f"{target}: can't be written: the disk is full, or a limit on the size of files is reached; make room, or "
+            "export elsewhere with -o"
+        ) from error
 
 
 @dataclass
@@ -101,7 +126,7 @@ class Exporting:
         proof = filled(exporter.proof, call(Proof, exporter.usual_proof))
         rows = self._reference("original" if exporter.weights == "original" else "trained", proof)
         self.stage(f"Exporting {exporter.used_as}", None)
-        with new_directory(target) as aside:
+        with no_full_disk(target), new_directory(target) as aside:
             job = ExportJob(finished(self.directory), aside, self.load, self.base, self._tokenizers[0], self.note)
             path = call(Path, exporter.export, job)
             give_memory_back()

@@ -95,7 +95,7 @@ def train(work: Work, loaded: LoadedModel, corpus: Corpus, ledger: Ledger) -> Lo
     work.progress.stage("Training")
     loaded = apply_adapter(recipe, loaded, work.note)
     checkpoints = directory.path / "checkpoints"
-    score = DevScore(recipe.evaluate, recipe.answers, loaded, corpus.validation)
+    score = DevScore(recipe.evaluate, recipe.answers, loaded, corpus.validation, work.note)
     emit = processes().start_training(directory.path, work.emit)
     engine = recipe.answers and recipe.answers.at_work(EngineWork(loaded, who="tuned", evals="train", note=work.note))
     record = directory.append_records

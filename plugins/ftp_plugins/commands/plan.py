@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ftp.cli.consent import TRUST, ask_for_recipe
 from ftp.cli.echo import echo
 from ftp.cli.options import JSON, RECIPE, SET, load_plugins, load_recipe, plugin_options
 
@@ -18,9 +19,15 @@ from ftp.cli.options import JSON, RECIPE, SET, load_plugins, load_recipe, plugin
 @RECIPE
 @SET
 @plugin_options
+@TRUST
 @JSON
 def command(
-    recipe: Path, settings: tuple[str, ...], files: tuple[Path, ...], without: tuple[str, ...], as_json: bool
+    recipe: Path,
+    settings: tuple[str, ...],
+    files: tuple[Path, ...],
+    without: tuple[str, ...],
+    trust: bool,
+    as_json: bool,
 ) -> None:
     """Estimate what training would take: parameters, tokens, steps, time, memory, disk. Trains nothing.
 
@@ -33,6 +40,7 @@ def command(
     from ftp.stages.dry_run import dry_run, notes_only
 
     checked = load_recipe(recipe, load_plugins(files, without), settings)
+    ask_for_recipe(checked, str(recipe), trust)
     quiet_libraries()
     with show() as progress, dry_run(checked, recipe, progress.stage, notes_only(progress.event)) as job:
         progress.stage("Measuring a few steps")

@@ -77,8 +77,11 @@ class Hub(ftp.Exporter):
             commit = api.upload_folder(
                 repo_id=self.repo, folder_path=job.directory, commit_message=f"FTP run {record['run']}"
             )
-        except (HfHubHTTPError, OSError) as error:
-            raise ftp.ModelError(f"{self.repo}: can't be uploaded: {first_line(error)}") from None
+        except (HfHubHTTPError, OSError, RuntimeError) as error:  # a RuntimeError where a file of weights breaks off
+            reason = first_line(error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error)
+            raise ftp.ModelError(
+                f"{self.repo}: can't be uploaded: {reason}; the export is complete in {job.run.directory / 'exports'}"
+            ) from None
         uploaded = {"repo": self.repo, "commit": commit.oid, "url": commit.commit_url}
         (job.directory / "hub.json").write_text(json.dumps(uploaded, indent=2) + "\n", encoding="utf-8")
         job.note(f"Uploaded: {commit.commit_url}")

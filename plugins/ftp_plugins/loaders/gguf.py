@@ -16,7 +16,7 @@ from ftp.cache import kept_digest, user_cache
 from ftp.files import new_directory
 from ftp.lm.hf_loader import HuggingFaceFiles, ModelFiles
 
-LAYOUT = "1"
+LAYOUT = "2"
 """Part of the cache key; increased when the cached content changes."""
 
 

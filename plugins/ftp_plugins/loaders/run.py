@@ -16,7 +16,7 @@ from ftp.files import digest, file_digest, new_directory
 from ftp.lm.hf_loader import HuggingFaceFiles, ModelFiles, directory_fingerprint
 from ftp.runs import trust as consents
 from ftp.runs.directory import RunDirectory
-from ftp.runs.lock import LOCK, lock_of
+from ftp.runs.lock import LOCK, lock_of, origin_of
 
 LAYOUT = "1"
 """Part of the cache key; increased when the cached content changes."""
@@ -27,7 +27,8 @@ class Run(HuggingFaceFiles):
     """The trained model of an earlier run, as the base model of this one.
 
     An adapter is merged into the base that it was trained on (that of qlora into the dequantised base, the model that
-    was evaluated), once, and cached by content. The lock and the reports say which run it is from.
+    was evaluated), once, and cached by content. The lock and the reports say which run it is from. Python files that
+    the run had as plugins are imported again, as its recipe may name what they offer.
     """
 
     requires: ClassVar[tuple[str, ...]] = (*HuggingFaceFiles.requires, "peft")
@@ -80,15 +81,24 @@ class Run(HuggingFaceFiles):
     def _directory(self) -> RunDirectory:
         return RunDirectory(Path(self.path))
 
+    @property
+    def _plugin_files(self) -> list[Path]:
+        """The Python files that the run was given as plugins."""
+        return [Path(file) for file in origin_of(self._directory)["plugins"]]
+
     @cached_property
     def _recipe(self) -> Any:
+        """The recipe of the run. Reading it imports the run's plugins: `_needs` comes first."""
         from ftp import plugins, recipe
 
-        return recipe.read(self._directory.place("resolved.yaml"), plugins.load())
+        without = origin_of(self._directory)["without"]
+        return recipe.read(self._directory.place("resolved.yaml"), plugins.load(self._plugin_files, without))
 
     @property
     def _needs(self) -> list[str]:
         self._check()
+        if files := consents.of_files(self._plugin_files):
+            return files  # what its components do is known only after the import, which may do all that and more
         return consents.of_recipe([self._recipe.model, self._recipe.adapter])
 
     def _check(self) -> None:
@@ -99,6 +109,9 @@ class Run(HuggingFaceFiles):
             raise ftp.ModelError(f"{self.path}: not a run directory; one is below runs/NAME/")
         if "train" not in self._directory.stages():
             raise ftp.ModelError(f"{self.path}: no trained model in it; `ftp resume {self.path}` finishes the run")
+        for file in self._plugin_files:
+            if not file.is_file():
+                raise ftp.ModelError(f"{self.path}: its run used the plugin {file}, which isn't there any more")
 
     def _merged(self) -> Path:
         """Return the directory of the merged model, creating it if it is not in the cache."""
@@ -111,8 +124,8 @@ class Run(HuggingFaceFiles):
             if target.is_dir():
                 os.utime(target)
                 return target
+            from ftp.lm.torch_merge import check_mergeable, merged, save
             from ftp.stages.load_trained import load_trained
-            from ftp_plugins.exporters.torch_merge import check_mergeable, merged, save
 
             forget_unused(cache)
             loaded = load_trained(self._recipe, self._directory, "plain")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -29,3 +30,15 @@ def dequantize(path: Path, target: Path) -> None:
     model.hf_quantizer = None
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
+    _drop_added_by_the_library(target / "tokenizer.json", model.get_input_embeddings().num_embeddings)
+
+
+def _drop_added_by_the_library(file: Path, rows: int) -> None:
+    """Remove the tokens that a GGUF file doesn't have.
+
+    transformers gives byte-level vocabularies an `<|endoftext|>` behind the last token where they have none; the model
+    has no embedding for it.
+    """
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    tokenizer["added_tokens"] = [token for token in tokenizer["added_tokens"] if token["id"] < rows]
+    file.write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")

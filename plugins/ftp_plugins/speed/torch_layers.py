@@ -27,23 +27,20 @@ SHARED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 LIKE_LLAMA = ("Llama", "Mistral", "Mixtral", "Qwen2", "Qwen2Moe", "Qwen3", "Qwen3Moe", "Phi3", "SmolLM3", "Ministral")
 LIKE_GEMMA = ("Gemma", "Gemma2", "Gemma3")
 """Families whose RMSNorm multiplies by the weight, and by 1 + the weight in float32."""
+FORWARDS = (DropoutLoRAForward, GatedForward, LoRAForward, MixedForward, NormForward)
 GATED = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 """The parts of a gated unit."""
 
 
 @contextlib.contextmanager
-def fast_layers(
-    model: Any, copies: WeightCopies, lora: Callable[[Any], Callable[..., Any]] | None = None
-) -> Iterator[list[str]]:
+def fast_layers(model: Any, copies: WeightCopies) -> Iterator[list[str]]:
     """Replace the forward of known layers inside the block; the list names the replacements.
 
     Args:
         copies: of float32 weights that train, in the type to multiply in; float32 for no change.
-        lora: makes the forward of a plain LoRA layer; None for the one for training, which multiplies in the type of
-            the base weights.
     """
-    shared = _shared_lora_forwards(model) if lora is None else {}
-    replacements = {**shared, **_single_forwards(model, copies, lora, done=shared)}
+    shared = _shared_lora_forwards(model)
+    replacements = {**shared, **_single_forwards(model, copies, done=shared)}
     kinds: Counter[str] = Counter()
     for module, (forward, kind) in replacements.items():
         module.forward = forward
@@ -55,6 +52,20 @@ def fast_layers(
             del module.forward
         copies.clear()
         forget_buffers()
+
+
+@contextlib.contextmanager
+def without_fast_layers(model: Any) -> Iterator[None]:
+    """Take out what `fast_layers` has put in, inside the block."""
+    forwards = {module: vars(module).get("forward") for module in model.modules()}
+    fast = {module: forward for module, forward in forwards.items() if isinstance(forward, FORWARDS)}
+    for module in fast:
+        del module.forward
+    try:
+        yield
+    finally:
+        for module, forward in fast.items():
+            module.forward = forward
 
 
 Replacements = dict[Any, tuple[Callable[..., Any], str]]
@@ -73,9 +84,7 @@ def _shared_lora_forwards(model: Any) -> Replacements:
     return forwards
 
 
-def _single_forwards(
-    model: Any, copies: WeightCopies, lora: Callable[[Any], Callable[..., Any]] | None, done: Replacements
-) -> Replacements:
+def _single_forwards(model: Any, copies: WeightCopies, done: Replacements) -> Replacements:
     """Return forwards for the other known layers, one by one."""
     compute = copies.dtype
     inside = {part for module in model.modules() if _is_plain_lora(module) for part in module.modules()}
@@ -85,7 +94,7 @@ def _single_forwards(
             continue
         one_plus = _norm_adds_one(module)
         if _is_plain_lora(module):
-            forwards[module] = (lora or _training_forward)(module), "LoRA layers"
+            forwards[module] = _training_forward(module), "LoRA layers"
         elif module not in inside and _is_mixed(module, compute):
             kind = f"linear layers in {str(compute).removeprefix('torch.')}"
             forwards[module] = MixedForward(module, copies), kind

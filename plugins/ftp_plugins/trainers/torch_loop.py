@@ -21,6 +21,7 @@ from ftp.lm.training.torch_processes import current
 from ftp.lm.training.torch_run import train
 from ftp.lm.training.torch_trainer import TrainerWithParts, weight_types_kept
 from ftp_plugins.speed.torch_batches import Batches
+from ftp_plugins.speed.torch_layers import without_fast_layers
 from ftp_plugins.speed.torch_path import FastPath
 from ftp_plugins.speed.torch_shares import Shares, empty_batch, is_empty
 from ftp_plugins.trainers.loop_options import LoopOptions
@@ -134,6 +135,12 @@ class LoopTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
         """Write the objective's state too."""
         super().write_state(directory)
         self.objective.save(directory)
+
+    @contextlib.contextmanager
+    def as_evaluated(self) -> Iterator[None]:
+        """Take the fast layers out of the model inside the block, too: some multiply in bfloat16."""
+        with super().as_evaluated(), without_fast_layers(self.parts.job.model.model):
+            yield
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

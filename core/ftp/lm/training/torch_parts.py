@@ -108,18 +108,20 @@ class TrainingParts:
                 "or load the model in bfloat16 or float32"
             )
 
+    def score(self) -> dict[str, float]:
+        """Return the `score` of the state if the recipe asks for one; the model must be as it is evaluated."""
+        if self.best_by == "loss" or self.job.score is None:
+            return {}
+        score = functools.partial(self.job.score, self.best_by, self.dev_rows)
+        return {"score": current().from_first(score)}
+
     def emit_validation(self, values: Mapping[str, Any], state: Any, control: Any) -> None:
-        """Score the state if the recipe asks for it, keep it if it is the best, emit the event, apply decisions."""
+        """Keep the state if it is the best, by its `score` if it has one; emit the event, apply decisions."""
         step, loss = state.global_step, values["loss"]
         values = {"loss": loss, "best_by": self.best_by, **values}
-        compared = loss
-        if self.best_by != "loss":
-            if self.best_by in values:
-                values["score"] = values[self.best_by]
-            elif self.job.score is not None:
-                score = functools.partial(self.job.score, self.best_by, self.dev_rows)
-                values["score"] = current().from_first(score)
-            compared = -values.get("score", -loss)
+        if self.best_by in values and self.best_by != "loss":
+            values["score"] = values[self.best_by]
+        compared = -values["score"] if "score" in values else loss
         if step == 0:
             self.progress.first = loss
         elif compared < self.progress.best:  # the untrained model is no candidate

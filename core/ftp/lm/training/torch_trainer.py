@@ -86,10 +86,29 @@ class TrainerWithParts(Trainer):  # type: ignore[misc]
         metrics = {"eval_loss": values["loss"]}
         if self.parts.validation is not None:
             self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        with self.as_evaluated():
+            values |= self.parts.score()
         self.parts.emit_validation(values, self.state, self.control)
         if self.state.global_step == 0:
             self.save_checkpoint()
         return metrics
+
+    @contextlib.contextmanager
+    def as_evaluated(self) -> Iterator[None]:
+        """Have the model compute as it does after the training inside the block.
+
+        Accelerate puts its bfloat16 autocast around the model's forward. A trainer that changes more of the model
+        while it trains extends this.
+        """
+        own = vars(self.parts.job.model.model)
+        wrapped = own.get("forward") if "_original_forward" in own else None
+        if wrapped is not None:
+            own["forward"] = own["_original_forward"]
+        try:
+            yield
+        finally:
+            if wrapped is not None:
+                own["forward"] = wrapped
 
     def items_in(self, batches: list[Any]) -> Any:
         """Return what a loss over these collated batches is divided by, as the trainer counts it."""

@@ -22,6 +22,8 @@ class Repository:
     """The files of each commit, by path."""
     names: dict[str, str] = field(default_factory=dict)
     """The commit that each branch and tag is at."""
+    private: bool = False
+    """Whether it was created as one that only its owner sees. Everybody may read it here."""
     gated: bool = False
     """Whether only those with the token may read it."""
 
@@ -48,6 +50,8 @@ class Store:
         """What was asked, as `GET /path`, in order."""
         self.cut: dict[str, int] = {}
         """How many more downloads of a file, by its path in the repository, break off half way."""
+        self.refused_uploads = 0
+        """How many more uploads by LFS are refused."""
         self.uploads: dict[str, bytes] = {}
         """What came by LFS, by SHA-256."""
 

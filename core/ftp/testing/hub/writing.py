@@ -22,7 +22,8 @@ async def create(request: Request) -> Response:
     url = f"{store.url}/{'' if kind == 'models' else f'{kind}/'}{id}"
     if f"{kind}/{id}" in store.repositories:
         return JSONResponse({"error": "You already created this repo", "url": url}, 409)
-    store.repositories[f"{kind}/{id}"] = Repository()
+    private = asked.get("visibility") == "private" or bool(asked.get("private"))
+    store.repositories[f"{kind}/{id}"] = Repository(private=private)
     store.repositories[f"{kind}/{id}"].commit({".gitattributes": b""})
     return JSONResponse({"url": url, "name": id, "id": id})
 
@@ -49,10 +50,13 @@ async def lfs(request: Request) -> Response:
 
 async def put(request: Request) -> Response:
     """Take a large file."""
-    content, oid = await request.body(), request.path_params["oid"]
+    content, oid, store = await request.body(), request.path_params["oid"], store_of(request)
+    if store.refused_uploads:
+        store.refused_uploads -= 1
+        raise refusal(400, "", "broken off, as the test wants it")
     if hashlib.sha256(content).hexdigest() != oid:
         raise refusal(400, "", "the content does not have this SHA-256")
-    store_of(request).uploads[oid] = content
+    store.uploads[oid] = content
     return Response()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ftp.cli.consent import TRUST, ask_for_recipe
 from ftp.cli.echo import echo
 from ftp.cli.options import JSON, RECIPE, SET, for_writing, load_plugins, load_recipe, plugin_options, write_output
 
@@ -24,6 +25,7 @@ SHOWN = 15
 @RECIPE
 @SET
 @plugin_options
+@TRUST
 @JSON
 @click.option(
     "--html",
@@ -39,6 +41,7 @@ def command(
     settings: tuple[str, ...],
     files: tuple[Path, ...],
     without: tuple[str, ...],
+    trust: bool,
     as_json: bool,
     html: Path | None,
     steps: int,
@@ -59,6 +62,7 @@ def command(
     from ftp.stages.dry_run import dry_run, notes_only
 
     checked = load_recipe(recipe, load_plugins(files, without), settings)
+    ask_for_recipe(checked, str(recipe), trust)
     adapter, pace = checked.adapter, call(tuple | None, checked.train.peak_rate)
     share, rates = checked.train.rate_share, adapter.learning_rates
     known = (rates[0] * share, rates[1] * share) if rates else None

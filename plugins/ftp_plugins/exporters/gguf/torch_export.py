@@ -14,10 +14,10 @@ import ftp
 from ftp.files import first_line
 from ftp.lm.rendering import stop_ids
 from ftp.lm.torch_devices import pick_device
+from ftp.lm.torch_merge import bytes_of, check_mergeable, merged
 from ftp.lm.torch_parity import opened
 from ftp_plugins.exporters.gguf.quantise import WITH_LLAMA_CPP, other_types, quantise_with_llama_cpp
 from ftp_plugins.exporters.gguf.writer import check_writable, write_gguf
-from ftp_plugins.exporters.torch_merge import bytes_of, check_mergeable, merged
 
 BITS = {"F32": 32, "F16": 16, "BF16": 16}
 """Bits of a weight; of the other types at most 9."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,11 +72,12 @@ class RowCache:
             self.layers[layer] = tuple(new)  # type: ignore[assignment]
         return self.layers[layer]
 
-    def resize(self, capacity: int, keep: int) -> None:
-        """Give every row another capacity, at least as large as what the first `keep` rows hold."""
+    def resize(self, rows: int, capacity: int, keep: int) -> None:
+        """Make room for more or fewer rows of another capacity, which holds all that the first `keep` rows have."""
         for layer, pair in self.layers.items():
-            self.layers[layer] = tuple(_resized(states, capacity, keep) for states in pair)  # type: ignore[assignment]
-        self.capacity = capacity
+            resized = (_resized(states, rows, capacity, keep) for states in pair)
+            self.layers[layer] = tuple(resized)  # type: ignore[assignment]
+        self.rows, self.capacity = rows, capacity
 
     def copy(self, source: RowCache, from_row: int, to: slice, tokens: int) -> None:
         """Copy the first tokens of a row, also of another cache, into other rows."""
@@ -85,8 +86,8 @@ class RowCache:
                 mine[to, :, :tokens] = theirs[from_row, :, :tokens]
 
 
-def _resized(states: torch.Tensor, capacity: int, keep: int) -> torch.Tensor:
-    rows, heads, before, size = states.shape
+def _resized(states: torch.Tensor, rows: int, capacity: int, keep: int) -> torch.Tensor:
+    _, heads, before, size = states.shape
     found = states.new_zeros(rows, heads, capacity, size)
     both = min(before, capacity)
     found[:keep, :, :both] = states[:keep, :, :both]
@@ -150,18 +151,22 @@ def attend_rows(
     return out.reshape(1, len(turn.row), heads * groups, -1), None
 
 
+def attention_configs(model: Any) -> list[Any]:
+    """Return the configs by which the parts of a model choose their attention."""
+    return list({id(m.config): m.config for m in causal_model(model).modules() if hasattr(m, "config")}.values())
+
+
 @contextlib.contextmanager
-def row_attention(model: Any) -> Iterator[None]:
-    """Let the model attend over a `RowCache` inside the block; its forward then needs `turn=`."""
+def row_attention(configs: Sequence[Any]) -> Iterator[None]:
+    """Let a model with these configs attend over a `RowCache` inside the block; its forward then needs `turn=`."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attend_rows)
-    configs = {id(m.config): m.config for m in causal_model(model).modules() if hasattr(m, "config")}
-    before = {key: config._attn_implementation for key, config in configs.items()}
-    for config in configs.values():
+    before = [config._attn_implementation for config in configs]
+    for config in configs:
         config._attn_implementation_internal = NAME
     try:
         yield
     finally:
-        for key, config in configs.items():
-            config._attn_implementation_internal = before[key]
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation_internal = name

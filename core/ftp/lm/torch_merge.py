@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-import ftp
+from ftp.errors import ModelError
+from ftp.types import LoadedModel
 
 
-def check_mergeable(base: ftp.LoadedModel) -> None:
+def check_mergeable(base: LoadedModel) -> None:
     """Raise ModelError for a base model whose stored weights are quantised and stay so."""
     if base.request.already_quantized:
-        raise ftp.ModelError(
+        raise ModelError(
             f"{base.name} is stored quantised ({base.request.already_quantized}), so nothing can be merged into it "
             "without rounding the training away; export the adapter"
         )
@@ -25,7 +26,7 @@ def bytes_of(model: Any, dtype: str) -> int:
     return int(model.num_parameters()) * size
 
 
-def merged(loaded: ftp.LoadedModel) -> Any:
+def merged(loaded: LoadedModel) -> Any:
     """Return the `transformers.PreTrainedModel` with the trained weights in it; the loaded model is used up.
 
     Raises:
@@ -36,7 +37,7 @@ def merged(loaded: ftp.LoadedModel) -> Any:
         try:
             model = model.merge_and_unload(safe_merge=True)
         except ValueError as error:
-            raise ftp.ModelError(f"the adapter can't be merged: {error}") from None
+            raise ModelError(f"the adapter can't be merged: {error}") from None
     head = model.get_output_embeddings()
     if head is not None and head.weight is not model.get_input_embeddings().weight:
         # Trained apart, they'd be made one again by whoever loads them.

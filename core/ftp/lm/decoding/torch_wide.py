@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,20 +34,13 @@ class WideLinear:
         return functional.linear(x.float(), self.weight, self.bias).to(x.dtype)
 
 
-@contextlib.contextmanager
-def wide_products(model: Any) -> Iterator[None]:
-    """Let the linear layers of a bfloat16 model on a CPU multiply in float32 inside the block, where that is faster."""
+def wide_forwards(model: Any) -> dict[Any, Callable[..., Any]]:
+    """Return what replaces the forward of the linear layers of a bfloat16 model on a CPU, where that is faster."""
     layers = [module for module in model.modules() if _is_narrow(module)]
     size = 4 * sum(weight.numel() for weight in {id(m.weight): m.weight for m in layers}.values())
     if not layers or has_matrix_units() or size > MOST_BYTES:
-        layers = []
-    for module in layers:
-        module.forward = WideLinear(module)
-    try:
-        yield
-    finally:
-        for module in layers:
-            del module.forward
+        return {}
+    return {module: WideLinear(module) for module in layers}
 
 
 def _is_narrow(module: Any) -> bool:
