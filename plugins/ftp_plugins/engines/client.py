@@ -94,7 +94,8 @@ class Server:
         """Return what is missing on this machine."""
         if found := self.secrets_in_recipe():
             return found
-        found = [] if importlib.util.find_spec("openai") else ["openai is not installed: pip install openai"]
+        has_client = importlib.util.find_spec("openai")
+        found = [] if has_client else ["openai is not installed: pip install 'ftp-finetune[judge]'"]
         if urlsplit(self.address).scheme not in ("http", "https"):
             found.append(f"base_url: {self.address}: not an address; it is like http://localhost:8000/v1")
         elif self.needs_key and not os.environ.get(self.api_key_env):
