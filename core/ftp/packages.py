@@ -44,15 +44,26 @@ def _distributions(path: tuple[str, ...]) -> Mapping[str, list[str]]:
 
 
 def how_to_get(package: str, distribution: str) -> str:
-    """Return what to give to `pip install` for a package: the extra of a distribution, or the package itself."""
+    """Return what to give to `pip install` for a package: the extra of a distribution, or the package itself.
+
+    Of several extras, the smallest: an extra that contains others (`all`) is written out in full.
+    """
     wanted = DISTRIBUTIONS.get(package, package)
+    extras = extras_of(distribution)
+    bring = [extra for extra, names in extras.items() if normalised(wanted) in names]
+    return f"{distribution}[{min(bring, key=lambda extra: len(extras[extra]))}]" if bring else wanted
+
+
+def extras_of(distribution: str) -> dict[str, set[str]]:
+    """Return the names of the distributions that each extra of an installed distribution brings."""
+    extras: dict[str, set[str]] = {}
     try:
         requirements = importlib.metadata.requires(distribution) or []
     except importlib.metadata.PackageNotFoundError:
-        return package
+        requirements = []
     for requirement in requirements:
         name = re.match(r"[A-Za-z0-9._-]+", requirement)
         extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", requirement)
-        if name and extra and normalised(name.group()) == normalised(wanted):
-            return f"{distribution}[{extra.group(1)}]"
-    return wanted
+        if name and extra:
+            extras.setdefault(extra.group(1), set()).add(normalised(name.group()))
+    return extras

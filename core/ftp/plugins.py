@@ -264,7 +264,10 @@ def _blame(error: BaseException) -> str:
 
 
 def missing_packages(offer: Offer) -> Iterable[str]:
-    """Return how to install each package that the component imports and that is not installed."""
+    """Return how to install the packages that the component imports and that are not installed, a line a remedy."""
+    remedies: dict[str, list[str]] = {}
     for package in offer.component.requires:
         if not is_installed(package):
-            yield f"{offer.name} needs {package}: pip install '{how_to_get(package, offer.plugin.distribution)}'"
+            remedies.setdefault(how_to_get(package, offer.plugin.distribution), []).append(package)
+    for remedy, packages in remedies.items():
+        yield f"{offer.name} needs {', '.join(packages)}: pip install '{remedy}'"

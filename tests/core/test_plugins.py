@@ -323,15 +323,19 @@ def test_a_broken_plugin_is_a_warning_until_it_is_named(ftp, ftp_install, toys, 
 
 def test_how_to_get_what_a_component_needs(ftp_install):
     source = HOUSE.replace(
-        "    def score", "    requires = ('Nice_thing', 'other', 'json', 'no.such.parent')\n    def score"
+        "    def score",
+        "    requires = ('Nice_thing', 'other', 'json', 'no.such.parent', 'big_one', 'nice.thing')\n    def score",
     )
     site = ftp_install("acme-evals", source.replace("requires =", "requires: __import__('typing').ClassVar ="))
     metadata = Path(site, "acme_evals-0.1.dist-info", "METADATA")
-    metadata.write_text(metadata.read_text() + "Requires-Dist: nice.thing>=1; python_version>'3' and extra == 'nice'\n")
+    needed = ["big.one; extra == 'all'", "nice.thing>=1; extra == 'all'"]
+    needed += ["nice.thing>=1; python_version>'3' and extra == 'nice'"]
+    metadata.write_text(metadata.read_text() + "".join(f"Requires-Dist: {each}\n" for each in needed))
     importlib.invalidate_caches()
     offer = plugins.load().offers("evaluators")["house"]
     assert list(plugins.missing_packages(offer)) == [
-        "house needs Nice_thing: pip install 'acme-evals[nice]'",
+        "house needs Nice_thing, nice.thing: pip install 'acme-evals[nice]'",
         "house needs other: pip install 'other'",
         "house needs no.such.parent: pip install 'no.such.parent'",
+        "house needs big_one: pip install 'acme-evals[all]'",
     ]

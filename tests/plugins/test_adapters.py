@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+import ftp
 from ftp import ModelError
 from ftp.lm.byte_level import ByteLevel
 from ftp.records.answers import read_answers
@@ -92,6 +93,49 @@ def tied(ftp_tiny_model, tmp_path_factory):
 @pytest.mark.parametrize("adapter", [Full, LoRA, QLoRA])
 def test_the_adapters_keep_to_the_rules(adapter):
     assert_component_ok(adapter)
+
+
+class Frozen(ftp.Adapter):
+    """Freezes everything."""
+
+    def apply(self, loaded):
+        loaded.model.requires_grad_(False)
+        return loaded
+
+
+class Forgets(Frozen):
+    """Returns nothing."""
+
+    def apply(self, loaded):
+        super().apply(loaded)
+
+
+class NeedsAnother(Frozen):
+    """Wants a layer that the model doesn't have."""
+
+    def apply(self, loaded):
+        raise KeyError("model.h.0")
+
+
+class Refuses(Frozen):
+    """Says that it can't."""
+
+    def apply(self, loaded):
+        raise ModelError("the model has no layer 'model.h.0'")
+
+
+@pytest.mark.parametrize(
+    ("adapter", "what"),
+    [
+        (Frozen, "Frozen: apply returned a model in which nothing trains"),
+        (Forgets, "Forgets: apply has to return an ftp.LoadedModel"),
+        (NeedsAnother, r"NeedsAnother: apply raised KeyError \('model.h.0'\)"),
+    ],
+)
+def test_the_conformance_check_finds(adapter, what):
+    with pytest.raises(AssertionError, match=what):
+        assert_component_ok(adapter)
+    assert_component_ok(Refuses)
 
 
 STARTS = [

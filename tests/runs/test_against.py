@@ -108,12 +108,16 @@ SERVED = {"use": "openai", "model": "m", "base_url": "http://localhost:1/v1"}
         ({"answers": {"samples": 4}}, "answers.samples: several answers to a prompt are the same"),
         ({"against": {"a": SERVED | {"samples": 3}}}, "answers are compared in pairs"),
         ({"against": {"a-b": {"use": "openai", "model": "m"}}}, "a-b"),
+        ({"against": {"a" * 101: SERVED}}, "must be text that matches"),
+        ({"against": {"a": SERVED | {"base_url": "http://u:hunter2@["}}}, "against.a.base_url: has a user name"),
+        ({"against": {"a": SERVED | {"base_url": "http://x:99999999"}}}, ": not an address; it is like"),
         ({"against": {"a": {"use": "openay", "model": "m"}}}, "did you mean 'openai'"),
     ],
 )
 def test_bad_recipes(ftp, ftp_recipe, overrides, problem):
     done = ftp("check", str(ftp_recipe(**overrides)))
     assert done.code == 2 and problem in done.err, done.err
+    assert "hunter2" not in done.err
 
 
 def test_several_samples_are_clustered_by_prompt(ftp, ftp_recipe, ftp_tiny_model, tmp_path):

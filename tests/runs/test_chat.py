@@ -215,7 +215,7 @@ def test_a_gguf_file_of_a_real_model_answers(piped, tmp_path, monkeypatch):
         ((), "name a run, a model directory or a GGUF file"),
         (("nowhere",), "no run, no model directory and no GGUF file"),
         (("TINY", "--base"), "--base is for runs and adapters"),
-        (("--server", "http://127.0.0.1:9/v1"), "Connection error"),
+        (("--server", "http://127.0.0.1:9/v1"), "can't be reached"),
         (("--server", "http://127.0.0.1:9/v1", "--api-key-env", "FTP_NO_SUCH"), "FTP_NO_SUCH is not set"),
         (("TINY", "--model", "x"), "are for --server"),
     ],

@@ -158,6 +158,22 @@ def test_names_and_notes_do_not_act_on_the_terminal(runs, tmp_path):
     assert without_controls("é \u4e2d\n\t") == "é \u4e2d\n\t"
 
 
+@pytest.mark.parametrize("command", ["report", "resume", "compare", "eval", "export", "chat", "serve"])
+def test_a_directory_that_is_no_run_is_called_that(tmp_path, command):
+    (tmp_path / "empty").mkdir()
+    arguments = {"compare": ["empty", "empty"], "export": ["empty", "merged"]}.get(command, ["empty"])
+    how, said = outcome([command, *arguments], tmp_path)
+    assert how == "code 2" and "empty: " in said and "from a copy" not in said, said
+    assert "not a run directory" in said or "neither a run" in said or "no run, no model" in said, said
+
+
+def test_a_run_without_its_lock_wants_it_back(runs, tmp_path):
+    run = shutil.copytree(runs[0], tmp_path / "r" / "1")
+    (run / "run.lock.json").unlink()
+    how, said = outcome(["serve", str(run)], tmp_path)
+    assert how == "code 2" and "run.lock.json: missing; put it back from a copy" in said, said
+
+
 def test_paths_that_can_not_be_written_are_named(runs, tmp_path):
     (tmp_path / "file").write_text("")
     long = "n" * 300

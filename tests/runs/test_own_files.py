@@ -89,7 +89,7 @@ def test_from_ones_own_file_to_a_report(ftp, tmp_path, ftp_tiny_model, name):
     report = Path(outcome.out.splitlines()[-1])
     assert report.name == "report.html"
     assert report.stat().st_size > 10_000
-    assert re.search(r"evals\.heldout: \d+ rows? of eval:heldout held out", outcome.err)
+    assert re.search(r"evals\.heldout: \d+ rows? held out of the training rows", outcome.err)
     evaluation = json.loads((report.parent / "evaluation.json").read_text())
     assert {found["evals"] for found in evaluation} == {"heldout"} if isinstance(evaluation, list) else True
     if name == "faq.csv":

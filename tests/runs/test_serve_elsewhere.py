@@ -1,6 +1,7 @@
 """`ftp serve --engine … --print`: the commands for other servers, and which export has to be made first."""
 
 import json
+import os
 import shlex
 import shutil
 
@@ -23,7 +24,9 @@ def run(lora_runs, tmp_path):
 def add_export(run, format, main, **more):
     place = run / "exports" / format
     place.mkdir(parents=True)
+    parity = {"prompts": 2, "positions": 9, "same_ids": 2, "top1": 1.0, "kl": 0.0, "same_answers": 1.0}
     record = {"format": format, "options": {}, "proven": True, "evaluated": True, "main": main, "written": "2026"}
+    record |= {"run": f"one/{run.name}", "engine": "transformers", "misses": [], "parity": parity}
     (place / "export.json").write_text(json.dumps(record | more))
     return place
 
@@ -93,3 +96,63 @@ def test_bad_command_lines(ftp, lora_runs):
     ):
         outcome = ftp("serve", *arguments)
         assert outcome.code == 2 and says in outcome.err, outcome.err
+
+
+def changed(run, name, change):
+    file = run / name
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(change(content) or content))
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+@pytest.mark.parametrize(
+    ("name", "change", "what"),
+    [
+        ("run.lock.json", lambda lock: lock["recipe"]["model"].update(id=["a"]), "recipe.model.id is no text"),
+        ("run.lock.json", lambda lock: lock["recipe"].update(model="x"), "isn't in Hugging Face's layout"),
+        ("model/adapter_config.json", lambda adapter: adapter.update(r="x"), "r is not a rank"),
+        ("model/adapter_config.json", lambda adapter: adapter.update(r=None), "r is not a rank"),
+        ("model/adapter_config.json", lambda adapter: [1], "damaged"),
+        ("model/adapter_config.json", lambda adapter: 5, "damaged"),
+    ],
+)
+def test_damaged_runs_end_in_a_message(ftp, run, engine, name, change, what):
+    changed(run, name, change)
+    result = ftp("serve", str(run), "--engine", engine, "--print")
+    assert result.code == 2 and what in result.err, result.err
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"{}", "damaged; export it again"),
+        (b"[" * 100_000, "damaged; export it again"),
+        (b"\xff", "damaged; export it again"),
+        (None, "can't be read"),
+    ],
+)
+def test_damaged_exports_end_in_a_message(ftp, run, content, what):
+    place = run / "exports" / "gguf"
+    place.mkdir(parents=True)
+    if content is None:
+        os.mkfifo(run / "pipe")
+        (place / "export.json").symlink_to(run / "pipe")
+    else:
+        (place / "export.json").write_bytes(content)
+    result = ftp("serve", str(run), "--engine", "llama.cpp", "--print")
+    assert result.code == 2 and what in result.err, result.err
+
+
+def test_the_file_of_an_export_is_in_it(ftp, run):
+    add_export(run, "gguf", "../../../secret.gguf")
+    result = ftp("serve", str(run), "--engine", "llama.cpp", "--print")
+    assert result.code == 2 and "leads out of the export" in result.err
+
+
+def test_names_of_a_strangers_run_begin_no_command(ftp, run):
+    changed(run, "run.lock.json", lambda lock: lock["model"].update(name="m\ntouch owned #\x1b[31m"))
+    result = ftp("serve", f"a\ntouch owned\r={run}", "--engine", "sglang", "--print", "--host", "h; touch owned")
+    assert result.code == 0 and "\x1b" not in result.out, result.err
+    comment, command = result.out.split("\n", 1)
+    assert comment.startswith("# Ask for the model ") and command.startswith("python -m sglang.launch_server ")
+    assert "touch" not in "".join(part for at, part in enumerate(command.split("'")) if at % 2 == 0), "all is quoted"

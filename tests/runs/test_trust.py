@@ -132,6 +132,16 @@ def test_model_code_of_a_strangers_run_needs_consent(run, made):
     assert "run the code that comes with the model" in do(run, "eval", run, "-p", made.parents[2] / "mine.py")
 
 
+@pytest.mark.parametrize("command", [["export", "merged"], ["chat"], ["serve", "--port", "0"]], ids=lambda c: c[0])
+def test_model_code_of_a_strangers_run_needs_consent_on_the_way_out(lora_runs, tmp_path, command):
+    run = shutil.copytree(lora_runs.one, tmp_path / "runs" / "one" / "1")
+    resolved = run / "resolved.yaml"
+    resolved.write_text(resolved.read_text().replace("trust_remote_code: false", "trust_remote_code: true"))
+    how, said = outcome([command[0], str(run), *command[1:]], tmp_path, seconds=60)
+    assert how == "code 2" and "run the code that comes with the model" in said and "--trust" in said, said
+    assert not (run / "exports").exists()
+
+
 @pytest.mark.parametrize(("answer", "is_refused"), [("y\n", False), ("n\n", True), ("", True)])
 def test_the_question_on_a_terminal_names_what_would_happen(run, stranger, monkeypatch, answer, is_refused):
     @click.command()

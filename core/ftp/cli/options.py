@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,18 @@ TRACEBACK = click.option(
     callback=_traceback,
     help="Show where in the code an error arose.",
 )
+
+
+class FiniteRange(click.FloatRange):
+    """A number within limits; `nan` is within none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
+
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

@@ -27,7 +27,7 @@ from ftp.options import PLAIN_NAME, FilePath, Options, Share
 from ftp.types import ControlTokenRule
 from ftp.yaml_source import Path_
 
-CONTESTANT = r"^[A-Za-z0-9][A-Za-z0-9_]*$"
+CONTESTANT = r"^[A-Za-z0-9][A-Za-z0-9_]{0,99}$"
 """Pattern for the names of contestants, which become a part of file names."""
 
 

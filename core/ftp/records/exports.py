@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ftp.errors import RunError
+from ftp.files import read_plain_file
+from ftp.records import schemas
 
 RECORD = "export.json"
 
@@ -25,8 +27,12 @@ def _records(run: Path) -> Iterator[dict[str, Any]]:
     for file in sorted(run.glob(f"exports/*/{RECORD}")):
         if file.parent.suffix == ".part":  # half an export that a kill has left
             continue
+        if file.parent.is_symlink() or file.parent.parent.is_symlink():
+            raise RunError(f"{file.parent}: a link; a run is read and written as it is, so put there what it points to")
         try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-            yield {**record, "directory": str(file.parent.relative_to(run))}
-        except (ValueError, TypeError, OSError) as error:
+            record = schemas.checked(schemas.ExportRecord, json.loads(read_plain_file(file, schemas.MOST_BYTES)))
+        except OSError as error:
+            raise RunError(f"{file}: can't be read: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:
             raise RunError(f"{file}: damaged; export it again ({error})") from None
+        yield {**record, "directory": str(file.parent.relative_to(run))}

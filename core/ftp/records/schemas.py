@@ -42,6 +42,42 @@ class LockedModel(TypedDict):
     quantization: dict[str, Any] | None
 
 
+def _below(path: str) -> str:
+    """Return a path that stays below the directory that it is relative to."""
+    if path.startswith("/") or ".." in path.split("/") or not path.isprintable():
+        raise ValueError("leads out of the export")
+    return path
+
+
+class ParityRecord(TypedDict):
+    """How near an export came, in its export.json."""
+
+    __pydantic_config__ = _MORE  # type: ignore[misc]
+    prompts: int
+    positions: int
+    same_ids: int
+    top1: float
+    kl: float
+    same_answers: float
+
+
+class ExportRecord(TypedDict):
+    """The export.json of an export."""
+
+    __pydantic_config__ = _MORE  # type: ignore[misc]
+    format: str
+    run: str
+    options: dict[str, Any]
+    engine: str
+    proven: bool
+    misses: list[str]
+    parity: ParityRecord
+    evaluated: bool
+    written: str
+    main: NotRequired[Annotated[str, AfterValidator(_below)]]
+    files: NotRequired[dict[str, str]]
+
+
 class Lock(TypedDict, total=False):
     """run.lock.json, of this release or an older one."""
 

@@ -69,9 +69,11 @@ def lock_of(directory: RunDirectory) -> dict[str, Any]:
     """Return what a run was made from.
 
     Raises:
-        RunError: the file is missing or damaged.
+        RunError: the file is missing or damaged, or the directory is no run.
     """
     found: dict[str, Any] | None = directory.read_json(LOCK, schemas.Lock)
+    if found is None and not (directory.path / "resolved.yaml").is_file():
+        raise RunError(f"{directory.path}: not a run directory")
     if found is None:
         raise RunError(f"{directory.path / LOCK}: missing; put it back from a copy")
     return found

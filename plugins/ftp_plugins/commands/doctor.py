@@ -9,22 +9,8 @@ import click
 from ftp.cli.echo import echo
 from ftp.cli.options import JSON
 
-PACKAGES = {
-    "train": (
-        "torch",
-        "transformers",
-        "peft",
-        "trl",
-        "datasets",
-        "accelerate",
-        "gguf",
-        "pyarrow",
-        "scipy",
-        "matplotlib",
-    ),
-    "qlora": ("bitsandbytes",),
-    "judge": ("openai",),
-}
+EXTRAS = ("train", "qlora", "judge", "excel", "serve")
+"""The extras to look at: those that `ftp-finetune[all]` brings."""
 
 
 @click.command("doctor")
@@ -50,31 +36,22 @@ def command(as_json: bool) -> None:
 
 
 def _look() -> dict[str, Any]:
-    import importlib.metadata
     import os
     import platform
 
     import ftp
     from ftp import plugins
 
-    packages: dict[str, dict[str, str | None]] = {}
-    advice = []
-    for extra, names in PACKAGES.items():
-        packages[extra] = {}
-        for name in names:
-            try:
-                packages[extra][name] = importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                packages[extra][name] = None
-        if None in packages[extra].values():
-            advice.append(f"For {extra}: pip install 'ftp-finetune[{extra}]'")
+    packages = _packages()
+    missing = [extra for extra, versions in packages.items() if None in versions.values()]
+    advice = [f"For {extra}: pip install 'ftp-finetune[{extra}]'" for extra in missing]
     for plugin in plugins.load().broken():
         advice.append(f"Plugin {plugin.name} is broken: {plugin.error}")
     hardware: dict[str, str] = {"processors": str(os.cpu_count())}
-    if packages["train"]["torch"]:
+    if packages["train"].get("torch"):
         from ftp_plugins.commands.torch_doctor import devices
 
-        hardware |= devices(bool(packages["qlora"]["bitsandbytes"]))
+        hardware |= devices(bool(packages["qlora"].get("bitsandbytes")))
     return {
         "ftp": ftp.__version__,
         "python": platform.python_version(),
@@ -83,3 +60,23 @@ def _look() -> dict[str, Any]:
         "hardware": hardware,
         "advice": advice or ["Everything is installed."],
     }
+
+
+def _packages() -> dict[str, dict[str, str | None]]:
+    """Return the versions of what each extra brings, without what an earlier one has; None for a missing package."""
+    import importlib.metadata
+
+    from ftp.packages import extras_of
+
+    brought = extras_of("ftp-finetune")
+    found: dict[str, dict[str, str | None]] = {}
+    seen: set[str] = set()
+    for extra in EXTRAS:
+        found[extra] = {}
+        for name in sorted(brought.get(extra, set()) - seen):
+            try:
+                found[extra][name] = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                found[extra][name] = None
+        seen |= brought.get(extra, set())
+    return found

@@ -9,7 +9,7 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import ftp
 from ftp.errors import did_you_mean
@@ -53,6 +53,15 @@ class Reply:
     attempts: int = 1
 
 
+def _split(address: str) -> SplitResult:
+    """Take an address apart; empty parts for what is none."""
+    try:
+        parts = urlsplit(address)
+        return parts if parts.port != 0 else urlsplit("")
+    except ValueError:  # a bracket or a port that can't be
+        return urlsplit("")
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """The server of a chat model."""
@@ -72,13 +81,14 @@ class Server:
 
     @property
     def needs_key(self) -> bool:
-        return urlsplit(self.address).hostname not in LOOPBACK
+        return _split(self.address).hostname not in LOOPBACK
 
     def secrets_in_recipe(self) -> list[str]:
         """Return the options that hold a secret; the messages don't repeat it."""
         found = []
-        parts = urlsplit(self.address)
-        if parts.username or parts.password or parts.query or parts.fragment:
+        parts = _split(self.address)
+        unreadable = not parts.scheme and not {*"@?"}.isdisjoint(self.address)
+        if parts.username or parts.password or parts.query or parts.fragment or unreadable:
             found.append(
                 "base_url: has a user name, a password or a query in it; give the plain address, and the key in the "
                 "environment variable that api_key_env names"
@@ -94,8 +104,9 @@ class Server:
         """Return what is missing on this machine."""
         if found := self.secrets_in_recipe():
             return found
-        found = [] if importlib.util.find_spec("openai") else ["openai is not installed: pip install openai"]
-        if urlsplit(self.address).scheme not in ("http", "https"):
+        has_client = importlib.util.find_spec("openai")
+        found = [] if has_client else ["openai is not installed: pip install 'ftp-finetune[judge]'"]
+        if _split(self.address).scheme not in ("http", "https"):
             found.append(f"base_url: {self.address}: not an address; it is like http://localhost:8000/v1")
         elif self.needs_key and not os.environ.get(self.api_key_env):
             found.append(f"${self.api_key_env} is not set; it has to hold the key for {self.address}")

@@ -1,4 +1,4 @@
-"""What FTP relies on in every component, checked without a model: `assert_component_ok`."""
+"""What FTP relies on in every component, checked without the network: `assert_component_ok`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def assert_component_ok(cls: type[Component], /, *samples: Any, **options: Any) -> None:
-    """Check everything that FTP relies on in a component, as far as possible without a model.
+    """Check everything that FTP relies on in a component, as far as possible without a real model.
 
     Args:
         cls: the class that the plugin offers.

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ftp.cli.consent import TRUST
-from ftp.cli.options import TRACEBACK, plugin_options
+from ftp.cli.options import TRACEBACK, FiniteRange, plugin_options
 
 
 @click.command("chat")
@@ -19,9 +19,9 @@ from ftp.cli.options import TRACEBACK, plugin_options
 @click.option("--system", metavar="TEXT", help="The system turn. Default: that of all the run's eval prompts, if any.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer. Default: what the context holds.")
 @click.option(
-    "--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True, help="0 for the likeliest tokens."
+    "--temperature", type=FiniteRange(0, 2), default=0.0, show_default=True, help="0 for the likeliest tokens."
 )
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
+@click.option("--top-p", type=FiniteRange(0, 1, min_open=True), default=1.0, show_default=True)
 @click.option("--seed", type=int, help="Seed of the draws, with a temperature.")
 @plugin_options
 @TRUST

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,11 +72,17 @@ class Local:
         """Do nothing: the model goes with the process."""
 
 
+UNREADABLE = (ValueError, TypeError, AttributeError, RecursionError)
+"""What the client raises for an answer of another form."""
+
+
 @dataclass(frozen=True)
 class Served:
     """A model of an OpenAI-compatible server."""
 
     client: Any
+    url: str
+    key: str
     model: str
     sampling: Sampling
     recipe: Recipe | None = None
@@ -88,10 +93,14 @@ class Served:
         return [self.model]
 
     def stream(self, conversations: Sequence[Sequence[Message]]) -> Iterator[tuple[int, str]]:
+        import httpx2
         import openai
+
+        from ftp_plugins.commands.chat.connection import failure
 
         sampling = self.sampling
         limits = {"max_tokens": sampling.max_new_tokens, "seed": sampling.seed}
+        answered = False
         try:
             chunks = self.client.chat.completions.create(
                 model=self.model,
@@ -103,10 +112,13 @@ class Served:
             )
             with chunks:
                 for chunk in chunks:
-                    for choice in chunk.choices:
-                        yield 0, choice.delta.content or ""
-        except openai.OpenAIError as error:
-            raise FtpError(f"{self.client.base_url}: {first_line(error)}") from None
+                    for choice in chunk.choices or ():
+                        yield 0, "" + (choice.delta.content or "")
+                        answered = True
+        except (openai.OpenAIError, httpx2.HTTPError, *UNREADABLE) as error:
+            raise failure(self.url, self.key, error) from None
+        if not answered:
+            raise FtpError(f"{self.url}: no answer came")
 
     def close(self) -> None:
         """Close the connections."""
@@ -125,24 +137,24 @@ def open_server(url: str, model: str | None, key_name: str | None, sampling: Sam
     """
     try:
         import openai
+
+        from ftp_plugins.commands.chat.connection import check_address, failure, http_client, key_in
     except ModuleNotFoundError:
         raise FtpError("--server needs openai: pip install 'ftp-finetune[judge]'") from None
-    key = os.environ.get(key_name) if key_name else "none"
-    if not key:
-        raise FtpError(f"--api-key-env {key_name}: the environment variable {key_name} is not set")
+    check_address(url)
+    key = key_in(key_name)
+    client = openai.OpenAI(base_url=url, api_key=key or "none", http_client=http_client())
     try:
-        client = openai.OpenAI(base_url=url, api_key=key)
-    except (openai.OpenAIError, ValueError) as error:
-        raise FtpError(f"{url}: {first_line(error)}") from None
-    try:
-        model = model or next((each.id for each in client.models.list()), None)
-    except openai.OpenAIError as error:
+        model = model or next((str(each.id) for each in client.models.list() if each.id), None)
+        if model is None:
+            raise FtpError(f"{url}: the server names no model; --model names one")
+    except (openai.OpenAIError, *UNREADABLE) as error:
         client.close()
-        raise FtpError(f"{url}: {first_line(error)}") from None
-    if model is None:
+        raise failure(url, key, error) from None
+    except FtpError:
         client.close()
-        raise FtpError(f"{url}: the server names no model; --model names one")
-    return Served(client, model, sampling)
+        raise
+    return Served(client, url, key, model[:200], sampling)
 
 
 def open_local(
@@ -215,8 +227,8 @@ def _base_of(path: Path) -> str:
     file = path / "adapter_config.json"
     try:
         base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (ValueError, OSError, AttributeError) as error:
+    except (ValueError, OSError, AttributeError, RecursionError) as error:
         raise RunError(f"{file}: can't be read: {first_line(error)}") from None
-    if not isinstance(base, str) or not base:
+    if not isinstance(base, str) or not 0 < len(base) <= 1000:
         raise RunError(f"{file}: names no base model; talk to the run that it is from")
     return base

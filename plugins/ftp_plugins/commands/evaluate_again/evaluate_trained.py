@@ -133,7 +133,7 @@ class _RunTarget(_Target):
         if "train" not in RunDirectory(run).stages():
             raise RunError(f"{run}: no trained model in it; `ftp run` with its recipe resumes it")
         self.run, self.file = run, file
-        self.trained_by = recipe.read(run / "resolved.yaml", plugins)
+        self.trained_by = recipe.read(RunDirectory(run).place("resolved.yaml"), plugins)
         RunDirectory(run).check()
         super().__init__(run, asked or self.trained_by, plugins, progress)
         training = RunDirectory(run).read_json("training.json", Training)

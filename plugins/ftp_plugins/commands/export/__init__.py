@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ftp.cli.consent import TRUST, ask_for_run
 from ftp.cli.echo import echo
 from ftp.cli.options import TRACEBACK, load_plugins, plugin_options
 
@@ -16,6 +17,7 @@ from ftp.cli.options import TRACEBACK, load_plugins, plugin_options
 @click.option("--set", "settings", metavar="OPTION=VALUE", multiple=True, help="Set an option: --set type=Q8_0")
 @click.option("-o", "output", type=click.Path(path_type=Path), help="Write into this directory, not below the run.")
 @plugin_options
+@TRUST
 @TRACEBACK
 def command(
     run: Path,
@@ -24,6 +26,7 @@ def command(
     output: Path | None,
     files: tuple[Path, ...],
     without: tuple[str, ...],
+    trust: bool,
 ) -> None:
     """Write the model of a run in other FORMATs, each into exports/FORMAT/ below the run.
 
@@ -35,6 +38,7 @@ def command(
     from ftp.cli.run import quiet_libraries
     from ftp.cli.show import show
     from ftp.runs import finished
+    from ftp.runs import trust as consents
     from ftp.runs.directory import RunDirectory
     from ftp.stages.export import Exporting, refuse_unproven
     from ftp.stages.reports import default_reporters, write_reports
@@ -43,8 +47,9 @@ def command(
     directory = RunDirectory(run)
     plugins = load_plugins(files, without)
     finished.finished(directory)
-    trained_by = recipe.read(run / "resolved.yaml", plugins)
+    trained_by = recipe.read(directory.place("resolved.yaml"), plugins)
     exporters = exporters_for(formats, settings, output, plugins)
+    ask_for_run(directory, consents.of_recipe([trained_by.model, trained_by.adapter, *trained_by.report]), trust)
     written: list[Path] = []
     quiet_libraries()
     with show() as progress, directory.lock():

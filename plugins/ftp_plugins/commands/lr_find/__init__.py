@@ -11,7 +11,17 @@ import click
 
 from ftp.cli.consent import TRUST, ask_for_recipe
 from ftp.cli.echo import echo
-from ftp.cli.options import JSON, RECIPE, SET, for_writing, load_plugins, load_recipe, plugin_options, write_output
+from ftp.cli.options import (
+    JSON,
+    RECIPE,
+    SET,
+    FiniteRange,
+    for_writing,
+    load_plugins,
+    load_recipe,
+    plugin_options,
+    write_output,
+)
 
 RANGE = (5e-5, 2e-4)
 """The range for an adapter without a range of its own."""
@@ -34,8 +44,8 @@ SHOWN = 15
     help="Also write a page with the curve to this file.",
 )
 @click.option("--steps", type=click.IntRange(min=10), default=60, show_default=True, help="Optimizer steps to take.")
-@click.option("--low", type=click.FloatRange(min=0, min_open=True), help="The first rate.")
-@click.option("--high", type=click.FloatRange(min=0, min_open=True), help="The last rate, unless the loss diverges.")
+@click.option("--low", type=FiniteRange(min=0, min_open=True), help="The first rate.")
+@click.option("--high", type=FiniteRange(min=0, min_open=True), help="The last rate, unless the loss diverges.")
 def command(
     recipe: Path,
     settings: tuple[str, ...],

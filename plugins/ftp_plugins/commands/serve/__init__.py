@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ftp.cli.consent import TRUST
+from ftp.cli.echo import echo
 from ftp.cli.options import TRACEBACK, plugin_options
 
 ENGINES = ("vllm", "sglang", "llama.cpp", "ollama")
@@ -61,7 +62,7 @@ def command(
     if engine:
         from ftp_plugins.commands.serve.production import instructions
 
-        click.echo(instructions(engine, runs, host, port))
+        echo(instructions(engine, runs, host, port))
         return
     from ftp_plugins.commands.serve.start import Settings, serve
 

@@ -6,7 +6,6 @@ and Ollama (`ollama create`). None of these can live in FTP's environment, so th
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 from ftp.errors import RunError
 from ftp.records.exports import read_exports
 from ftp.runs.directory import RunDirectory
-from ftp.runs.lock import lock_of
+from ftp.runs.lock import LOCK, lock_of
 from ftp_plugins.commands.serve.names import split_name, unique_names
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -49,7 +48,7 @@ class Trained:
         ):
             if self.adapter.get(key):
                 return f"{what}, which the server can't load as an adapter"
-        return "" if self.adapter.get("r", 0) <= RANKS[-1] else f"its rank is above {RANKS[-1]}"
+        return "" if self.adapter["r"] <= RANKS[-1] else f"its rank is above {RANKS[-1]}"
 
 
 def instructions(engine: str, runs: Sequence[str], host: str, port: int) -> str:
@@ -81,13 +80,15 @@ def _read(path: Path) -> Trained:
     lock = lock_of(directory)
     if "train" not in directory.stages() or "model" not in lock:
         raise RunError(f"{path}: no trained model in it; `ftp resume {path}` goes on with it")
-    model = lock.get("recipe", {}).get("model", {})
-    file = directory.place("model/adapter_config.json")
-    try:
-        adapter = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError as error:
-        raise RunError(f"{file}: damaged: {error}") from None
-    return Trained("", directory.path, lock, model.get("id", ""), adapter)
+    model = lock.get("recipe", {}).get("model")
+    base = model.get("id", "") if isinstance(model, dict) else ""
+    file = "model/adapter_config.json"
+    adapter = directory.read_json(file, dict[str, Any]) or {}
+    if adapter and not (isinstance(adapter.get("r"), int) and adapter["r"] > 0):
+        raise RunError(f"{directory.path / file}: damaged: r is not a rank")
+    if not isinstance(base, str):
+        raise RunError(f"{directory.path / LOCK}: damaged: recipe.model.id is no text")
+    return Trained("", directory.path, lock, base, adapter)
 
 
 def _gpu_server(engine: str, runs: Sequence[Trained], host: str, port: int) -> str:
@@ -147,7 +148,8 @@ def _how_to_ask(engine: str, run: Trained, options: Sequence[str]) -> str:
     name = run.name
     if engine == "sglang" and "--lora-paths" in options:
         name = f"{run.lock['model']['name']}:{name}"  # as SGLang calls an adapter on its base model
-    return f"Ask for the model {name} with temperature 0, as the run was evaluated."
+    # On one line: a line break in a name would end the comment and begin a command.
+    return f"Ask for the model {' '.join(name.split())} with temperature 0, as the run was evaluated."
 
 
 def _llama_cpp(run: Trained, host: str, port: int) -> str:
@@ -171,11 +173,12 @@ def _llama_cpp(run: Trained, host: str, port: int) -> str:
 def _ollama(run: Trained, host: str, port: int) -> str:
     place = _export(run, "ollama", "Ollama reads a Modelfile and a GGUF file")
     name = run.name.lower()
+    host = shlex.quote(f"{host}:{port}")
     lines = [
-        f"OLLAMA_HOST={host}:{port} ollama serve &",
-        f"until OLLAMA_HOST={host}:{port} ollama list > /dev/null 2>&1; do sleep 1; done",
-        f"OLLAMA_HOST={host}:{port} {shlex.join(['ollama', 'create', name, '-f', str(place / 'Modelfile')])}",
-        f"OLLAMA_HOST={host}:{port} {shlex.join(['ollama', 'run', name])}",
+        f"OLLAMA_HOST={host} ollama serve &",
+        f"until OLLAMA_HOST={host} ollama list > /dev/null 2>&1; do sleep 1; done",
+        f"OLLAMA_HOST={host} {shlex.join(['ollama', 'create', name, '-f', str(place / 'Modelfile')])}",
+        f"OLLAMA_HOST={host} {shlex.join(['ollama', 'run', name])}",
     ]
     return "\n".join(lines)
 
