@@ -9,6 +9,7 @@ from tests.plugins.test_families import FAMILIES, family  # noqa: F401 (a fixtur
 import ftp
 from ftp.components import EngineWork
 from ftp.lm.decoding.torch_choice import drawn
+from ftp.lm.decoding.torch_packed import PackedModel
 from ftp.lm.rendering import prompt_ids
 from ftp.lm.torch_decode import answer_all
 from ftp.lm.torch_generate import generate
@@ -171,3 +172,21 @@ def test_wide_products_are_those_of_bfloat16_up_to_the_order_of_the_sums():
     assert ours.dtype == torch.bfloat16
     assert (ours.double() - precise).abs().max() <= (theirs.double() - precise).abs().max() + 1e-12
     assert torch.equal(WideLinear(layer)(x[:4]), layer(x[:4]))
+
+
+def test_a_prompt_that_is_answered_several_times_goes_through_once(ftp_tiny_model, monkeypatch):
+    loaded = load(ftp_tiny_model, "float32")
+    prompts, tokens = ids_of(loaded), []
+    forward = PackedModel.forward
+
+    def counted(self, cache, first, rows, *args):
+        tokens.append(sum(map(len, rows)))
+        return forward(self, cache, first, rows, *args)
+
+    monkeypatch.setattr(PackedModel, "forward", counted)
+    options = AnswerOptions(max_new_tokens=6, batch_size=16)
+    once = decode(loaded.model, prompts, (), options)
+    read_once, tokens[:] = sum(tokens[:-5]), []
+    mixed = [prompt for _ in range(3) for prompt in prompts]
+    assert decode(loaded.model, mixed, (), options) == once * 3
+    assert sum(tokens[:-5]) <= read_once  # a common beginning that many prompts have may go through by itself
