@@ -104,7 +104,7 @@ BROKEN = {
         "its hook ftp_formatters: 'house' (House) does not define format",
     ),
     "neither score nor evaluate": (
-        HOUSE.replace("def score", "def scores"),
+        HOUSE.replace("def score", "def rate"),
         "its hook ftp_evaluators: 'house' (House) defines neither score nor evaluate",
     ),
     "an option called use": (

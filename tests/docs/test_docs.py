@@ -190,7 +190,7 @@ def put_model(keys: dict[str, Any], directory: Path) -> None:
     if model["use"] == "run":
         run = directory / model["path"]
         run.mkdir(parents=True)
-        (run / "run.lock.json").write_text("{}")
+        (run / "run.lock.json").write_text('{"recipe": {}, "data": {}, "packages": {}, "plugins": {}}')
         (run / "stages.json").write_text('{"train": {"inputs": {}, "finished": "2026-08-01T10:15:00+00:00"}}')
 
 

@@ -17,6 +17,8 @@ OPTIONS = {
     "engines openai": {"model": "some-model"},
     "loaders run": {"path": "runs/small/1"},
     "exporters hub": {"repo": "example/model"},
+    "adapters peft": {"method": "LOHA", "config": {"target_modules": ["q_proj"], "r": 2}},
+    "evaluators json_schema": {"inline": {"type": "integer"}},
 }
 ROWS = {
     "instruct": {"instruction": "Add.", "context": "2 + 2", "response": "4"},
@@ -31,7 +33,8 @@ BUILT_IN = [
     for kind in KINDS
     for name, offer in plugins.load().offers(kind).items()
     if offer.plugin.distribution == "ftp-finetune"
-    and name not in ("judge", "pairwise")  # they need a server: their own tests run the same check
+    # They need a server, or rows and files of their own: their tests run the same check. grpo is made of others.
+    and name not in ("judge", "pairwise", "math", "code", "function", "grpo")
     and not list(plugins.missing_packages(offer))
 ]
 

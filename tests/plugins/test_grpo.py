@@ -387,7 +387,7 @@ def test_a_reward_for_length_trips_the_watcher(ftp_tiny_model, tmp_path):
             answers.append(watcher.see(event))
 
     events = Watched()
-    options = {"rewards": [Length(min_words=12)], "epochs": 8, "generations": 6, "max_new_tokens": 24, "updates": 1}
+    options = {"rewards": [Length(min_words=12)], "epochs": 12, "generations": 6, "max_new_tokens": 24, "updates": 1}
     train_grpo(ftp_tiny_model, tmp_path / "run", events, teach=teach_short_answers, **options)
     reasons = [answer.reason for answer in answers if answer is not None]
     curve = [(e["step"], round(e["reward"], 2), round(e["answer_tokens"], 1)) for e in events if e["event"] == "metric"]

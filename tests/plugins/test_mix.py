@@ -273,8 +273,8 @@ def test_every_epoch_trains_on_all_rows_in_another_order(ftp_tiny_model, tmp_pat
     from ftp_plugins.adapters.lora import LoRA
     from ftp_plugins.formatters.pairs import Instruct
     from ftp_plugins.loaders.huggingface import HuggingFace
+    from ftp_plugins.trainers.torch_sft import TokenObjective
     from ftp_plugins.trainers import sft
-    from ftp_plugins.trainers import torch_sft as loop
 
     rows = [{"instruction": f"{n}?", "response": "x" * (n % 3 + 1)} for n in range(24)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -285,13 +285,13 @@ def test_every_epoch_trains_on_all_rows_in_another_order(ftp_tiny_model, tmp_pat
     job = TrainingJob(loaded, corpus, ledger, tmp_path / "checkpoints", 1, lambda event, **values: None)
 
     seen = []  # what the trainer's own batches hold, in the order in which it asks for them
-    batch = loop.packed_batch
+    collate = TokenObjective.collate
 
-    def watched(rows):
+    def watched(objective, rows):
         seen.extend(tuple(row["input_ids"]) for row in rows)
-        return batch(rows)
+        return collate(objective, rows)
 
-    monkeypatch.setattr(loop, "packed_batch", watched)
+    monkeypatch.setattr(TokenObjective, "collate", watched)
     sft.SFT(epochs=3, batch_size=2).train(job)
     del seen[:2]  # the rehearsal's
     epochs = [seen[start : start + 24] for start in (0, 24, 48)]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ftp import DataError
+from ftp.testing import assert_component_ok
 from ftp.types import Example, Message
 from ftp_plugins.evaluators.code import Code
 from ftp_plugins.evaluators.code_sandbox import cuts_off_network
@@ -315,3 +316,13 @@ def test_importing_a_file_needs_consent(ftp, ftp_recipe, ftp_tiny_model, functio
     assert outcome.code == 2 and f"run the Python file {functions} (SHA-256 " in outcome.err
     assert "--trust allows that" in outcome.err and not Path("was-run").exists()
     assert ftp("check", "recipe.yaml").code == 0 and not Path("was-run").exists()
+
+
+def test_they_keep_to_the_rules_of_evaluators(ftp_answers, functions):
+    sums = ftp_answers([("2 + 2?", "4", "5", "4"), ("3 + 4?", "7", "", "7")])
+    assert_component_ok(Math, sums)
+    assert_component_ok(Function, sums, file=functions, name="verl")
+    one, two = "def f(): return 1", "def f(): return 2"
+    assert_component_ok(
+        Code, ftp_answers([("One?", "assert f() == 1", two, one), ("Two?", "assert f() == 2", "", two)])
+    )

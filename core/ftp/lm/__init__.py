@@ -15,6 +15,8 @@ Models from files:
 - `hf_loader`: a base class for loaders of Hugging Face files.
 - `hf_tokenizer`: tokenizers made ready for training: chat template, pad token, new tokens.
 - `torch_weights`: what a model is made of, and its weights in memory.
+- `processor`: what is known of the processor without torch.
+- `torch_types`: the data types that a model is loaded in and multiplied in.
 - `torch_merge`: trained weights merged into the base model, and whole models on disk.
 - `torch_devices`: the device to compute on, and the type of number that suits it.
 - `torch_models`: parts of a causal language model: inside an adapter's wrapper, output head, experts.
@@ -23,6 +25,9 @@ Computing:
 
 - `torch_packing`: rows of a batch in one sequence, without padding.
 - `torch_attention`: causal attention within the documents of a packed sequence.
+- `prefixes`: tokens that several rows begin with, as a forest.
+- `torch_prefix_attention`: attention of each token to what stands before it in its own row of a forest.
+- `torch_products`: the speed of matrix products, and the type to multiply in.
 - `torch_losses`: the loss of a model on every row.
 - `sampling`: how an answer is sampled, and its text as it grows token by token.
 - `answering`: models to talk to: conversations to requests, and the pieces of several answers as they come.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -55,7 +55,7 @@ class JSONSchema(ftp.Evaluator):
         except ValueError as error:
             return ftp.Score(0.0, f"not JSON: {error}")
         try:
-            wrong = next(self._validator.iter_errors(value), None)
+            wrong = next(_validator(json.dumps(self._schema)).iter_errors(value), None)
         except RecursionError:
             return ftp.Score(0.0, "nested too deep")
         return ftp.Score(1.0) if wrong is None else ftp.Score(0.0, f"{wrong.json_path}: {wrong.message[:200]}")
@@ -63,14 +63,6 @@ class JSONSchema(ftp.Evaluator):
     @cached_property
     def _schema(self) -> Any:
         return json.loads(Path(self.file).read_text(encoding="utf-8")) if self.file is not None else self.inline
-
-    @cached_property
-    def _validator(self) -> Any:
-        from jsonschema.validators import Draft202012Validator, validator_for
-        from referencing import Registry
-
-        # An empty registry: jsonschema's own would fetch what a schema refers to.
-        return validator_for(self._schema, default=Draft202012Validator)(self._schema, registry=Registry())
 
     @staticmethod
     def _check_schema(schema: Any) -> None:
@@ -87,6 +79,16 @@ class JSONSchema(ftp.Evaluator):
             raise ValueError(f"{error.json_path}: {error.message[:200]}") from None
         if outside := _references_outside(schema):
             raise ValueError(f"it refers to {outside}, and nothing is fetched; put that part into $defs")
+
+
+@lru_cache
+def _validator(schema: str) -> Any:
+    from jsonschema.validators import Draft202012Validator, validator_for
+    from referencing import Registry
+
+    parsed = json.loads(schema)
+    # An empty registry: jsonschema's own would fetch what a schema refers to.
+    return validator_for(parsed, default=Draft202012Validator)(parsed, registry=Registry())
 
 
 def _references_outside(schema: Any) -> str | None:

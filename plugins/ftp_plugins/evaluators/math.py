@@ -9,10 +9,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
 import ftp
 
@@ -34,8 +35,6 @@ class Math(ftp.Evaluator):
     timeout: float = Field(default=5.0, gt=0, le=600)
     """Seconds that a comparison may take; longer ones score 0."""
 
-    _worker: _Worker | None = PrivateAttr(default=None)
-
     def check(self, examples: Sequence[ftp.Example]) -> None:
         for example in examples:
             found, why = self._ask({"gold": example.reference})
@@ -48,9 +47,7 @@ class Math(ftp.Evaluator):
         return ftp.Score(float(same), why)
 
     def _ask(self, question: dict[str, str]) -> tuple[bool, str]:
-        if self._worker is None:
-            self._worker = _Worker()
-        reply = self._worker.ask(question, self.timeout)
+        reply = _worker().ask(question, self.timeout)
         if reply is None:
             return False, f"the comparison took more than {self.timeout:g} seconds, or too much memory"
         return bool(reply["same"]), str(reply["why"])
@@ -101,6 +98,12 @@ class _Worker:
             self.end()
             raise ftp.ModelError("math: the process that compares results with Math-Verify doesn't start")
         return self._process
+
+
+@cache
+def _worker() -> _Worker:
+    """Return the process that compares, one for all evaluators of this process."""
+    return _Worker()
 
 
 def _line(process: subprocess.Popen[bytes], seconds: float) -> Any:

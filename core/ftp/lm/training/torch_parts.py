@@ -108,9 +108,13 @@ class TrainingParts:
                 "or load the model in bfloat16 or float32"
             )
 
-    def score(self) -> dict[str, float]:
-        """Return the `score` of the state if the recipe asks for one; the model must be as it is evaluated."""
-        if self.best_by == "loss" or self.job.score is None:
+    def score(self, values: Mapping[str, Any]) -> dict[str, float]:
+        """Return the `score` of the state if the recipe asks for one; the model must be as it is evaluated.
+
+        Args:
+            values: what its validation measured; states that are compared by one of these need no other score.
+        """
+        if self.best_by in values or self.job.score is None:
             return {}
         score = functools.partial(self.job.score, self.best_by, self.dev_rows)
         return {"score": current().from_first(score)}

@@ -87,7 +87,7 @@ class TrainerWithParts(Trainer):  # type: ignore[misc]
         if self.parts.validation is not None:
             self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         with self.as_evaluated():
-            values |= self.parts.score()
+            values |= self.parts.score(values)
         self.parts.emit_validation(values, self.state, self.control)
         if self.state.global_step == 0:
             self.save_checkpoint()

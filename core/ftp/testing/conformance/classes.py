@@ -84,6 +84,10 @@ def _unread_options(cls: type[Component]) -> Iterator[str]:
         yield f"the source of its module, {cls.__module__}, can't be read."
         return
     parts = [tree for tree in map(source, _own_imports(cls, trees)) if tree is not None]
+    # A trainer hands its options on to its loss, and that to the parts of its own in the same folder.
+    folders = {of.__module__.rpartition(".")[0] for of in own_classes(cls)} - {""}
+    near = {name for name in _own_imports(cls, parts) if name.rpartition(".")[0] in folders}
+    parts += [tree for tree in map(source, near) if tree is not None]
     nodes = [node for tree in (*trees, *parts) for node in ast.walk(tree)]
     read = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
     of_the_kind = {name for base in KINDS.values() if issubclass(cls, base) for name in base.model_fields}
