@@ -273,8 +273,8 @@ def test_every_epoch_trains_on_all_rows_in_another_order(ftp_tiny_model, tmp_pat
     from ftp_plugins.adapters.lora import LoRA
     from ftp_plugins.formatters.pairs import Instruct
     from ftp_plugins.loaders.huggingface import HuggingFace
-    from ftp_plugins.trainers.torch_sft import TokenObjective
     from ftp_plugins.trainers import sft
+    from ftp_plugins.trainers.torch_sft import TokenObjective
 
     rows = [{"instruction": f"{n}?", "response": "x" * (n % 3 + 1)} for n in range(24)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
