@@ -304,7 +304,7 @@ def test_no_room_is_said_before_anything_is_written(lora, monkeypatch):
     assert code == 2 and "make room" in said and not (lora / "exports").exists()
 
 
-@pytest.mark.parametrize("kind", ["merged", "gguf"])
+@pytest.mark.parametrize("kind", ["merged", pytest.param("gguf", marks=pytest.mark.slow)])
 def test_a_disk_that_fills_up_is_said_and_what_was_written_is_removed(lora, kind):
     """Even where there seemed to be room: here, a file may have no more than 100 kB."""
 

@@ -149,6 +149,7 @@ def long_recipe(ftp_recipe, ftp_tiny_model):
 
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes in /proc")
+@pytest.mark.slow
 def test_a_killed_process_is_started_again_and_one_process_finishes_the_run(ftp, long_recipe, tmp_path):
     (tmp_path / "place.yaml").write_text("{use: local, processes: 2, restarts: 1}\n")
     launched = Launched(tmp_path, "--on", "place.yaml")
