@@ -542,9 +542,9 @@ def test_targets_by_a_regular_expression_get_the_adapters(untied):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"targets": "all_linear"}, "'all_linear' matches no layer's whole path"),
+        ({"targets": r".*\.q_prj"}, "matches no layer's whole path"),
         ({"targets": r".*self_attn"}, "is matched and is not a linear layer"),
-        ({"targets": r"lm_head"}, "is the output head"),
+        ({"targets": r"(lm_head)"}, "is the output head"),
         ({"rank_pattern": {"up_prj": 8}}, "rank_pattern: no adapted layer takes 'up_prj'"),
         ({"targets": ["q_proj"], "alpha_pattern": {"up_proj": 8}}, "alpha_pattern: no adapted layer takes 'up_proj'"),
         ({"rank_pattern": {"up_proj": 10**6}}, "adapter.rank_pattern.up_proj: 1,000,000 is more than the widest"),
@@ -558,6 +558,10 @@ def test_a_pattern_that_nothing_takes_is_refused(untied, options, message):
 @pytest.mark.parametrize(
     ("adapter", "message"),
     [
+        (
+            LoRA(targets="all_linear"),
+            "targets: 'all_linear' is no layer's whole path; write [all_linear], or all-linear",
+        ),
         (LoRA(targets="(q_proj"), "targets: '(q_proj' is not a regular expression"),
         (LoRA(rank_pattern={"*": 2}), "rank_pattern: '*' is not a regular expression"),
         (LoRA(targets=".*q_proj", layers="last 1"), "layers: applies to targets given by name"),

@@ -88,6 +88,8 @@ class LoRA(ftp.Adapter):
                     re.compile(pattern)
                 except re.error as error:
                     found.append(f"{name}: '{pattern}' is not a regular expression: {error}")
+        if self._is_pattern and re.fullmatch(r"[\w-]+", str(self.targets)):
+            found.append(f"targets: '{self.targets}' is no layer's whole path; write all-linear, or a list of names")
         if self._is_pattern and self.layers != "all":
             found.append("layers: applies to targets given by name; put the numbers into the regular expression")
         if isinstance(self.targets, list):

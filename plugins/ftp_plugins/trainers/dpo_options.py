@@ -57,7 +57,7 @@ class DPOOptions(LoopTraining):
     """Peak rate, about a tenth of that of supervised fine-tuning. LoRA and QLoRA: usually 5e-6 to 2e-5; full training
     about a tenth of that."""
     batch_size: int = Field(default=8, ge=1)
-    """Pairs processed at once, on each device."""
+    """Pairs processed at once."""
     gradient_accumulation: int = Field(default=1, ge=1)
     """Batches per optimizer step. The loss is averaged over the pairs of the whole step."""
     max_length: int = Field(default=1024, ge=8)

@@ -45,7 +45,7 @@ class KTOOptions(LoopTraining):
     """Peak rate, about a tenth of that of supervised fine-tuning. LoRA and QLoRA: usually 5e-6 to 2e-5; full training
     about a tenth of that."""
     batch_size: int = Field(default=8, ge=2)
-    """Rows processed at once, on each device; the KL divergence is estimated on them."""
+    """Rows processed at once; the KL divergence is estimated on them."""
     gradient_accumulation: int = Field(default=1, ge=1)
     """Batches per optimizer step. The loss is averaged over the rows of the whole step."""
     max_length: int = Field(default=1024, ge=8)
