@@ -560,7 +560,7 @@ def test_a_pattern_that_nothing_takes_is_refused(untied, options, message):
     [
         (
             LoRA(targets="all_linear"),
-            "targets: 'all_linear' is no layer's whole path; write [all_linear], or all-linear",
+            "targets: 'all_linear' is no layer's whole path; write all-linear, or a list",
         ),
         (LoRA(targets="(q_proj"), "targets: '(q_proj' is not a regular expression"),
         (LoRA(rank_pattern={"*": 2}), "rank_pattern: '*' is not a regular expression"),
