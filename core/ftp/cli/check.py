@@ -57,7 +57,7 @@ def command(
         except DataError as error:
             problems += error.problems
             continue
-        bad = f", {dropped} bad rows will be dropped" if dropped else ""
+        bad = f", {dropped} bad row{'s' * (dropped > 1)} will be dropped" if dropped else ""
         echo(f"{split}: {shown(Path(str(source.path)), Path.cwd())}: {good} rows{bad}")
     for name, size in checked.data.held_out.items():
         of = f"{size:.4g} of the rows" if isinstance(size, float) else f"{size} rows"
