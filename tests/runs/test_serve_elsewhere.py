@@ -76,6 +76,20 @@ def test_an_adapter_that_a_server_cannot_load_is_merged_first(ftp, ftp_tiny_mode
     assert command[2] == str(place) and "--lora-modules" not in command
 
 
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda adapter: {"peft_type": "IA3", "target_modules": ["q_proj"]}, "an adapter by IA3"),
+        (lambda adapter: adapter.update(rank_pattern={"q_proj": 64}), "different ranks"),
+        (lambda adapter: adapter.update(alpha_pattern={"q_proj": 64}), "different factors"),
+    ],
+)
+def test_an_adapter_of_another_kind_is_merged_first(ftp, run, change, what):
+    changed(run, "model/adapter_config.json", change)
+    outcome = ftp("serve", str(run), "--engine", "vllm", "--print")
+    assert outcome.code == 2 and what in outcome.err and f"First: ftp export {run} merged" in outcome.err
+
+
 def test_runs_on_other_base_models_are_served_apart(ftp, run, lora_runs):
     lock = json.loads((run / "run.lock.json").read_text())
     lock["model"]["fingerprint"] = "0" * 64

@@ -40,11 +40,15 @@ class Trained:
             return "it was trained on a quantised base model, which the server would quantise in its own way"
         if not self.base:
             return "its base model isn't in Hugging Face's layout"
+        if (method := self.adapter.get("peft_type") or "LORA") != "LORA":
+            return f"it is an adapter by {method}, which the server can't load as an adapter"
         for key, what in (
             ("use_dora", "it is a DoRA adapter"),
             ("modules_to_save", "it trained whole modules"),
             ("trainable_token_indices", "it has new tokens"),
             ("target_parameters", "it has adapters on experts"),
+            ("rank_pattern", "its layers have different ranks"),
+            ("alpha_pattern", "its layers have different factors"),
         ):
             if self.adapter.get(key):
                 return f"{what}, which the server can't load as an adapter"
@@ -84,7 +88,8 @@ def _read(path: Path) -> Trained:
     base = model.get("id", "") if isinstance(model, dict) else ""
     file = "model/adapter_config.json"
     adapter = directory.read_json(file, dict[str, Any]) or {}
-    if adapter and not (isinstance(adapter.get("r"), int) and adapter["r"] > 0):
+    is_lora = bool(adapter) and (adapter.get("peft_type") or "LORA") == "LORA"
+    if is_lora and not (isinstance(adapter.get("r"), int) and adapter["r"] > 0):
         raise RunError(f"{directory.path / file}: damaged: r is not a rank")
     if not isinstance(base, str):
         raise RunError(f"{directory.path / LOCK}: damaged: recipe.model.id is no text")
