@@ -26,7 +26,7 @@ import click
 from pydantic import BaseModel
 
 import ftp
-from ftp import cli, components, hookspecs, plugins, recipe
+from ftp import cli, components, hookspecs, plugins, recipe, slots
 from ftp.components import KINDS, Component
 
 DOCS = Path(__file__).parent
@@ -194,7 +194,7 @@ def components_page(found: plugins.Plugins) -> str:
             anchor = anchor_of(name, offer.component.__doc__ or "")
             heading = f"### {name}" + (f" {{ #{anchor} }}" if anchor != name else "")
             parts += [heading, text_of(offer.component.__doc__), *facts(offer.component)]
-            schema = recipe.block_schema(offer.component, found)
+            schema = slots.block_schema(offer.component, found)
             if offer.component.model_fields:
                 defs = schema.get("$defs", {})
                 parts.append(options(offer.component, schema, defs))

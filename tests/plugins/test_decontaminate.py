@@ -18,7 +18,7 @@ from ftp.data.examples import Corpus, write_examples
 from ftp.data.ledger import Ledger
 from ftp.data.words import words
 from ftp.errors import DataError
-from ftp.recipe.slots import Slots
+from ftp.slots import Slots
 from ftp.testing import assert_component_ok
 from ftp.types import Example, Message
 from ftp_plugins.curators import ngram_index

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
     from ftp.plugins import Plugins
-    from ftp.recipe.slots import Slots
+    from ftp.slots import Slots
 
 
 @click.command("plugins")
@@ -76,8 +76,7 @@ def _show(found: Plugins, name: str, as_json: bool) -> None:
 
     from ftp.components import KINDS
     from ftp.errors import PluginError, did_you_mean
-    from ftp.recipe import block_schema
-    from ftp.recipe.slots import Slots
+    from ftp.slots import Slots, block_schema
 
     slots = Slots(found)
     offers = [offer for kind in KINDS for offer in found.offers(kind).values() if offer.name == name]
@@ -100,7 +99,7 @@ def _show(found: Plugins, name: str, as_json: bool) -> None:
 
 
 def _default(slots: Slots, field: FieldInfo) -> str:
-    from ftp.recipe.model import dump
+    from ftp.slots import dump
 
     if field.is_required():
         return "required"

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from ftp.components import Component
 from ftp.errors import did_you_mean
-from ftp.recipe.slots import Slot
+from ftp.slots import Slot
 
 OTHER_WORDS = {
     **dict.fromkeys(("dataset", "datasets", "dataset_name", "train_file", "train_dataset", "train_data"), "data.train"),

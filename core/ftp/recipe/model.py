@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Discriminator, Field, PrivateAttr, Tag
-from pydantic_core import to_jsonable_python
 
 from ftp.components import (
     Adapter,
@@ -24,6 +23,7 @@ from ftp.components import (
 from ftp.data.readers.encodings import known_encoding
 from ftp.data.readers.rows import ReadOptions, SampleBy
 from ftp.options import PLAIN_NAME, FilePath, Options, Share
+from ftp.slots import dump
 from ftp.types import ControlTokenRule
 from ftp.yaml_source import Path_
 
@@ -181,23 +181,6 @@ class Recipe(Options):
 
 def reads_answers(recipe: Recipe) -> bool:
     return recipe.train.answers_prompts or any(evaluator.reads_answers for evaluator in recipe.evaluate)
-
-
-def dump(value: Any) -> Any:
-    """Return a value of a recipe as YAML has it: components with their `use:`, every default written out."""
-    if isinstance(value, Component):
-        block = {"use": value.used_as, **{name: dump(getattr(value, name)) for name in type(value).model_fields}}
-        weight = value.weight_given if isinstance(value, Evaluator) else None
-        return block if weight is None else {**block, "weight": weight}
-    if isinstance(value, BaseModel):
-        return {name: dump(getattr(value, name)) for name in type(value).model_fields}
-    if isinstance(value, Mapping):
-        return {key: dump(item) for key, item in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted(map(dump, value), key=repr)  # in an order that is the same in every process
-    if isinstance(value, list | tuple):
-        return [dump(item) for item in value]
-    return to_jsonable_python(value)
 
 
 def components_of(value: Any, path: Path_ = ()) -> Iterator[tuple[Path_, Component]]:

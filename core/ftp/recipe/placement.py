@@ -14,7 +14,7 @@ from ftp.errors import LaunchError, RecipeError, did_you_mean
 from ftp.options import Options
 from ftp.plugins import Plugins, missing_packages
 from ftp.recipe.explain import explain
-from ftp.recipe.slots import Slots, block_schema
+from ftp.slots import Slots, block_schema
 from ftp.yaml_source import dotted, parse
 
 ROOT = "on"

@@ -27,7 +27,7 @@ from ftp.plugins import Plugin, Plugins, missing_packages
 from ftp.recipe.checks import cross_check
 from ftp.recipe.explain import explain
 from ftp.recipe.model import Recipe, Source, components_of, reads_answers
-from ftp.recipe.slots import Slots
+from ftp.slots import Slots
 from ftp.yaml_source import Path_, dotted, override, parse
 
 VALIDATION = 0.1

@@ -18,8 +18,8 @@ from ftp.errors import DataError
 from ftp.files import digest, file_digest, new_file
 from ftp.guard import call
 from ftp.options import AnswerOptions
-from ftp.recipe.model import dump
 from ftp.records.answers import read_answers
+from ftp.slots import dump
 from ftp.types import Answer, Example, LoadedModel, TokenLoss
 
 LAYOUT = 3

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationInfo
 
 import ftp
 from ftp.files import digest
-from ftp.recipe.model import dump
+from ftp.slots import dump
 from ftp_plugins.engines.calls import Calls
 from ftp_plugins.engines.client import Server
 from ftp_plugins.engines.server_options import ServerOptions

@@ -10,8 +10,7 @@ from pydantic import ValidationError
 
 from ftp import plugins
 from ftp.components import Component
-from ftp.recipe.model import dump
-from ftp.recipe.slots import Slots, has_slots
+from ftp.slots import Slots, dump, has_slots
 from ftp.testing.conformance.common import attempt, fail, pickled
 
 

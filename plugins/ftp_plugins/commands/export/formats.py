@@ -14,7 +14,7 @@ from ftp.components import Exporter
 from ftp.errors import RecipeError, RunError, did_you_mean
 from ftp.guard import call
 from ftp.plugins import Plugins, missing_packages
-from ftp.recipe.slots import Slots
+from ftp.slots import Slots
 
 
 def exporters_for(

@@ -23,11 +23,10 @@ from pydantic import (
     create_model,
 )
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError, to_jsonable_python
 
 from ftp.components import KINDS, Component, Engine, Evaluator, Formatter, Weighted
 from ftp.plugins import Offer, Plugins
-from ftp.recipe.model import Recipe, dump
 
 Block = TypeVar("Block", bound=BaseModel)
 Kind = TypeVar("Kind", bound=Component)
@@ -219,15 +218,21 @@ def _nothing_installed(value: object) -> None:
     raise PydanticCustomError("nothing_installed", "nothing of this kind is installed")
 
 
-def recipe_model(plugins: Plugins) -> type[Recipe]:
-    """Make the pydantic model of a recipe for what is installed."""
-    return Slots(plugins).model(Recipe)
-
-
-def json_schema(plugins: Plugins) -> dict[str, Any]:
-    """Return the JSON schema (Draft 2020-12) of recipes for what is installed."""
-    schema = block_schema(Recipe, plugins)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "FTP recipe"}
+def dump(value: Any) -> Any:
+    """Return a value of a recipe as YAML has it: components with their `use:`, every default written out."""
+    if isinstance(value, Component):
+        block = {"use": value.used_as, **{name: dump(getattr(value, name)) for name in type(value).model_fields}}
+        weight = value.weight_given if isinstance(value, Evaluator) else None
+        return block if weight is None else {**block, "weight": weight}
+    if isinstance(value, BaseModel):
+        return {name: dump(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        return {key: dump(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(map(dump, value), key=repr)  # in an order that is the same in every process
+    if isinstance(value, list | tuple):
+        return [dump(item) for item in value]
+    return to_jsonable_python(value)
 
 
 def block_schema(cls: type[BaseModel], plugins: Plugins) -> dict[str, Any]:
