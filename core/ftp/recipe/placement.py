@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from ftp.components import Launcher
 from ftp.errors import LaunchError, RecipeError, did_you_mean
+from ftp.mistakes.explain import explain
 from ftp.options import Options
 from ftp.plugins import Plugins, missing_packages
-from ftp.recipe.explain import explain
 from ftp.slots import Slots, block_schema
 from ftp.yaml_source import dotted, parse
 

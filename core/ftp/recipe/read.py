@@ -22,10 +22,10 @@ from ftp.data.files import files_of, notes_on, rows_of
 from ftp.errors import DataError, RecipeError
 from ftp.files import shown
 from ftp.guard import call
+from ftp.mistakes.explain import explain
 from ftp.options import Decoding
 from ftp.plugins import Plugin, Plugins, missing_packages
 from ftp.recipe.checks import cross_check
-from ftp.recipe.explain import explain
 from ftp.recipe.model import Recipe, Source, components_of, reads_answers
 from ftp.slots import Slots
 from ftp.yaml_source import Path_, dotted, override, parse

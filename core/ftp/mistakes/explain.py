@@ -10,9 +10,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from ftp.errors import did_you_mean
+from ftp.mistakes.hints import blocks_in, tags_of, where_it_belongs
 from ftp.options import PLAIN_NAME
 from ftp.plugins import Plugins
-from ftp.recipe.hints import blocks_in, tags_of, where_it_belongs
 from ftp.yaml_source import Document, Path_, dotted, shown_value
 
 _MUST_BE = {
