@@ -30,7 +30,7 @@ def launch(placement: str, plugins: Plugins, command: Sequence[str], only_once: 
     """
     from ftp.components import Launch
     from ftp.guard import call
-    from ftp.recipe.placement import read_placement
+    from ftp.placement import read_placement
 
     launcher = read_placement(placement, plugins)
     again = [sys.executable, "-m", "ftp", *command]

@@ -25,7 +25,7 @@ def command(files: tuple[Path, ...], without: tuple[str, ...], output: Path | No
     import json
 
     from ftp import recipe
-    from ftp.recipe.placement import placement_schema
+    from ftp.placement import placement_schema
 
     schema_of = placement_schema if placement else recipe.json_schema
     text = json.dumps(schema_of(load_plugins(files, without)), indent=2, ensure_ascii=False)
