@@ -8,8 +8,8 @@ from ftp.files import shown
 from ftp.plugins import Plugins
 from ftp.progress import Progress
 from ftp.recipe.model import Recipe
+from ftp.results import finished
 from ftp.runs.directory import RunDirectory
-from ftp.runs.finished import finished
 from ftp.runs.lock import fingerprints, origin_of
 from ftp.runs.start import accept_changes, begin, run_directory
 from ftp.stages.export import refuse_unproven, rehearse_exports

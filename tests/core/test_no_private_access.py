@@ -62,7 +62,7 @@ def test_no_private_name_is_touched(path):
 @pytest.mark.parametrize(
     "source",
     [
-        "from ftp.runs.finished import _read",
+        "from ftp.results import _read",
         "import ftp._hidden",
         "model._work",
         "monkeypatch.setattr(pages, '_limit', 3)",

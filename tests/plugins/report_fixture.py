@@ -11,8 +11,8 @@ from ftp import Answer, Evaluation, Example, Message
 from ftp.data.examples import write_examples
 from ftp.data.ledger import Ledger
 from ftp.records.answers import write_answers
+from ftp.results import answers_file, finished
 from ftp.runs.directory import RunDirectory
-from ftp.runs.finished import answers_file, finished
 from ftp.stats.paired import adjusted, on_subsets, paired_metric
 from ftp.types import TokenLoss
 

@@ -627,8 +627,8 @@ def test_a_judge_in_a_recipe(ftp, ftp_recipe, ftp_tiny_model, tmp_path):
     assert {line["evaluator"] for line in lines} <= {"judge", "pairwise"} and len(lines) >= 8
     evaluations = json.loads((run / "evaluation.json").read_text())
     assert evaluations[0]["panel"]["calls"] == 8
+    from ftp.results import finished
     from ftp.runs.directory import RunDirectory
-    from ftp.runs.finished import finished
 
     assert finished(RunDirectory(run)).evaluations[0].panel == evaluations[0]["panel"]
 

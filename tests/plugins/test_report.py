@@ -16,7 +16,7 @@ import yaml
 from report_fixture import old_run, read_run, write_run
 
 from ftp import Answer, Evaluation, Example, Interval, Message, Metric
-from ftp.runs.finished import finished
+from ftp.results import finished
 from ftp.stats.paired import paired_metric
 from ftp.testing import assert_component_ok
 from ftp.types import EvalView

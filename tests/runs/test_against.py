@@ -6,8 +6,8 @@ import pytest
 from tests.plugins.judge_server import Say, prompt_of, serving
 
 from ftp.records.answers import read_answers
+from ftp.results import answers_file, contestant, finished
 from ftp.runs.directory import RunDirectory
-from ftp.runs.finished import answers_file, contestant, finished
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,8 @@ from ftp.data.ledger import Ledger
 from ftp.errors import DataError, FtpError, RunError
 from ftp.options import AnswerOptions
 from ftp.records.answers import write_answers
+from ftp.results import finished
 from ftp.runs.directory import RunDirectory
-from ftp.runs.finished import finished
 from ftp.stages import answer_cache
 from ftp.stages.evaluate import leaked_rows
 from ftp.stats.paired import holm

@@ -19,14 +19,13 @@ from ftp.cli.options import TRACEBACK, load_plugins, plugin_options
 @click.option("--open", "show", is_flag=True, help="Open the page in a browser.")
 def command(run: Path, files: tuple[Path, ...], without: tuple[str, ...], trust: bool, show: bool) -> None:
     """Write the reports of a finished run again from its run directory."""
-    from ftp import recipe
-    from ftp.runs import finished
+    from ftp import recipe, results
     from ftp.runs import trust as consents
     from ftp.runs.directory import RunDirectory
     from ftp.stages.reports import write_reports
 
     directory = RunDirectory(run)
-    finished.finished(directory)
+    results.finished(directory)
     plugins = load_plugins(files, without)
     reporters = recipe.read(directory.place("resolved.yaml"), plugins).report
     ask_for_run(directory, consents.of_recipe(reporters), trust)

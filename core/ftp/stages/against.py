@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ftp.components import Engine, Loader
 from ftp.data.examples import Examples
-from ftp.runs.finished import contestant
+from ftp.results import contestant
 from ftp.stages.evaluate import Evaluating
 from ftp.stages.load_model import give_memory_back, load_base_model
 

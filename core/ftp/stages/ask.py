@@ -15,8 +15,8 @@ from ftp.guard import call, described
 from ftp.lm.rendering import Tokens, stop_ids
 from ftp.lm.tokens import tokenise
 from ftp.records.answers import write_answers
+from ftp.results import answers_file
 from ftp.runs.directory import RunDirectory
-from ftp.runs.finished import answers_file
 from ftp.stages import answer_cache
 from ftp.types import Answer, Example, LoadedModel, LoadedTokenizer, TokenLoss
 
@@ -26,7 +26,7 @@ class Question:
     """An eval set to be answered by one model."""
 
     who: str
-    """`base`, `tuned`, or `ftp.runs.finished.contestant(name)`."""
+    """`base`, `tuned`, or `ftp.results.contestant(name)`."""
     name: str
     """The eval set."""
     examples: Examples

@@ -14,8 +14,8 @@ from ftp.components import Curator, Engine, Evaluator, MeasuresModel
 from ftp.data.examples import Corpus, Examples
 from ftp.errors import ComponentError, RunError
 from ftp.guard import blaming, call, described
+from ftp.results import contestant, view_of
 from ftp.runs.directory import RunDirectory
-from ftp.runs.finished import contestant, view_of
 from ftp.stages.ask import Asking, Question
 from ftp.stages.own_evals import own_evals, together
 from ftp.stats.paired import adjusted, on_subsets

@@ -23,8 +23,8 @@ from ftp.lm.rendering import stop_ids
 from ftp.options import Proof
 from ftp.recipe.model import Recipe
 from ftp.records.exports import RECORD
+from ftp.results import finished
 from ftp.runs.directory import RunDirectory
-from ftp.runs.finished import finished
 from ftp.slots import dump
 from ftp.stages.load_model import give_memory_back
 from ftp.stages.load_trained import load_base_of, load_trained, restored

@@ -13,9 +13,9 @@ from typing import Any
 from ftp.components import Reporter, Watcher
 from ftp.data.ledger import Ledger
 from ftp.guard import call
+from ftp.results import answers_file, finished
 from ftp.runs.directory import RunDirectory
 from ftp.runs.events import asked
-from ftp.runs.finished import answers_file, finished
 from ftp.types import Evaluation, FinishedRun, TrainResult
 
 STEPS = 40

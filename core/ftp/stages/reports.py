@@ -9,8 +9,8 @@ from ftp.components import Reporter
 from ftp.errors import ComponentError
 from ftp.guard import call, described
 from ftp.plugins import Plugins
+from ftp.results import finished
 from ftp.runs.directory import RunDirectory
-from ftp.runs.finished import finished
 from ftp.slots import Slots
 from ftp.types import FinishedRun
 

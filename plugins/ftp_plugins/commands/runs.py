@@ -94,7 +94,7 @@ def command(root: Path, as_json: bool, page: Path | None) -> None:
 
 
 def _record(run: RunDirectory) -> dict[str, Any]:
-    from ftp.runs.finished import evaluations_of
+    from ftp.results import evaluations_of
     from ftp.stats.verdicts import verdict_in_words
     from ftp_plugins.reporters.tables import one_of_each_family, rows_of
 

@@ -12,8 +12,8 @@ from typing import Any
 from ftp.data.examples import Examples, read_examples
 from ftp.errors import RunError
 from ftp.files import digest
+from ftp.results import finished
 from ftp.runs.directory import RunDirectory
-from ftp.runs.finished import finished
 from ftp.stats.paired import adjusted, paired_metric
 from ftp.types import Example, FinishedRun, Metric
 

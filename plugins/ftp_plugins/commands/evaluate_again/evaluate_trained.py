@@ -18,8 +18,8 @@ from ftp.plugins import Plugins
 from ftp.progress import Progress
 from ftp.recipe.model import Data, Recipe
 from ftp.records.schemas import Training
+from ftp.results import finished
 from ftp.runs.directory import RunDirectory
-from ftp.runs.finished import finished
 from ftp.runs.lock import fingerprint_of, fingerprints, lock_of, note_model
 from ftp.runs.trust import allow, of_recipe
 from ftp.stages.against import ask_contestants

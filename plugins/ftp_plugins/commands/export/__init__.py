@@ -34,10 +34,9 @@ def command(
     that is out of bounds is named unproven and kept, and the exit code is 4. The result is in export.json, in the
     model card and in the report.
     """
-    from ftp import recipe
+    from ftp import recipe, results
     from ftp.cli.run import quiet_libraries
     from ftp.cli.show import show
-    from ftp.runs import finished
     from ftp.runs import trust as consents
     from ftp.runs.directory import RunDirectory
     from ftp.stages.export import Exporting, refuse_unproven
@@ -46,7 +45,7 @@ def command(
 
     directory = RunDirectory(run)
     plugins = load_plugins(files, without)
-    finished.finished(directory)
+    results.finished(directory)
     trained_by = recipe.read(directory.place("resolved.yaml"), plugins)
     exporters = exporters_for(formats, settings, output, plugins)
     ask_for_run(directory, consents.of_recipe([trained_by.model, trained_by.adapter, *trained_by.report]), trust)
