@@ -7,11 +7,11 @@ from pathlib import Path
 from ftp.files import shown
 from ftp.plugins import Plugins
 from ftp.progress import Progress
+from ftp.provenance.lock import fingerprints, origin_of
+from ftp.provenance.start import accept_changes, begin, run_directory
 from ftp.recipe.model import Recipe
 from ftp.results import finished
 from ftp.runs.directory import RunDirectory
-from ftp.runs.lock import fingerprints, origin_of
-from ftp.runs.start import accept_changes, begin, run_directory
 from ftp.stages.export import refuse_unproven, rehearse_exports
 from ftp.stages.reports import default_reporters, write_reports
 from ftp.stages.run_stages import (

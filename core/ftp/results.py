@@ -9,11 +9,11 @@ from typing import Any
 from ftp.data.examples import Corpus, read_examples
 from ftp.data.ledger import Ledger
 from ftp.errors import DataError, RecipeError, RunError
+from ftp.provenance.lock import lock_of
 from ftp.records import schemas
 from ftp.records.answers import read_answers, repeated
 from ftp.records.exports import read_exports
 from ftp.runs.directory import RunDirectory
-from ftp.runs.lock import lock_of
 from ftp.types import Evaluation, EvalView, FinishedRun, Usage
 from ftp.yaml_source import parse
 

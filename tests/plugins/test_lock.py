@@ -1,8 +1,8 @@
 """What the lock of a run says of the built-in components."""
 
 from ftp import plugins
+from ftp.provenance.lock import packages_of
 from ftp.recipe.read import read
-from ftp.runs.lock import packages_of
 
 
 def test_the_lock_names_the_packages_that_the_components_require(ftp_recipe):

@@ -12,7 +12,7 @@ from mutator import outcome
 from ftp.cli.consent import ask_for_run
 from ftp.errors import FtpError
 from ftp.files import file_digest
-from ftp.runs import trust
+from ftp.provenance import trust
 from ftp.runs.directory import RunDirectory
 from ftp.testing.fixtures import write_tiny_model
 

@@ -28,7 +28,7 @@ def ask_for_run(directory: RunDirectory, needed: Sequence[str], trust: bool) -> 
         RunError: it is not allowed.
     """
     from ftp.errors import RunError
-    from ftp.runs import trust as consents
+    from ftp.provenance import trust as consents
 
     found = consents.missing(directory, needed)
     why = f"{directory.path}: this run was not made on this machine by you, or was changed since"
@@ -47,7 +47,7 @@ def ask_for_recipe(recipe: Recipe, name: str, trust: bool) -> None:
         RecipeError: it is not allowed.
     """
     from ftp.errors import RecipeError
-    from ftp.runs import trust as consents
+    from ftp.provenance import trust as consents
 
     found = consents.of_recipe(recipe, own=True)
     if found and not _agreed(f"{name}: this recipe needs your consent", found, trust):

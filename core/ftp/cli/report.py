@@ -20,7 +20,7 @@ from ftp.cli.options import TRACEBACK, load_plugins, plugin_options
 def command(run: Path, files: tuple[Path, ...], without: tuple[str, ...], trust: bool, show: bool) -> None:
     """Write the reports of a finished run again from its run directory."""
     from ftp import recipe, results
-    from ftp.runs import trust as consents
+    from ftp.provenance import trust as consents
     from ftp.runs.directory import RunDirectory
     from ftp.stages.reports import write_reports
 

@@ -30,9 +30,9 @@ def command(run: Path, files: tuple[Path, ...], trust: bool, placement: str | No
     every Python file, model code, address and environment variable that it would use; -p names the files yourself.
     """
     from ftp import pipeline, recipe
-    from ftp.runs import trust as consents
+    from ftp.provenance import trust as consents
+    from ftp.provenance.lock import origin_of
     from ftp.runs.directory import RunDirectory
-    from ftp.runs.lock import origin_of
 
     directory = RunDirectory(run)
     origin = origin_of(directory)

@@ -1,1 +1,1 @@
-"""The run directory: its files, its lock and its events, written and read back."""
+"""The run directory: its files, its stages, its one writer and its events."""

@@ -12,7 +12,7 @@ from ftp.data.examples import Corpus
 from ftp.data.ledger import Ledger, fates_in_words
 from ftp.files import shown
 from ftp.guard import call
-from ftp.runs.lock import lock_of, note_model
+from ftp.provenance.lock import lock_of, note_model
 from ftp.stages import against
 from ftp.stages.dev_score import DevScore
 from ftp.stages.evaluate import leaked_rows

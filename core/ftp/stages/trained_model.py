@@ -15,10 +15,10 @@ from ftp.guard import call
 from ftp.lm.answering import AnsweringModel, as_messages, together
 from ftp.lm.sampling import Piece, Request, Sampling
 from ftp.plugins import Plugins
+from ftp.provenance import trust as consents
+from ftp.provenance.lock import fingerprint_of, lock_of
 from ftp.recipe.model import Recipe
-from ftp.runs import trust as consents
 from ftp.runs.directory import RunDirectory
-from ftp.runs.lock import fingerprint_of, lock_of
 from ftp.stages.load_model import load_base_model
 from ftp.stages.load_trained import load_base_of, restored
 from ftp.types import LoadedModel, Message, ModelRequest

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ftp.progress import Progress
+from ftp.provenance.lock import inputs_of, lock_of
 from ftp.recipe.checks import warnings
 from ftp.recipe.model import Recipe
 from ftp.runs.directory import RunDirectory
 from ftp.runs.events import EventLog
-from ftp.runs.lock import inputs_of, lock_of
 from ftp.stages.evaluate import Evaluating
 from ftp.types import RollBack, Stop
 from ftp.yaml_source import dotted

@@ -14,9 +14,9 @@ from ftp.cache import forget_unused, user_cache
 from ftp.errors import FtpError
 from ftp.files import digest, file_digest, new_directory
 from ftp.lm.hf_loader import HuggingFaceFiles, ModelFiles, directory_fingerprint
-from ftp.runs import trust as consents
+from ftp.provenance import trust as consents
+from ftp.provenance.lock import LOCK, lock_of, origin_of
 from ftp.runs.directory import RunDirectory
-from ftp.runs.lock import LOCK, lock_of, origin_of
 
 LAYOUT = "1"
 """Part of the cache key; increased when the cached content changes."""

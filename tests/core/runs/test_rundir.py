@@ -12,8 +12,8 @@ import pytest
 
 from ftp.errors import RunError
 from ftp.files import digest, file_digest, finite
+from ftp.provenance.lock import INPUTS, equal_run, unfinished_run
 from ftp.runs.directory import RunDirectory, runs_below
-from ftp.runs.lock import INPUTS, equal_run, unfinished_run
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from ftp.data.examples import Corpus, Examples
 from ftp.data.ledger import Ledger
 from ftp.files import digest
 from ftp.plugins import Plugins
+from ftp.provenance.lock import fingerprints
 from ftp.recipe.model import Recipe
-from ftp.runs.lock import fingerprints
 from ftp.stages.own_evals import bring_evals
 from ftp.stages.prepare_data import prepare_data, read_prepared
 from ftp.stages.tokenise_rows import tokenise_rows

@@ -43,9 +43,9 @@ def command(
     from ftp.cli.run import quiet_libraries, tell
     from ftp.cli.show import show
     from ftp.errors import RecipeError
+    from ftp.provenance.trust import of_recipe
     from ftp.recipe import read
     from ftp.runs.directory import RunDirectory
-    from ftp.runs.trust import of_recipe
     from ftp_plugins.commands.evaluate_again.evaluate_trained import evaluate_again
 
     if settings and file is None:

@@ -16,12 +16,12 @@ from ftp.files import shown
 from ftp.guard import call
 from ftp.plugins import Plugins
 from ftp.progress import Progress
+from ftp.provenance.lock import fingerprint_of, fingerprints, lock_of, note_model
+from ftp.provenance.trust import allow, of_recipe
 from ftp.recipe.model import Data, Recipe
 from ftp.records.schemas import Training
 from ftp.results import finished
 from ftp.runs.directory import RunDirectory
-from ftp.runs.lock import fingerprint_of, fingerprints, lock_of, note_model
-from ftp.runs.trust import allow, of_recipe
 from ftp.stages.against import ask_contestants
 from ftp.stages.evaluate import Evaluating, leaked_rows
 from ftp.stages.load_model import load_base_model, restore_adapter

@@ -37,7 +37,7 @@ def command(
     from ftp import recipe, results
     from ftp.cli.run import quiet_libraries
     from ftp.cli.show import show
-    from ftp.runs import trust as consents
+    from ftp.provenance import trust as consents
     from ftp.runs.directory import RunDirectory
     from ftp.stages.export import Exporting, refuse_unproven
     from ftp.stages.reports import default_reporters, write_reports

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ftp.errors import RunError
+from ftp.provenance.lock import LOCK, lock_of
 from ftp.records.exports import read_exports
 from ftp.runs.directory import RunDirectory
-from ftp.runs.lock import LOCK, lock_of
 from ftp_plugins.commands.serve.names import split_name, unique_names
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)

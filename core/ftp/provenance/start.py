@@ -9,10 +9,8 @@ from typing import Any
 import yaml
 
 from ftp.plugins import Plugins
-from ftp.recipe.model import Recipe
-from ftp.runs import trust
-from ftp.runs.directory import RunDirectory
-from ftp.runs.lock import (
+from ftp.provenance import trust
+from ftp.provenance.lock import (
     LOCK,
     accept,
     changed,
@@ -25,6 +23,8 @@ from ftp.runs.lock import (
     plugin_files,
     unfinished_run,
 )
+from ftp.recipe.model import Recipe
+from ftp.runs.directory import RunDirectory
 
 
 def run_directory(
