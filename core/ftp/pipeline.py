@@ -7,7 +7,8 @@ from pathlib import Path
 from ftp.files import shown
 from ftp.plugins import Plugins
 from ftp.progress import Progress
-from ftp.provenance.lock import fingerprints, origin_of
+from ftp.provenance.fingerprints import fingerprints
+from ftp.provenance.lock import origin_of
 from ftp.provenance.start import accept_changes, begin, run_directory
 from ftp.recipe.model import Recipe
 from ftp.results import finished

@@ -9,7 +9,7 @@ from pydantic import PrivateAttr
 
 import ftp
 from ftp.components import unfinished
-from ftp.provenance.lock import changes
+from ftp.provenance.changes import changes
 from ftp.stages.evaluate import leaked_rows
 from ftp.stages.load_model import load_tokenizer
 from ftp.stages.own_evals import bring_evals

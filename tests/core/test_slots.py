@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from ftp import plugins, recipe
 from ftp.cli import cli
 from ftp.errors import RecipeError
-from ftp.provenance.lock import fingerprints
+from ftp.provenance.fingerprints import fingerprints
 
 HOUSE = '''\
 """Components with slots of every shape."""

@@ -1,7 +1,7 @@
 """What the lock of a run says of the built-in components."""
 
 from ftp import plugins
-from ftp.provenance.lock import packages_of
+from ftp.provenance.fingerprints import packages_of
 from ftp.recipe.read import read
 
 

@@ -1,30 +1,21 @@
-"""How a run begins, and whether it can be resumed."""
+"""How a run begins: in the directory of an equal one or in a new one, and whether an old one can be resumed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ftp.errors import RunError
 from ftp.plugins import Plugins
 from ftp.provenance import trust
-from ftp.provenance.lock import (
-    LOCK,
-    accept,
-    changed,
-    changes,
-    equal_run,
-    fingerprints,
-    lock_of,
-    note_origin,
-    origin_of,
-    plugin_files,
-    unfinished_run,
-)
+from ftp.provenance.changes import changed, changes
+from ftp.provenance.fingerprints import fingerprints
+from ftp.provenance.lock import LOCK, accept, lock_of, lock_to_resume, note_origin, origin_of, plugin_files
 from ftp.recipe.model import Recipe
-from ftp.runs.directory import RunDirectory
+from ftp.runs.directory import RunDirectory, runs_below
 
 
 def run_directory(
@@ -46,6 +37,56 @@ def run_directory(
             f"`ftp resume {other.path}` resumes it."
         )
     return equal or RunDirectory.create(root, name)
+
+
+def equal_run(
+    root: Path, name: str, lock: Mapping[str, Any], note: Callable[[str], None] = lambda text: None
+) -> RunDirectory | None:
+    """Return the newest run that was made from the same inputs from beginning to end.
+
+    Args:
+        note: called with a message for every run that is skipped because its lock can't be read.
+    """
+    for directory, recorded in _readable(root, name, note):
+        if not recorded.get("anyway") and not changes(recorded, lock):
+            return directory
+    return None
+
+
+def _readable(
+    root: Path, name: str, note: Callable[[str], None] = lambda text: None
+) -> Iterator[tuple[RunDirectory, dict[str, Any]]]:
+    """Yield the runs of this name with their locks, newest first; skip those whose lock can't be read."""
+    for directory in reversed(runs_below(root, name)):
+        try:
+            recorded = lock_to_resume(directory)
+        except RunError as error:
+            note(f"An old run is skipped: {error}")
+        else:
+            yield directory, recorded
+
+
+def unfinished_run(root: Path, name: str, note: Callable[[str], None] = lambda text: None) -> RunDirectory | None:
+    """Return the newest run of this name that is unfinished and that no process is working on.
+
+    Args:
+        note: called with a message for every run that is skipped because its stages can't be read.
+    """
+    for directory, _ in _readable(root, name):
+        try:
+            if "report" not in directory.stages() and not _is_held(directory):
+                return directory
+        except RunError as error:
+            note(f"An old run is skipped: {error}")
+    return None
+
+
+def _is_held(directory: RunDirectory) -> bool:
+    try:
+        with directory.lock():
+            return False
+    except RunError:
+        return True
 
 
 def begin(

@@ -24,9 +24,9 @@ from ftp.files import shown
 from ftp.guard import call
 from ftp.mistakes.explain import explain
 from ftp.options import Decoding
-from ftp.plugins import Plugin, Plugins, missing_packages
+from ftp.plugins import Plugins, missing_packages
 from ftp.recipe.checks import cross_check
-from ftp.recipe.model import Recipe, Source, components_of, reads_answers
+from ftp.recipe.model import Recipe, Source, reads_answers
 from ftp.slots import Slots
 from ftp.yaml_source import Path_, dotted, override, parse
 
@@ -209,10 +209,3 @@ def _decoding_alike(recipe: Recipe, answers: Engine | None) -> dict[str, Loader 
             component = component.model_copy(update={field: getattr(answers, field) for field in unsaid})
         found[name] = component
     return found
-
-
-def plugins_of(recipe: Recipe, plugins: Plugins) -> list[Plugin]:
-    """Return the plugins whose components the recipe uses."""
-    offers = (plugins.offer_of(component) for _, component in components_of(recipe))
-    used = {offer.plugin.name for offer in offers if offer}
-    return [plugin for plugin in plugins.plugins if plugin.name in used]

@@ -16,7 +16,8 @@ from ftp.lm.answering import AnsweringModel, as_messages, together
 from ftp.lm.sampling import Piece, Request, Sampling
 from ftp.plugins import Plugins
 from ftp.provenance import trust as consents
-from ftp.provenance.lock import fingerprint_of, lock_of
+from ftp.provenance.fingerprints import fingerprint_of
+from ftp.provenance.lock import lock_of
 from ftp.recipe.model import Recipe
 from ftp.runs.directory import RunDirectory
 from ftp.stages.load_model import load_base_model

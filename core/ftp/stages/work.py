@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ftp.progress import Progress
-from ftp.provenance.lock import inputs_of, lock_of
+from ftp.provenance.fingerprints import inputs_of
+from ftp.provenance.lock import lock_of
 from ftp.recipe.checks import warnings
 from ftp.recipe.model import Recipe
 from ftp.runs.directory import RunDirectory

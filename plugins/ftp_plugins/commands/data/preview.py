@@ -13,7 +13,7 @@ from ftp.data.examples import Corpus, Examples
 from ftp.data.ledger import Ledger
 from ftp.files import digest
 from ftp.plugins import Plugins
-from ftp.provenance.lock import fingerprints
+from ftp.provenance.fingerprints import fingerprints
 from ftp.recipe.model import Recipe
 from ftp.stages.own_evals import bring_evals
 from ftp.stages.prepare_data import prepare_data, read_prepared

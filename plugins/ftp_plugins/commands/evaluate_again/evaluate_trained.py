@@ -16,7 +16,8 @@ from ftp.files import shown
 from ftp.guard import call
 from ftp.plugins import Plugins
 from ftp.progress import Progress
-from ftp.provenance.lock import fingerprint_of, fingerprints, lock_of, note_model
+from ftp.provenance.fingerprints import fingerprint_of, fingerprints
+from ftp.provenance.lock import lock_of, note_model
 from ftp.provenance.trust import allow, of_recipe
 from ftp.recipe.model import Data, Recipe
 from ftp.records.schemas import Training
