@@ -1,1 +1,1 @@
-"""What is read back from a run directory, checked: schemas of its files, answers, exports."""
+"""The files of a run: written and read without following links, and checked by the schemas of what is in them."""
