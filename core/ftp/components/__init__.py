@@ -2,7 +2,7 @@
 
 from ftp.components.component import Component
 from ftp.components.engines import Engine, EngineWork
-from ftp.components.evaluation import BringsEvals, Evaluator, MeasuresModel, Reporter, Weighted, pass_at_k
+from ftp.components.evaluation import BringsEvals, Evaluator, MeasuresModel, Reporter, Weighted
 from ftp.components.exports import Exporter, ExportJob
 from ftp.components.kinds import KINDS, kind_of, unfinished
 from ftp.components.launching import Launch, Launcher
@@ -33,6 +33,5 @@ __all__ = [
     "Watcher",
     "Weighted",
     "kind_of",
-    "pass_at_k",
     "unfinished",
 ]

@@ -6,6 +6,7 @@
 - `power`: the smallest difference that an evaluation can find.
 - `differences`: the difference of paired scores, with its interval and effect size.
 - `paired`: metrics of paired scores with every figure, on parts of an eval set, and corrected for being several.
+- `samples`: several answers to one prompt: whether one of them is right.
 - `verdicts`: what a difference says, and why it says nothing.
 - `seeds`: a metric over several runs that differ only in their seed.
 - `win_rates`: win rates of a judge, corrected for length, its consistency, and rank correlation.
@@ -19,6 +20,7 @@ from ftp.stats.clusters import clusters_of
 from ftp.stats.differences import effect_size, paired_difference, paired_ratio_difference
 from ftp.stats.intervals import CONFIDENCE, Estimate
 from ftp.stats.paired import adjusted, holm, on_subsets, paired_metric
+from ftp.stats.samples import pass_at_k
 from ftp.stats.seeds import Spread, across_seeds
 from ftp.stats.verdicts import verdict, verdict_in_words
 from ftp.stats.win_rates import correlation, length_controlled_win_rate, order_consistency, win_rate
@@ -41,6 +43,7 @@ __all__ = [
     "paired_difference",
     "paired_metric",
     "paired_ratio_difference",
+    "pass_at_k",
     "verdict",
     "verdict_in_words",
     "win_rate",
