@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -112,6 +113,24 @@ def parse(text: str, origin: str, root: Path_ = (), *, is_file: bool = True) -> 
     except (ValueError, OverflowError) as error:  # the scanner takes "\\U00110000" for a character
         raise RecipeError([f"{origin}: not valid YAML: {first_line(error)}"]) from None
     return document
+
+
+def parse_file(file: Path) -> Document:
+    """Parse a file.
+
+    Raises:
+        RecipeError: it can't be read, or is not UTF-8 or no YAML.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start].decode("utf-8")
+        where = f"{file}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
+        what = f"not UTF-8: byte 0x{error.object[error.start]:02x}; save it as UTF-8"
+        raise RecipeError([f"{where}: {what}"]) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise RecipeError([f"{file}: {getattr(error, 'strerror', None) or error}"]) from None
+    return parse(text, str(file))
 
 
 def _construct(loader: _Loader, node: yaml.Node, path: Path_, document: Document, above: tuple[int, ...]) -> Any:

@@ -11,13 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ftp.components import (
-    BringsEvals,
-    Curator,
-    Engine,
-    Loader,
-    Watcher,
-)
+from ftp.components import BringsEvals, Curator, Engine, Loader, Watcher
 from ftp.data.files import files_of, notes_on, rows_of
 from ftp.errors import DataError, RecipeError
 from ftp.files import shown
@@ -28,7 +22,7 @@ from ftp.plugins import Plugins, missing_packages
 from ftp.recipe.checks import cross_check
 from ftp.recipe.model import Recipe, Source, reads_answers
 from ftp.slots import Slots
-from ftp.yaml_source import Path_, dotted, override, parse
+from ftp.yaml_source import Path_, dotted, override, parse_file
 
 VALIDATION = 0.1
 """Share of the domain rows to validate on if a recipe doesn't say."""
@@ -42,16 +36,7 @@ def read(file: Path, plugins: Plugins, settings: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: with every problem found, each with its place.
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        before = error.object[: error.start].decode("utf-8")
-        where = f"{file}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
-        what = f"not UTF-8: byte 0x{error.object[error.start]:02x}; save it as UTF-8"
-        raise RecipeError([f"{where}: {what}"]) from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise RecipeError([f"{file}: {getattr(error, 'strerror', None) or error}"]) from None
-    document = parse(text, str(file))
+    document = parse_file(file)
     if not document.places:
         raise RecipeError([f"{file}:1:1: the recipe is empty; `ftp init` writes one to start from"])
     if not isinstance(document.data, dict):
