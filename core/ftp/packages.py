@@ -1,4 +1,4 @@
-"""Installed packages: whether one is there, whose it is, and what to give to pip for one that is not."""
+"""Installed packages: whether one is there, whose it is, what to give to pip for one that is not; files as modules."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import importlib.util
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from ftp.errors import PluginError
 
 DISTRIBUTIONS = {
     "PIL": "pillow",
@@ -30,6 +34,27 @@ def is_installed(package: str) -> bool:
         return importlib.util.find_spec(package) is not None
     except (ModuleNotFoundError, ValueError):  # the package above it is not there; a module without a spec is
         return package in sys.modules
+
+
+def import_file(file: Path, name: str) -> ModuleType:
+    """Run a Python file as a module of this name.
+
+    It is registered under its name so that pydantic can read the docstrings of its fields, and pickle and dataclasses
+    can find its classes.
+
+    Raises:
+        PluginError: Python knows no module by the suffix of the file.
+    """
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise PluginError("not a Python file: its name must end in .py")
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def distributions_of(package: str) -> Sequence[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import importlib.util
 import inspect
 import os
 import re
@@ -28,9 +27,10 @@ from ftp import hookspecs
 from ftp.components import KINDS, Component, kind_of, unfinished
 from ftp.errors import PluginError, did_you_mean
 from ftp.files import file_digest
-from ftp.packages import how_to_get, is_installed, normalised
+from ftp.packages import how_to_get, import_file, is_installed, normalised
 
 GROUP = "ftp"
+_OWN = (__file__, import_file.__code__.co_filename)
 _LIBRARY = str(Path(importlib.__file__).parent)
 _PLUGGY = str(Path(pluggy.__file__).parent)
 _PYDANTIC = str(Path(pydantic.__file__).parent)
@@ -212,18 +212,7 @@ def _import_file(file: Path) -> ModuleType:
     name = f"ftp_file_{re.sub(r'[^0-9a-zA-Z_]', '_', file.stem)}"
     while name in sys.modules and sys.modules[name].__file__ != str(file.resolve()):
         name += "_"  # another file of the same name, in another directory
-    spec = importlib.util.spec_from_file_location(name, file.resolve())
-    if spec is None or spec.loader is None:
-        raise PluginError("not a Python file: its name must end in .py")
-    module = importlib.util.module_from_spec(spec)
-    # Registered under its name so that pydantic can read the docstrings of its fields and pickle can find its classes.
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    return import_file(file.resolve(), name)
 
 
 def _checked(kind: str, base: type[Component], offered: object) -> dict[str, type[Component]]:
@@ -255,7 +244,7 @@ def _blame(error: BaseException) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename != __file__ and not frame.filename.startswith(("<frozen", _LIBRARY, _PLUGGY, _PYDANTIC))
+        if frame.filename not in _OWN and not frame.filename.startswith(("<frozen", _LIBRARY, _PLUGGY, _PYDANTIC))
     ]
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     if isinstance(error, SyntaxError):

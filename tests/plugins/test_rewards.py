@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ftp import DataError
+from ftp.errors import PluginError
 from ftp.testing import assert_component_ok
 from ftp.types import Example, Message
 from ftp_plugins.evaluators.code import Code
@@ -306,6 +307,13 @@ def test_a_file_that_is_none_is_reported(tmp_path):
 def test_what_a_function_returns_is_checked(functions):
     with pytest.raises(TypeError, match=r"fails returned '\[0.0\]', not a list of 2 numbers"):
         Function(file=functions, name="fails").scores([example("")] * 2, ["a", "b"])
+
+
+def test_a_file_that_python_cant_import_is_named(tmp_path):
+    file = tmp_path / "rewards.txt"
+    file.write_text(FUNCTIONS + "# a module of its own\n")
+    with pytest.raises(PluginError, match=r"rewards\.txt: not a Python file: its name must end in \.py"):
+        Function(file=str(file), name="trl").scores([example("")], ["a"])
 
 
 def test_importing_a_file_needs_consent(ftp, ftp_recipe, ftp_tiny_model, functions):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import importlib.util
 import inspect
 import math
 import sys
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import ftp
-from ftp.errors import did_you_mean
+from ftp.errors import PluginError, did_you_mean
 from ftp.files import file_digest
+from ftp.packages import import_file
 
 Style = Literal["trl", "verl", "verifiers"]
 STYLES: Mapping[str, Style] = {"completions": "trl", "solution_str": "verl", "completion": "verifiers"}
@@ -176,17 +176,12 @@ def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Signature:
 def _imported(file: Path) -> Any:
     """Import a file under a name of its own, so that pickle and dataclasses find its classes."""
     name = f"ftp_function_{file_digest(file)[:16]}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, file)
-        if spec is None or spec.loader is None:
-            raise ftp.PluginError(f"{file}: not a Python file: its name must end in .py")
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[name]
-            raise
-    return sys.modules[name]
+    if name in sys.modules:
+        return sys.modules[name]
+    try:
+        return import_file(file, name)
+    except PluginError as error:
+        raise PluginError(f"{file}: {error}") from None
 
 
 def _called(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
