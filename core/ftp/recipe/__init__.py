@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from ftp.recipe.model import Recipe
 from ftp.recipe.read import read
-from ftp.recipe.schema import json_schema, recipe_model
+from ftp.recipe.schema import json_schema
 
-__all__ = ["Recipe", "json_schema", "read", "recipe_model"]
+__all__ = ["Recipe", "json_schema", "read"]

@@ -31,13 +31,6 @@ CONTESTANT = r"^[A-Za-z0-9][A-Za-z0-9_]{0,99}$"
 """Pattern for the names of contestants, which become a part of file names."""
 
 
-def _known_encoding(name: str) -> str:
-    try:
-        return known_encoding(name)
-    except (LookupError, ValueError):
-        raise ValueError("no encoding of this name is known; common ones are utf-8, utf-16, cp1252 and cp932") from None
-
-
 class Source(Options):
     """A source of rows: files, or a data set on the hub."""
 
@@ -65,7 +58,7 @@ class Source(Options):
     """What to do with a row that can't be used: stop and report it, or drop it and record it in the ledger."""
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     """What separates the cells of a CSV file. Default: detected, of comma, semicolon, tab and pipe."""
-    encoding: Annotated[str, AfterValidator(_known_encoding)] | None = None
+    encoding: Annotated[str, AfterValidator(known_encoding)] | None = None
     """Encoding of a CSV, .txt or .md file, such as `cp1252`. Default: detected, and reported where it is not UTF-8."""
     sheet: str | None = None
     """Which sheet of an .xlsx file. Default: the first."""

@@ -1,4 +1,4 @@
-"""The model and the JSON schema of recipes for what is installed."""
+"""The JSON schema of recipes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ from typing import Any
 
 from ftp.plugins import Plugins
 from ftp.recipe.model import Recipe
-from ftp.slots import Slots, block_schema
-
-
-def recipe_model(plugins: Plugins) -> type[Recipe]:
-    """Make the pydantic model of a recipe for what is installed."""
-    return Slots(plugins).model(Recipe)
+from ftp.slots import block_schema
 
 
 def json_schema(plugins: Plugins) -> dict[str, Any]:

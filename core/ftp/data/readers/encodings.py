@@ -26,10 +26,13 @@ def known_encoding(name: str) -> str:
     """Return the name of a text encoding as Python spells it.
 
     Raises:
-        LookupError: there is none of this name.
+        ValueError: there is none of this name.
     """
-    "".encode(name)  # codecs.lookup knows base64 and the like too, which are no encodings of text
-    return codecs.lookup(name).name
+    try:
+        "".encode(name)  # codecs.lookup knows base64 and the like too, which are no encodings of text
+        return codecs.lookup(name).name
+    except (LookupError, ValueError):  # ValueError: a NUL in the name
+        raise ValueError("no encoding of this name is known; common ones are utf-8, utf-16, cp1252 and cp932") from None
 
 
 def encoding_of(file: Path, sample: bytes) -> str:
