@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -84,17 +83,6 @@ class AnswerOptions(Decoding):
     """Prompts answered at once."""
     seed: int = Field(default=42, ge=0, lt=2**32)
     """For sampling."""
-
-
-REPLAY = "FTP_REPLAY"
-
-
-def is_replay() -> bool:
-    """Return whether services are off: the user gave `--replay`, or set FTP_REPLAY to anything but 0.
-
-    A component that calls a service then takes every reply from the records of earlier calls, and fails without one.
-    """
-    return os.environ.get(REPLAY, "") not in ("", "0")
 
 
 class Proof(Options):

@@ -54,7 +54,7 @@ RUNS = click.option(
 
 def _replay(context: click.Context, option: click.Parameter, on: bool) -> None:
     if on:
-        from ftp.options import REPLAY
+        from ftp.records.replay import REPLAY
 
         os.environ[REPLAY] = "1"
 

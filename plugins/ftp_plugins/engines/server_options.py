@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ftp.options import Options, is_replay
+from ftp.options import Options
+from ftp.records.replay import is_replay
 from ftp_plugins.engines.budget import Prices
 from ftp_plugins.engines.client import Server
 
