@@ -15,7 +15,7 @@ from ftp.mistakes.explain import explain
 from ftp.options import Options
 from ftp.plugins import Plugins, missing_packages
 from ftp.slots import Slots, block_schema
-from ftp.yaml_source import dotted, parse
+from ftp.yaml_source import parse
 
 ROOT = "on"
 NAME = re.compile(r"([a-z][a-z0-9_]*)(?::([0-9]{1,6}))?")
@@ -54,7 +54,7 @@ def read_placement(text: str, plugins: Plugins) -> Launcher:
     launcher = slots.rebuilt(Placement, checked).on
     offer = plugins.offer_of(launcher)
     found = [*launcher.problems(), *(missing_packages(offer) if offer else ())]
-    problems = document.problems + [f"{document.place((ROOT,))}: {dotted((ROOT,))}: {what}" for what in found]
+    problems = document.problems + [document.described((ROOT,), what) for what in found]
     if problems:
         raise RecipeError(problems)
     return launcher

@@ -89,6 +89,10 @@ class Document:
             path = path[:-1]
         return self.places.get(path, self.origin)
 
+    def described(self, path: Path_, what: str) -> str:
+        """Return a problem of a value with its position and its path: `file:line:column: path: what`."""
+        return f"{self.place(path)}: {dotted(path)}: {what}"
+
 
 def parse(text: str, origin: str, root: Path_ = (), *, is_file: bool = True) -> Document:
     document = Document(origin, None, {}, [], is_file)

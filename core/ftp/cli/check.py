@@ -78,10 +78,10 @@ def command(
 def _warnings(file: Path, checked: Recipe, settings: tuple[str, ...]) -> Iterator[str]:
     """Yield what deserves a second look, each with its place in the recipe or in a `--set`."""
     from ftp.recipe.checks import warnings
-    from ftp.yaml_source import dotted, override, parse
+    from ftp.yaml_source import override, parse
 
     document = parse(file.read_text(encoding="utf-8"), str(file))
     for setting in settings:
         override(document, setting)
     for path, what in warnings(checked):
-        yield f"{document.place(path)}: {dotted(path)}: warning: {what}"
+        yield document.described(path, f"warning: {what}")

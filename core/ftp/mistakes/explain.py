@@ -13,7 +13,7 @@ from ftp.errors import did_you_mean
 from ftp.mistakes.hints import blocks_in, tags_of, where_it_belongs
 from ftp.options import PLAIN_NAME
 from ftp.plugins import Plugins
-from ftp.yaml_source import Document, Path_, dotted, shown_value
+from ftp.yaml_source import Document, Path_, shown_value
 
 _MUST_BE = {
     "int_type": "a whole number",
@@ -44,7 +44,7 @@ def explain(error: ValidationError, model: type[BaseModel], document: Document, 
     for path, details in found.items():
         if any(len(other) > len(path) and other[: len(path)] == path for other in found):
             continue  # where several types are allowed, the one that was meant tells more
-        yield f"{document.place(path)}: {dotted(path)}: {_what(path, details, model, document, plugins)}"
+        yield document.described(path, _what(path, details, model, document, plugins))
 
 
 def _what(

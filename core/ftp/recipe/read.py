@@ -43,9 +43,7 @@ def read(file: Path, plugins: Plugins, settings: Sequence[str] = ()) -> Recipe:
         raise RecipeError([f"{file}:1:1: a recipe is a block of keys such as `name:` and `model:`"])
     for setting in settings:
         override(document, setting)
-    if clashes := [
-        f"{document.place(path)}: {dotted(path)}: {what}" for path, what in _clashes(document.data, plugins)
-    ]:
+    if clashes := [document.described(path, what) for path, what in _clashes(document.data, plugins)]:
         raise RecipeError(clashes)
     slots, model = _slots_of(plugins)
     _name_the_engine(document.data, slots)
@@ -59,7 +57,7 @@ def read(file: Path, plugins: Plugins, settings: Sequence[str] = ()) -> Recipe:
     recipe, problems = _with_formats(slots.rebuilt(Recipe, checked), slots)
     problems += cross_check(recipe, plugins)
     recipe, more = _with_defaults(recipe, plugins, slots)
-    found = [f"{document.place(path)}: {dotted(path)}: {what}" for path, what in problems + more]
+    found = [document.described(path, what) for path, what in problems + more]
     if document.problems or found:
         raise RecipeError(document.problems + found)
     return recipe
