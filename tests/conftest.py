@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import subprocess
 import sys
+from collections import Counter
 from typing import NamedTuple
 
 import pytest
@@ -18,8 +19,14 @@ SLOW_LIMIT = 1800
 """Seconds for a test marked `slow`."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before items are chosen by their markers
 def pytest_collection_modifyitems(items):
+    seen = Counter()
     for item in items:
+        if thin := item.get_closest_marker("thin"):
+            if seen[item.parent, item.originalname] % thin.args[0]:
+                item.add_marker(pytest.mark.slow)
+            seen[item.parent, item.originalname] += 1
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(SLOW_LIMIT))
 

@@ -147,6 +147,7 @@ STARTS = [
 ]
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("init", "dora", "rslora"), list(itertools.product(STARTS, (False, True), (False, True))))
 def test_base_and_saved_adapter_are_the_trained_model(untied, tmp_path, init, dora, rslora, dtype):
@@ -298,6 +299,7 @@ def test_layers_have_few_spellings(layers):
 # Modules to save.
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("kind", [LoRA, QLoRA])
 @pytest.mark.parametrize("modules", [["lm_head"], ["embed_tokens"], ["embed_tokens", "lm_head"], ["norm"]])
 @pytest.mark.parametrize("model", ["tied", "untied"])

@@ -58,6 +58,7 @@ def next_logits(model, ids):
         return model(input_ids=torch.tensor([ids])).logits[0, -1].float()
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("adapter", [False, True], ids=["base", "lora"])
 @pytest.mark.parametrize("name", PLAIN)

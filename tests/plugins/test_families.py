@@ -152,6 +152,7 @@ def pairs(names, with_all):
     ]
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize(("name", "adapter"), pairs(FAMILIES, {"llama", "llama-tied", "mixtral", "gemma3"}))
 def test_a_family_learns_and_comes_back(family, tmp_path, name, adapter):
     tuned = check(ADAPTERS[adapter], family(name), tmp_path, RATES[adapter])
@@ -182,6 +183,7 @@ def test_a_target_that_means_the_experts_to_peft_is_refused(family):
         LoRA(targets=["q_proj", "gate_proj"]).prepare(request)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(("name", "adapter"), pairs(["llama", "llama-tied", "gemma3"], {"llama-tied"}))
 def test_new_tokens_train_with_the_family(family, tmp_path, name, adapter):
     tuned = check(ADAPTERS[adapter], family(name), tmp_path, RATES[adapter], new_tokens=["<|sum|>", "notice term"])
@@ -201,6 +203,7 @@ def test_a_run_of_a_mixture_says_what_stays_as_it_is(family, ftp, ftp_recipe):
     assert saved["trainable_token_indices"] == {"lm_head": [382], "model.embed_tokens": [382]}
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("kind", [LoRA, QLoRA])
 @pytest.mark.parametrize(
     ("name", "layers", "numbers"), [*((name, "all", {0, 1}) for name in MIXTURES), (MIXTURES[0], "last 1", {1})]

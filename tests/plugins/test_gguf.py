@@ -120,6 +120,7 @@ def parity(model, tokenizer, file, engine="transformers"):
 # --- families --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_comes_back_with_the_same_predictions(family, tmp_path):
     tokenizer = TOKENIZERS["gpt-2"]()

@@ -48,6 +48,7 @@ def once(model, rows):
     return loss.item(), gradients(model), batch
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_loss_and_gradients_are_those_of_every_row_by_itself(family, method):
