@@ -42,8 +42,8 @@ class Merged(ftp.Exporter):
         return "original" if self.base == "original" else "plain"
 
     def usual_proof(self) -> ftp.Proof:
-        # Rounding to 16 bits, by the export or by the run itself, costs up to 8e-4 (bench/parity.py).
-        return ftp.Proof(kl=0.002, top1=0.97)
+        # Rounding to 16 bits, by the export or by the run itself, costs up to 0.0012 and 3.1% of the next tokens.
+        return ftp.Proof(kl=0.002, top1=0.95)
 
     def rehearse(self, base: ftp.LoadedModel, whole: bool) -> int:
         from ftp.lm.torch_merge import bytes_of, check_mergeable
