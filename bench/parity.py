@@ -175,6 +175,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     results = {}
+    if unknown := set(options.families.split(",")) - FAMILIES.keys():
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; the families are {', '.join(FAMILIES)}")
     for family in options.families.split(","):
         with tempfile.TemporaryDirectory() as place:
             results[family] = measure(family, options.dtype, Path(place))
