@@ -326,7 +326,14 @@ def test_a_wrong_address_and_a_missing_key(quick):
     with pytest.raises(ServiceError, match="OPENAI_API_KEY is not set"):
         asyncio.run(go(away))
     assert away.problems() == ["$OPENAI_API_KEY is not set; it has to hold the key for https://judge.example/v1"]
-    assert "not an address" in Server("m", "judge.example").problems()[0]
+    for address in (
+        "judge.example",
+        "http://",
+        "http://judge\0.example/v1",
+        "http://judge.example/v 1",
+        "http://judge\n",
+    ):
+        assert "not an address" in Server("m", address).problems()[0]
 
 
 def test_the_recipe_alone_says_where_the_judge_is(quick, monkeypatch):

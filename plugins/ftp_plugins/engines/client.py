@@ -106,7 +106,12 @@ class Server:
             return found
         has_client = importlib.util.find_spec("openai")
         found = [] if has_client else ["openai is not installed: pip install 'ftp-finetune[judge]'"]
-        if _split(self.address).scheme not in ("http", "https"):
+        parts = _split(self.address)
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or re.search(r"[\x00-\x20\x7f-\x9f]", self.address)
+        ):
             found.append(f"base_url: {self.address}: not an address; it is like http://localhost:8000/v1")
         elif self.needs_key and not os.environ.get(self.api_key_env):
             found.append(f"${self.api_key_env} is not set; it has to hold the key for {self.address}")
