@@ -60,6 +60,8 @@ class Example:
     """Rows of one group are never on both sides of a split; empty: a group of its own."""
     control_tokens: ControlTokenRule = "text"
     """What becomes of control tokens such as `<|im_end|>` that its text spells out."""
+    weight: float = 1.0
+    """What the loss of its trained tokens is multiplied by in training."""
 
     @property
     def kind(self) -> Kind:

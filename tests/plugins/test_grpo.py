@@ -235,7 +235,7 @@ def train_grpo(tiny, directory, events, kill=None, teach=None, **options):
 
     job = TrainingJob(
         loaded, Corpus(examples_of(range(2, 12)), examples_of(range(12, 16)), {}), ledger, directory / "checkpoints", 1,
-        emit, None, Transformers().at_work(EngineWork(loaded)), RunDirectory(directory).append_records,
+        emit, None, Transformers().at_work(EngineWork(loaded)), RunDirectory(directory).append_records, directory,
     )  # fmt: skip
     usual = {"rewards": [Length(min_words=6)], "generations": 3, "max_new_tokens": 10, "updates": 2}
     usual |= {"batch_size": 2, "learning_rate": 5e-3, "epochs": 1, "evals_per_epoch": 3}
@@ -537,6 +537,16 @@ def test_bad_recipe(ftp, ftp_recipe, tmp_path, options, message):
     outcome = ftp("check", "recipe.yaml")
     assert outcome.code == 2 and message in outcome.err, outcome.err
     assert "Traceback" not in outcome.err and outcome.err.startswith("recipe.yaml:")
+
+
+def test_the_resolved_recipe_of_a_run_is_no_bad_recipe(ftp_recipe, tmp_path):
+    import yaml
+
+    from ftp import plugins, recipe
+
+    found = recipe.read(ftp_recipe(train={"use": "grpo", "rewards": [{"use": "exact_match"}]}), plugins.load())
+    (tmp_path / "resolved.yaml").write_text(yaml.safe_dump(found.resolved()))
+    assert recipe.read(tmp_path / "resolved.yaml", plugins.load()).resolved() == found.resolved()
 
 
 def test_a_weight_is_for_rewards_alone(ftp, ftp_recipe):

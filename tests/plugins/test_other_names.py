@@ -29,6 +29,19 @@ BELONGS = {
     "curate=[]": "here it is data.curate",
     "adapter.bnb_4bit_quant_type=nf4": "here it is adapter.scheme (of `use: qlora`)",
     "train.epoch=1": "did you mean 'epochs'?",
+    "train.optim=adamw_8bit": "here it is 'optimizer'",
+    "train.adam_beta2=0.95": "here it is 'optimizer.betas'",
+    "adam_beta2=0.95": "here it is train.optimizer.betas",
+    "train.warmup_steps=10": "here it is 'warmup'",
+    "train.lr_scheduler_type=cosine": "here it is 'schedule'",
+    "train.cosine_min_lr_ratio=0.1": "here it is 'min_lr_ratio'",
+    "max_steps=10": "here it is train.max_steps",
+    "train.neftune_alpha=5": "here it is 'neftune_noise_alpha'",
+    "train.label_smoothing_factor=0.1": "here it is 'label_smoothing'",
+    "train.save_total_limit=2": "here it is 'save_total'",
+    "train.early_stopping_patience=3": "here it is watch.patience (of `use: early_stopping`)",
+    "early_stopping=true": "here it is watch: [{use: early_stopping}]",
+    "early_stopping_patience=3": "here it is watch.patience (of `use: early_stopping`)",
 }
 
 

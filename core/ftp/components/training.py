@@ -46,6 +46,8 @@ class TrainingJob:
     """The recipe's engine, at work with `model`, for a trainer that sets `answers_prompts`."""
     record: Callable[[str, Sequence[Mapping[str, Any]]], None] = _nowhere
     """`record(name, lines)` appends lines of JSON to `name.jsonl` in the run directory."""
+    run: Path | None = None
+    """The run directory, for components such as rewards that keep records of their own; None outside a run."""
 
 
 class Trainer(Component):
@@ -61,6 +63,8 @@ class Trainer(Component):
 
     rate_share: ClassVar[float] = 1.0
     """The usual learning rates of its loss, as a share of those of supervised fine-tuning, which adapters name."""
+    weighs_rows: ClassVar[bool] = False
+    """Whether its loss reads the `weight` of examples, which sources give them."""
     trains_together: ClassVar[bool] = False
     """Whether it shares out its batches where several processes train, as `ftp.lm.training.torch_processes` tells."""
 
@@ -78,6 +82,9 @@ class Trainer(Component):
     @abstractmethod
     def train(self, job: TrainingJob) -> TrainResult:
         """Train `job.model` on `job.corpus.train`, validate on `job.corpus.validation`, and return the best state."""
+
+    def save(self, model: LoadedModel, directory: Path) -> None:
+        """Write what this training adds to the weights that the adapter has saved in `directory`, such as a head."""
 
     def peak_rate(self) -> tuple[float, int] | None:
         """Return the highest learning rate of the training and the rows of one optimizer step, or None without them."""

@@ -138,6 +138,7 @@ def schema() -> Any:
             ("label", pa.bool_()),
             ("tools", pa.string()),
             ("control_tokens", pa.string()),
+            ("weight", pa.float64()),
         ]
     )
 

@@ -18,7 +18,7 @@ OTHER_WORDS = {
     **dict.fromkeys(("random_seed", "data_seed", "manual_seed"), "seed"),
     **dict.fromkeys(("run_name", "project", "experiment_name"), "name"),
     **dict.fromkeys(("metrics", "evaluators", "evaluation"), "evaluate"),
-    **dict.fromkeys(("callbacks", "early_stopping", "early_stopping_patience", "report_to"), "watch"),
+    **dict.fromkeys(("callbacks", "report_to"), "watch"),
     **dict.fromkeys(("base_model", "model_name_or_path", "model_id"), "model"),
     **dict.fromkeys(("peft", "peft_config", "lora_config"), "adapter"),
     **dict.fromkeys(("trainer", "training", "training_arguments"), "train"),
@@ -43,7 +43,7 @@ def where_it_belongs(key: str, here: set[type[BaseModel]], whole: type[BaseModel
         if known := _aliases(block).get(key):
             return f"; here it is '{known}'"
     places: dict[str, list[str]] = {}
-    for place, use in _places(key, whole, ()):
+    for place, use in [*_places(key, whole, ())] or _in_lists(key, whole):
         places.setdefault(place, []).append(use)
     if places:
         named = [_named(place, [] if "" in uses else uses, data) for place, uses in places.items()]
@@ -72,6 +72,16 @@ def _places(key: str, model: type[BaseModel], path: tuple[str, ...]) -> Iterator
                 yield from _places(key, block, within)
                 if known := _aliases(block).get(key):
                     yield ".".join((*within, known)), ""
+
+
+def _in_lists(key: str, whole: type[BaseModel]) -> Iterator[tuple[str, str]]:
+    """Find what other tools call so among the components that a recipe lists, such as its watchers."""
+    for name, field in whole.model_fields.items():
+        for block in blocks_in(field.annotation) if _is_list(field.annotation) else ():
+            known = _aliases(block).get(key) if issubclass(block, Component) else None
+            use = next(iter(tags_of(block)), "")
+            if known is not None:
+                yield (f"{name}.{known}", use) if known else (f"{name}: [{{use: {use}}}]", "")
 
 
 def _in_component(key: str, block: type[BaseModel], path: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ftp.components import Component, Curator, Engine
 from ftp.data.files import files_of, unread_options
+from ftp.data.slices import Slice, overlap, problem_of_files
 from ftp.errors import DataError
 from ftp.files import shown
 from ftp.guard import call
@@ -69,9 +70,13 @@ def _sources(recipe: Recipe) -> Problems:
         yield from _unread_keys(path, source)
         if (source.path is None) == (source.hub is None):
             yield path, "needs either `path:` or `hub:`"
-        for key in ("split", "revision"):
-            if source.hub is None and getattr(source, key) is not None:
-                yield (*path, key), "applies only to a `hub:` source; remove it"
+        if source.hub is None and source.revision is not None:
+            yield (*path, "revision"), "applies only to a `hub:` source; remove it"
+        if source.hub is None and source.split is not None and (problem := problem_of_files(source.split)):
+            yield (*path, "split"), problem
+        if source.weight != 1 and (path[1] != "train" or not recipe.train.weighs_rows):
+            what = f"the trainer '{recipe.train.used_as}' reads none" if path[1] == "train" else "is for training rows"
+            yield (*path, "weight"), f"{what}; remove it"
         if path[1] == "evals" and source.role != "domain":
             yield (*path, "role"), "an eval set has no role; remove it"
 
@@ -176,13 +181,14 @@ def _exports(recipe: Recipe) -> Problems:
 
 def _read_twice(recipe: Recipe) -> Problems:
     """Yield files, or splits of a hub data set, that are read twice: validation and eval rows are never trained on."""
-    readers: dict[str, Path_] = {}
+    readers: dict[str, list[tuple[Path_, Slice]]] = {}
     for path, source in recipe.data.sources():
         shared: dict[Path_, list[str]] = {}
         for place in _places_of(source):
-            other = readers.setdefault(place, path)
-            if other != path:
+            others = readers.setdefault(place, [])
+            for other in [other for other, rows in others if overlap(rows, source.slice)][:1]:
                 shared.setdefault(other, []).append(place)
+            others.append((path, source.slice))
         for other, places in shared.items():
             key = "path" if source.path else "hub"
             leak = other[1] != path[1] and "train" in (other[1], path[1])
@@ -194,7 +200,7 @@ def _read_twice(recipe: Recipe) -> Problems:
 
 def _places_of(source: Source) -> list[str]:
     if source.hub is not None:
-        return [f"{source.hub}/{source.split or 'train'}"]
+        return [f"{source.hub}/{source.slice.name}"]
     if source.path is None:
         return []
     try:

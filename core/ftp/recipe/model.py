@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, Discriminator, Field, PrivateAttr, Tag
 
@@ -22,6 +22,7 @@ from ftp.components import (
 )
 from ftp.data.readers.encodings import known_encoding
 from ftp.data.readers.rows import ReadOptions, SampleBy
+from ftp.data.slices import Slice, known_slice, parse_slice
 from ftp.options import PLAIN_NAME, FilePath, Options, Share
 from ftp.slots import dump
 from ftp.types import ControlTokenRule
@@ -34,13 +35,19 @@ CONTESTANT = r"^[A-Za-z0-9][A-Za-z0-9_]{0,99}$"
 class Source(Options):
     """A source of rows: files, or a data set on the hub."""
 
+    also_known_as: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("num_samples", "max_samples", "slice"), "split"),
+        "loss_weight": "weight",
+    }
+
     path: FilePath | None = None
     """A file, a directory or a glob of .jsonl, .json, .csv, .tsv, .xlsx, .parquet, .arrow, .feather, .txt or .md files
     (each also .gz or .zst), or a directory that `save_to_disk` wrote."""
     hub: str | None = None
     """The id of a data set on the Hugging Face hub."""
-    split: str | None = None
-    """Which split of the hub data set. Default: `train`."""
+    split: Annotated[str, AfterValidator(known_slice)] | None = None
+    """Which split of the hub data set, or a slice of one: `train[:1%]`, `train[100:200]`. Default: `train`. For files
+    a slice of their rows in order: `[:1%]`."""
     revision: str | None = None
     """Which commit, tag or branch of the hub data set."""
     name: Annotated[str, Field(pattern=PLAIN_NAME)] | None = None
@@ -49,6 +56,8 @@ class Source(Options):
     """How a row becomes an example."""
     role: Literal["domain", "replay"] = "domain"
     """`replay` is general data mixed in against forgetting."""
+    weight: float = Field(default=1.0, gt=0)
+    """What the loss of each trained token of its rows is multiplied by in training; not how often they come."""
     group: str | None = None
     """Column whose equal values belong together, such as a patient or a document: never on both sides of a split."""
     control_tokens: ControlTokenRule = "text"
@@ -65,6 +74,11 @@ class Source(Options):
     sample_by: SampleBy | None = None
     """What becomes a row of a .txt or .md file: `document` (the whole file), `paragraph` or `line`.
     Default: `document`."""
+
+    @property
+    def slice(self) -> Slice:
+        """Which of its rows are meant, and of which split."""
+        return parse_slice(self.split or "train")
 
     @property
     def reading(self) -> ReadOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -30,7 +31,7 @@ SHOWN_PROBLEMS = 20
 
 def examples_of(source: Source) -> Iterator[tuple[Path | str, Row, Example | str]]:
     """Read a source; yield for each row its file or hub name, the row, and the example or the problem with it."""
-    name = source.path or f"{source.hub}/{source.split or 'train'}"
+    name = source.path or _hub_split(source)
     good, bad = 0, ""
     for place, row in _rows_of_source(source):
         found = _format(source, row)
@@ -44,20 +45,32 @@ def examples_of(source: Source) -> Iterator[tuple[Path | str, Row, Example | str
 
 
 def _rows_of_source(source: Source) -> Iterator[tuple[Path | str, Row]]:
+    """Yield the rows of a source, or of the slice that is meant, each with its file or hub name."""
+    if source.slice.is_whole:
+        return _all_rows(source)
+    start, stop = source.slice.bounds(lambda: sum(1 for _ in _all_rows(source)))
+    return itertools.islice(_all_rows(source), start, stop)
+
+
+def _all_rows(source: Source) -> Iterator[tuple[Path | str, Row]]:
     if source.path is None:
         for row in _hub_rows(source):
-            yield f"{source.hub}/{source.split or 'train'}", row
+            yield _hub_split(source), row
     else:
         for file in files_of(source.path):
             for row in rows_of(file, source.reading):
                 yield file, row
 
 
+def _hub_split(source: Source) -> str:
+    return f"{source.hub}/{source.slice.name}"
+
+
 def _hub_rows(source: Source) -> Iterator[Row]:
     import datasets
 
     try:
-        found = datasets.load_dataset(source.hub, split=source.split or "train", revision=source.revision)
+        found = datasets.load_dataset(source.hub, split=source.slice.name, revision=source.revision)
     except Exception as error:  # the library raises many kinds; the user needs the name and the reason
         raise DataError([f"{source.hub}: can't be loaded from the hub: {first_line(error)}"]) from None
     for number, values in enumerate(found, 1):
@@ -251,8 +264,10 @@ class _Reader:
             name = names.get(place) or names.setdefault(place, shown(place, self.home))
             if isinstance(found, Example):
                 id = self.ledger.add(name, row.line, split, source.role)
-                controls = source.control_tokens
-                yield replace(found, id=id, source=name, role=source.role, origin=origin, control_tokens=controls)
+                yield replace(
+                    found, id=id, source=name, role=source.role, origin=origin,
+                    control_tokens=source.control_tokens, weight=source.weight,
+                )  # fmt: skip
             elif source.on_bad_row == "drop":
                 id = self.ledger.add(name, row.line, split, source.role)
                 self.ledger.drop(id, by=source.format.used_as, reason=found)

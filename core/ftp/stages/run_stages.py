@@ -99,10 +99,11 @@ def train(work: Work, loaded: LoadedModel, corpus: Corpus, ledger: Ledger) -> Lo
     emit = processes().start_training(directory.path, work.emit)
     engine = recipe.answers and recipe.answers.at_work(EngineWork(loaded, who="tuned", evals="train", note=work.note))
     record = directory.append_records
-    job = TrainingJob(loaded, corpus, ledger, checkpoints, recipe.seed, emit, score, engine, record)
+    job = TrainingJob(loaded, corpus, ledger, checkpoints, recipe.seed, emit, score, engine, record, directory.path)
     result = call(TrainResult, recipe.train.train, job)
     with directory.new_directory("model") as target:
         call(object, recipe.adapter.save, result.model, target)
+        call(object, recipe.train.save, result.model, target)
         result.model.tokenizer.save_pretrained(target)
     ledger.write(directory.path / "ledger.parquet")
     summary = {f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.name != "model"}

@@ -94,9 +94,11 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"{'memory':12}about {found['memory_mb']:,.0f} MB at the peak{now}"
     if "checkpoint_mb" in found:
         checkpoint, best, model = found["checkpoint_mb"], found.get("best_mb", 0), found["model_mb"]
+        times = 1 + found.get("checkpoints_kept", 1)
         yield (
-            f"{'disk':12}{2 * (checkpoint + best) + model:,.0f} MB at the most: a checkpoint of {checkpoint:,} MB and "
-            f"the best state, {best:,} MB, twice each while one replaces the other, and the model, {model:,} MB"
+            f"{'disk':12}{times * (checkpoint + best) + model:,.0f} MB at the most: a checkpoint of {checkpoint:,} MB "
+            f"and the best state, {best:,} MB, {'twice' if times == 2 else f'{times} times'} each while one replaces "
+            f"the other, and the model, {model:,} MB"
         )
 
 

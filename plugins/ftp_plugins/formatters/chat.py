@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import ftp
 from ftp.errors import did_you_mean
@@ -151,20 +151,39 @@ class Messages(ftp.Formatter):
     where they are known. Loss is taken on every assistant turn but those with `train: false` (or `weight: 0`).
     """
 
+    also_known_as: ClassVar[Mapping[str, str]] = {
+        "field_messages": "messages",
+        **dict.fromkeys(("message_field_role", "message_property_mappings", "role_tag", "role_field"), "role"),
+        **dict.fromkeys(("message_field_content", "content_tag", "content_field"), "content"),
+        **dict.fromkeys(("role_mapping", "user_tag", "assistant_tag"), "roles"),
+    }
+
     messages: str = "messages"
     """Column of the list."""
+    role: str = "role"
+    """Key of a turn's role, such as `from`."""
+    content: str = "content"
+    """Key of a turn's text, such as `value`."""
+    roles: dict[str, Role] = {}
+    """Other names of roles: `{human: user, gpt: assistant}`. The usual ones are known too."""
     tools: str | None = "tools"
     """Column of the tools that the assistant may call: a list of JSON schemas, or its JSON text. A row may lack it
     unless it is renamed; null: not read."""
 
     def format(self, row: Mapping[str, Any]) -> ftp.Example:
-        found = turns(listed(row, self.messages), self.messages)
+        names = {**OPENAI_ROLES, **self.roles}
+        found = turns(listed(row, self.messages), self.messages, self.role, self.content, names)
         return conversation(found, self.messages, tools_of(row, self.tools))
+
+    def problems(self) -> list[str]:
+        same = self.role == self.content
+        return [f"content: the role and the text of a turn can't both be '{self.content}'"] if same else []
 
     def row(self, example: ftp.Example) -> Mapping[str, Any] | None:
         if not is_plain(example):
             return None
-        found = [{"role": turn.role, "content": turn.content} for turn in example.messages]
+        names = {role: name for name, role in self.roles.items()}
+        found = [{self.role: names.get(turn.role, turn.role), self.content: turn.content} for turn in example.messages]
         return {self.messages: found, **without_tools(self.tools)}
 
 

@@ -92,7 +92,8 @@ def shared_tokens(rows: TokenRows, batches: Sequence[list[int]]) -> int:
 def packed_batch(rows: Sequence[Mapping[str, Any]], once: bool = False) -> dict[str, Any]:
     """Collate rows without padding: a Pack, the positions of states that predict a trained token, and those tokens.
 
-    `at` and `targets` are int64 [N]; `tokens` counts all tokens of the rows.
+    `at` and `targets` are int64 [N]; `tokens` counts all tokens of the rows. Where a row has a `weight` other than 1,
+    `weights`, float32 [N], are those of the targets.
 
     Args:
         once: compute tokens that several rows begin with once; the position of such a state then occurs once for each
@@ -108,7 +109,7 @@ def packed_batch(rows: Sequence[Mapping[str, Any]], once: bool = False) -> dict[
         trained = torch.as_tensor(row["trained"], dtype=torch.bool)[1:]
         at.append(place[:-1][trained])  # a token is predicted from the state before it
         targets.append(tokens[1:][trained])
-    return {
+    batch = {
         "input_ids": packed.input_ids,
         "position_ids": packed.position_ids,
         "lengths": packed.lengths,
@@ -117,13 +118,23 @@ def packed_batch(rows: Sequence[Mapping[str, Any]], once: bool = False) -> dict[
         "targets": torch.cat(targets),
         "tokens": sum(map(len, ids)),
     }
+    if any(row.get("weight", 1.0) != 1 for row in rows):
+        parts = zip(rows, targets, strict=True)
+        batch["weights"] = torch.cat([torch.full((len(own),), row.get("weight", 1.0)) for row, own in parts])
+    return batch
 
 
 def padded_batch(rows: Sequence[Mapping[str, Any]], pad: int) -> dict[str, Any]:
-    """Collate rows with padding: int64 tensors [rows, longest], padded on the right; `tokens` counts real ones."""
+    """Collate rows with padding: int64 tensors [rows, longest], padded on the right; `tokens` counts real ones.
+
+    Where a row has a `weight` other than 1, `weights` is float32 [rows].
+    """
     ids, mask = padded([row["input_ids"] for row in rows], pad, side="right")
     labels, _ = padded([Tokens(row["input_ids"], row["trained"]).labels for row in rows], -100, side="right")
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels, "tokens": int(mask.sum())}
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels, "tokens": int(mask.sum())}
+    if any(row.get("weight", 1.0) != 1 for row in rows):
+        batch["weights"] = torch.tensor([row.get("weight", 1.0) for row in rows])
+    return batch
 
 
 def trained_in(batch: Mapping[str, Any]) -> int:

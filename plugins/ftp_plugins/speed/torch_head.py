@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -19,6 +20,25 @@ TokenLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """The losses [n] of tokens, from float32 logits [n, vocabulary] and int64 targets [n]."""
 
 
+@dataclass(frozen=True)
+class PenalisedLoss:
+    """Cross-entropy with label smoothing and z-loss: a `TokenLoss` that the fused head knows too."""
+
+    label_smoothing: float
+    """Share of the target's probability that is spread evenly over the vocabulary (Szegedy et al. 2016,
+    arXiv:1512.00567, section 7)."""
+    z_loss: float
+    """Weight of the squared logarithm of the softmax's denominator, which keeps logits from drifting (Chowdhery et al.
+    2022, arXiv:2204.02311, section 5)."""
+
+    def __call__(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        nll = functional.cross_entropy(logits, targets, reduction="none", label_smoothing=self.label_smoothing)
+        return nll + self.z_loss * torch.logsumexp(logits, -1).square() if self.z_loss else nll
+
+
+PLAIN = PenalisedLoss(0.0, 0.0)
+
+
 def summed_loss(
     states: torch.Tensor,
     weight: torch.Tensor,
@@ -26,8 +46,10 @@ def summed_loss(
     scale: float = 1.0,
     softcap: float | None = None,
     compute: torch.Tensor | None = None,
+    penalties: PenalisedLoss = PLAIN,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the summed negative log-likelihood in nats, float32.
+    """Return the summed negative log-likelihood in nats with the penalties, float32.
 
     Logits and their gradient are made a chunk of positions at a time, the gradient already in the forward pass (as in
     Liger, Hsu et al. 2024, arXiv:2410.10989), so memory does not grow with positions times vocabulary.
@@ -39,8 +61,9 @@ def summed_loss(
         scale: logits are multiplied by it.
         softcap: logits go through `softcap * tanh(logits / softcap)` (Gemma 2).
         compute: the weight in the type to multiply in, where that is another than its own.
+        weights: what the loss of each position is multiplied by, float32 [N]; None for 1.
     """
-    loss: torch.Tensor = SummedLoss.apply(states, weight, targets, scale, softcap, compute)
+    loss: torch.Tensor = SummedLoss.apply(states, weight, targets, scale, softcap, compute, penalties, weights)
     return loss
 
 
@@ -50,6 +73,7 @@ def loss_through(
     targets: torch.Tensor,
     vocabulary: int,
     token_loss: TokenLoss | None = None,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the same through any head, such as an adapter's or one with a bias, and with any token loss.
 
@@ -58,21 +82,23 @@ def loss_through(
     Args:
         token_loss: None for cross-entropy.
     """
-    part = partial(_loss_of_part, head, token_loss)
+    part = partial(_loss_of_part, head, token_loss or PLAIN)
     rows = max(1, CHUNK_BYTES // (4 * vocabulary))
     total = torch.zeros((), dtype=torch.float32, device=states.device)
-    for some, wanted in zip(torch.split(states, rows), torch.split(targets, rows), strict=True):
-        total = total + checkpoint(part, some, wanted, use_reentrant=False)
+    factors = torch.ones(len(targets), device=states.device) if weights is None else weights
+    for chunk in zip(*(torch.split(values, rows) for values in (states, targets, factors)), strict=True):
+        total = total + checkpoint(part, *chunk, use_reentrant=False)
     return total
 
 
 def _loss_of_part(
-    head: Callable[..., Any], token_loss: TokenLoss | None, states: torch.Tensor, targets: torch.Tensor
+    head: Callable[..., Any],
+    token_loss: TokenLoss,
+    states: torch.Tensor,
+    targets: torch.Tensor,
+    weights: torch.Tensor,
 ) -> torch.Tensor:
-    logits = head(states).float()
-    if token_loss is None:
-        return functional.cross_entropy(logits, targets, reduction="sum")
-    return token_loss(logits, targets).sum()
+    return (token_loss(head(states).float(), targets) * weights).sum()
 
 
 def log_probs(head: Callable[..., Any], states: torch.Tensor, targets: torch.Tensor, vocabulary: int) -> torch.Tensor:
@@ -113,18 +139,21 @@ class SummedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: Any, weight: Any, targets: Any, scale: float, softcap: float | None, compute: Any
-    ) -> Any:
+        ctx: Any, states: Any, weight: Any, targets: Any, scale: float, softcap: float | None, compute: Any,
+        penalties: PenalisedLoss, weights: Any,
+    ) -> Any:  # fmt: skip
         used = weight if compute is None else compute
         count = len(states)
         filling = rounded(count, SIZES) - count
         inputs = functional.pad(states.to(used.dtype), (0, 0, 0, filling))
         targets = functional.pad(targets, (0, filling))
+        factors = None if weights is None else functional.pad(weights, (0, filling))[:, None]
         rows = max(1, CHUNK_BYTES // (4 * len(used)))
         wants_states, wants_weight = ctx.needs_input_grad[:2]
         dstates = torch.empty_like(inputs) if wants_states else None
         dweight = torch.zeros_like(weight) if wants_weight else None
         total = torch.zeros((), dtype=torch.float32, device=states.device)
+        spread, z_loss = penalties.label_smoothing, penalties.z_loss
         work = _buffers(rows, len(used), used.dtype, used.device)
         for start in range(0, len(inputs), rows):
             part, wanted = inputs[start : start + rows], targets[start : start + rows, None]
@@ -138,10 +167,24 @@ class SummedLoss(torch.autograd.Function):
                 logits = bent * softcap
             torch.log_softmax(logits, -1, out=logs)
             real = max(0, min(count - start, len(part)))
-            total -= logs[:real].gather(1, wanted[:real]).sum()
+            log_sum = logits[:, :1] - logs[:, :1] if z_loss else None
+            losses = -(1 - spread) * logs.gather(1, wanted)
+            if spread:
+                losses -= spread * logs.mean(1, keepdim=True)
+            if log_sum is not None:
+                losses += z_loss * log_sum.square()
+            factor = None if factors is None else factors[start : start + rows]
+            total += (losses if factor is None else losses * factor)[:real].sum()
             if not wants_states and not wants_weight:
                 continue
-            grad = logs.exp_().scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=torch.float32))
+            grad = logs.exp_()
+            if log_sum is not None:
+                grad.mul_(1 + 2 * z_loss * log_sum)
+            grad.scatter_add_(1, wanted, torch.full_like(wanted, spread - 1, dtype=torch.float32))
+            if spread:
+                grad.sub_(spread / len(used))
+            if factor is not None:
+                grad.mul_(factor)
             grad[real:] = 0
             if bent is not None:
                 grad.mul_(1 - bent * bent)
@@ -162,5 +205,5 @@ class SummedLoss(torch.autograd.Function):
         return (
             None if dstates is None else (dstates * grad).to(ctx.dtype),
             None if dweight is None else dweight.mul_(grad.to(dweight.dtype)),  # the largest gradient: no copy
-            *(None,) * 4,
+            *(None,) * 6,
         )

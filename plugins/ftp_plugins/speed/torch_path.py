@@ -14,7 +14,7 @@ from ftp.lm.torch_models import causal_model, head_of, logit_scale_and_cap
 from ftp.lm.torch_packing import Pack, documents, hidden_states, why_not
 from ftp_plugins.speed.torch_batches import Batches, packed_batch
 from ftp_plugins.speed.torch_copies import WeightCopies
-from ftp_plugins.speed.torch_head import TokenLoss, log_probs, loss_through, summed_loss
+from ftp_plugins.speed.torch_head import PLAIN, PenalisedLoss, TokenLoss, log_probs, loss_through, summed_loss
 from ftp_plugins.speed.torch_layers import fast_layers
 
 if TYPE_CHECKING:
@@ -88,11 +88,14 @@ class FastPath:
     def loss(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Return the summed loss of a `packed_batch`, in nats for cross-entropy."""
         states = self.states(batch)
-        if not self.plain_head or self.token_loss is not None:
+        penalties, weights = PLAIN if self.token_loss is None else self.token_loss, batch.get("weights")
+        if not self.plain_head or not isinstance(penalties, PenalisedLoss):
             head, size = head_of(self.model), self.model.config.vocab_size
-            return loss_through(head, states, batch["targets"], size, self.token_loss)
+            return loss_through(head, states, batch["targets"], size, self.token_loss, weights)
         copy = self.copies.of(self.head.weight) if self.mixes else None
-        return summed_loss(states, self.head.weight, batch["targets"], self.scale, self.softcap, copy)
+        return summed_loss(
+            states, self.head.weight, batch["targets"], self.scale, self.softcap, copy, penalties, weights
+        )
 
     def log_probs(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Return the log-probability of each target of a `packed_batch`, in nats, differentiable, float32 [N]."""

@@ -81,7 +81,9 @@ class GRPOOptions(LoopTraining):
     their mean reward."""
 
     def problems(self) -> list[str]:
-        found = []
+        found = super().problems()
+        if self.neftune_noise_alpha is not None:
+            found.append("neftune_noise_alpha: would blur the probabilities of the model's own answers; remove it")
         for reward in self.rewards:
             if not type(reward).scores_answers() or reward.on_its_own:
                 found.append(f"rewards: '{reward.used_as}' gives no score to a single answer, so it can't be a reward")
@@ -92,7 +94,8 @@ class GRPOOptions(LoopTraining):
         if all(reward.weight_given == 0 for reward in self.rewards):
             found.append("rewards: all have a weight of 0, so there is nothing to learn")
         if self.updates == 1:
-            unread = [name for name in ("clip", "clip_high") if name in self.model_fields_set]
+            fields = type(self).model_fields  # a run's own recipe has every default written out
+            unread = [name for name in ("clip", "clip_high") if getattr(self, name) != fields[name].default]
             found += [f"{name}: has an effect only with `updates:` above 1; remove it" for name in unread]
         return found
 

@@ -69,8 +69,9 @@ def _measured(trainer: MeasuredTrainer) -> dict[str, Any]:
         trainer.train()
     memory = peak_memory_mb(args.device)
     timed = trainer.timed
-    batches = len(trainer.batches) * args.num_train_epochs
-    tokens = planned["tokens_per_epoch"] * args.num_train_epochs
+    epochs = planned["steps"] / trainer.steps_per_epoch() if args.max_steps > 0 else args.num_train_epochs
+    batches = len(trainer.batches) * epochs
+    tokens = planned["tokens_per_epoch"] * epochs
     seconds_of = {
         "batches": timed["per_batch"] * batches + timed["per_token"] * tokens,
         "optimizer": timed["optimizer_step"] * planned["steps"],

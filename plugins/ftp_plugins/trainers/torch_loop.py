@@ -25,7 +25,11 @@ from ftp_plugins.speed.torch_layers import without_fast_layers
 from ftp_plugins.speed.torch_path import FastPath
 from ftp_plugins.speed.torch_shares import Shares, empty_batch, is_empty
 from ftp_plugins.trainers.loop_options import LoopOptions
+from ftp_plugins.trainers.optimizers import optimizer_named
+from ftp_plugins.trainers.torch_arguments import training_arguments
+from ftp_plugins.trainers.torch_neftune import embedding_noise
 from ftp_plugins.trainers.torch_objective import Objective
+from ftp_plugins.trainers.torch_optimizers import make_optimizer, parameter_groups, state_bytes
 
 T = TypeVar("T", bound="LoopTrainer")
 
@@ -38,11 +42,11 @@ class LoopTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
     Args:
         job: what to train, and whom to tell.
         objective: the loss with its rows; its `path` is set.
-        options: of `TrainingParts`.
+        options: of the training.
     """
 
-    def __init__(self, job: ftp.TrainingJob, args: Any, objective: Objective, **options: Any) -> None:
-        self.objective, self.path = objective, objective.path
+    def __init__(self, job: ftp.TrainingJob, args: Any, objective: Objective, options: LoopOptions) -> None:
+        self.objective, self.path, self.options = objective, objective.path, options
         self.batches = objective.batches(args.per_device_train_batch_size, args.seed, args.gradient_accumulation_steps)
         self.sampler: Batches | Shares = self.batches
         if current().count > 1:
@@ -69,7 +73,10 @@ class LoopTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
             log_also=objective.figures,
             loss_unit=objective.loss_unit,
             repeats=objective.repeats,
-            **options,
+            best_by=options.best_by,
+            dev_rows=options.dev_rows,
+            checkpoint_minutes=options.checkpoint_minutes,
+            checkpoints_kept=options.save_total,
         )
         if objective.validates:
             parts.validation = objective.validation(parts.largest_batch(args.per_device_train_batch_size))
@@ -84,6 +91,20 @@ class LoopTrainer(TrainerWithParts, trl.SFTTrainer):  # type: ignore[misc]
             pin_memory=self.args.dataloader_pin_memory,
         )  # fmt: skip
         return self.accelerator.prepare(loader)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Make the optimizer that the options name."""
+        if self.optimizer is None:
+            model, rate = model or self.model, self.args.learning_rate
+            decaying = self.get_decay_parameter_names(model)
+            ratio = self.options.loraplus_lr_ratio
+            groups = parameter_groups(model, set(decaying), rate, self.args.weight_decay, ratio)
+            self.optimizer = make_optimizer(optimizer_named(self.options.optimizer), model, groups, rate)
+        return self.optimizer
+
+    def optimizer_bytes(self) -> int:
+        """Return the bytes of the optimizer's state."""
+        return state_bytes(optimizer_named(self.options.optimizer), self.parts.job.model.model)
 
     def rehearse(self) -> None:
         """Rehearse, and let the objective know."""
@@ -173,22 +194,19 @@ def ready_trainer(kind: type[T], options: LoopOptions, job: ftp.TrainingJob) -> 
         DataError: no row is left to train on.
     """
     model, tokenizer = job.model.model, job.model.tokenizer
+    name = optimizer_named(options.optimizer).name
+    if name.startswith("paged") and job.model.model.device.type == "cpu":
+        job.emit("note", text=f"{name}: on a CPU there is nothing to page; it trains as {name.removeprefix('paged_')}.")
     loaded = ftp.LoadedTokenizer(tokenizer, stop_ids(tokenizer, model.generation_config.eos_token_id))
     objective = options.objective(job, loaded)
     with deterministic(options.deterministic), fast_path(options, job, objective) as objective.path:
         objective.autocast = objective.path is None and multiplies_in_bfloat16(options, job.model)
         objective.begin()
         args = training_arguments(options, job, objective)
-        trainer = kind(
-            job,
-            args,
-            objective,
-            best_by=options.best_by,
-            dev_rows=options.dev_rows,
-            checkpoint_minutes=options.checkpoint_minutes,
-        )
+        trainer = kind(job, args, objective, options)
         try:
-            yield trainer
+            with embedding_noise(model, options.neftune_noise_alpha):
+                yield trainer
         finally:
             # Accelerate leaves its bfloat16 autocast around forward; the base answered without it.
             trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
@@ -208,6 +226,8 @@ def fast_path(options: LoopOptions, job: ftp.TrainingJob, objective: Objective) 
         # Weights of the model itself that train in float32, and no adapter beside them.
         mixes = multiplies_in_bfloat16(options, job.model) and not hasattr(model, "peft_config")
         path = FastPath(model, torch.bfloat16 if mixes else torch.float32, objective.token_loss)
+        if options.neftune_noise_alpha is not None:
+            path.separately = path.separately or "every row draws its own noise"
         why_not = path.disagrees(objective.tokens)
     if why_not is None:
         with path.layers() as layers:
@@ -236,42 +256,3 @@ def products_of(options: LoopOptions, loaded: ftp.LoadedModel) -> dict[str, Any]
     if not adapts and multiplies_in_bfloat16(options, loaded):
         used = "bfloat16"
     return {"multiplies_in": used, "gflops": {name: round(speed, 1) for name, speed in loaded.gflops.items()}}
-
-
-def training_arguments(options: LoopOptions, job: ftp.TrainingJob, objective: Objective) -> Any:
-    """Return the library's arguments for these options."""
-    model = job.model.model
-    batches = math.ceil(len(objective.lengths) / options.batch_size) * objective.repeats
-    steps_per_epoch = math.ceil(batches / options.gradient_accumulation)
-    steps = max(1, math.ceil(steps_per_epoch * options.epochs))
-    every = max(1, round(steps_per_epoch / options.evals_per_epoch))
-    on_cpu = model.device.type == "cpu"
-    return trl.SFTConfig(
-        output_dir=str(job.directory),
-        num_train_epochs=options.epochs,
-        per_device_train_batch_size=options.batch_size,
-        per_device_eval_batch_size=options.batch_size,
-        gradient_accumulation_steps=options.gradient_accumulation,
-        learning_rate=options.learning_rate,
-        lr_scheduler_type=options.schedule if options.schedule != "constant" else "constant_with_warmup",
-        warmup_steps=round(options.warmup * steps),
-        weight_decay=options.weight_decay,
-        max_grad_norm=options.max_grad_norm,
-        activation_checkpointing=options.gradient_checkpointing,
-        bf16=objective.autocast,
-        use_cpu=on_cpu,
-        max_length=None,  # overlong rows are dropped or cut before
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
-        eval_strategy="steps" if objective.validates else "no",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=not on_cpu,
-        seed=job.seed,
-        data_seed=job.seed,
-    )

@@ -12,7 +12,7 @@ import ftp
 from ftp.lm.tokens import TokenRows
 from ftp.lm.training.torch_validation import RowValidation
 from ftp_plugins.speed.torch_batches import Batches, padded_batch, shared_tokens, trained_in
-from ftp_plugins.speed.torch_head import TokenLoss
+from ftp_plugins.speed.torch_head import PLAIN, TokenLoss
 from ftp_plugins.speed.torch_path import FastPath
 from ftp_plugins.trainers.torch_objective import Objective
 
@@ -62,12 +62,16 @@ class TokenObjective(Objective):
         if self.path is not None:
             share = self.path.loss(batch) / count
             return share
-        if self.token_loss is None:
+        if self.token_loss is None and "weights" not in batch:
             return None
+        token_loss = self.token_loss or PLAIN
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
         targets = batch["labels"][:, 1:]
         trained = targets != -100
-        share = self.token_loss(logits[:, :-1][trained].float(), targets[trained]).sum() / count
+        losses = token_loss(logits[:, :-1][trained].float(), targets[trained])
+        if "weights" in batch:
+            losses = losses * batch["weights"][:, None].expand_as(targets)[trained]
+        share = losses.sum() / count
         return share
 
     def validation(self, batch_tokens: int) -> RowValidation:

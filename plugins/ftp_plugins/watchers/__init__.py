@@ -5,6 +5,7 @@ from __future__ import annotations
 import ftp
 from ftp_plugins.watchers.budget import Budget
 from ftp_plugins.watchers.divergence import Divergence
+from ftp_plugins.watchers.early_stopping import EarlyStopping
 from ftp_plugins.watchers.mlflow import MLflow
 from ftp_plugins.watchers.over_optimisation import OverOptimisation
 from ftp_plugins.watchers.reward_hacking import RewardHacking
@@ -19,6 +20,7 @@ def ftp_watchers() -> dict[str, type[ftp.Watcher]]:
     return {
         "val_valley": ValValley,
         "divergence": Divergence,
+        "early_stopping": EarlyStopping,
         "over_optimisation": OverOptimisation,
         "budget": Budget,
         "reward_hacking": RewardHacking,

@@ -62,8 +62,10 @@ class Checkpoints:
 
     def last(self) -> Path | None:
         """Return the newest whole checkpoint, or None."""
-        found = [path for path in self.directory.glob("step-*") if re.fullmatch(r"step-\d{8,12}", path.name)]
-        return max(found, key=step_of, default=None)
+        return max(self._whole(), key=step_of, default=None)
+
+    def _whole(self) -> list[Path]:
+        return [path for path in self.directory.glob("step-*") if re.fullmatch(r"step-\d{8,12}", path.name)]
 
     def best(self, step: int) -> Path:
         """Return the directory with the weights of the best state, found at `step`."""
@@ -102,9 +104,17 @@ class Checkpoints:
                 f"continue with `ftp resume {self.directory.parent}`"
             ) from error
 
-    def keep_only(self, step: int, best_step: int) -> None:
-        """Remove everything except the checkpoint of this step and the best state that it refers to."""
+    def keep_only(self, step: int, best_step: int, count: int = 1) -> None:
+        """Remove everything except the last checkpoints up to this step, and the best states that they refer to.
+
+        Args:
+            count: how many checkpoints are kept.
+        """
         kept = {step_name(step), best_name(best_step)}
+        earlier = sorted((path for path in self._whole() if step_of(path) < step), key=step_of)
+        for path in earlier[len(earlier) - count + 1 :]:
+            with contextlib.suppress(ModelError):  # a damaged one is of no use
+                kept |= {path.name, best_name(load_progress(path).best_step)}
         for path in (*self.directory.glob("step-*"), *self.directory.glob("best-*")):
             if path.name not in kept:
                 shutil.rmtree(path)

@@ -28,6 +28,7 @@ class TrainingParts:
         best_by: `loss`, another figure of the validation (the higher the better), or the metric of an evaluator that
             `job.score` knows, taken on `dev_rows` rows.
         checkpoint_minutes: a checkpoint is saved when so many minutes have passed without one.
+        checkpoints_kept: how many of them are kept.
         log_also: names of further values that the trainer logs and the event `metric` shall carry.
         loss_unit: the unit of the loss, in words.
         repeats: how many times an epoch takes each row.
@@ -43,6 +44,7 @@ class TrainingParts:
         best_by: str = "loss",
         dev_rows: int = 50,
         checkpoint_minutes: float = 30,
+        checkpoints_kept: int = 1,
         log_also: Sequence[str] = (),
         loss_unit: str = "nats per token",
         repeats: int = 1,
@@ -50,7 +52,7 @@ class TrainingParts:
         self.job, self.lengths, self.trained_tokens = job, lengths, trained_tokens
         self.validation, self.best_by, self.dev_rows = validation, best_by, dev_rows
         self.checkpoint_minutes, self.log_also, self.loss_unit = checkpoint_minutes, log_also, loss_unit
-        self.repeats = repeats
+        self.checkpoints_kept, self.repeats = checkpoints_kept, repeats
         self.checkpoints = Checkpoints(job.directory)
         self.progress = Progress()
         self.decision: Stop | RollBack | None = None

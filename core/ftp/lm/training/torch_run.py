@@ -52,12 +52,12 @@ def train(trainer: TrainerWithParts) -> TrainResult:
 def planned_figures(trainer: TrainerWithParts) -> dict[str, int]:
     """Return what is known about a training before its first step. `_mb` is in 10^6 bytes.
 
-    `checkpoint_mb` is a checkpoint to resume from: the weights that train and AdamW's two values for each of them.
-    `best_mb` is the best state, those weights alone. New ones are whole before the old ones go.
+    `checkpoint_mb` is a checkpoint to resume from: the weights that train and the optimizer's state. `best_mb` is the
+    best state, those weights alone. New ones are whole before the old ones go; `checkpoints_kept` of each remain.
     """
     parts, args, model = trainer.parts, trainer.args, trainer.parts.job.model.model
     steps_per_epoch = trainer.steps_per_epoch()
-    steps = max(1, math.ceil(steps_per_epoch * args.num_train_epochs))
+    steps = planned_steps(trainer)
     training = [weight for weight in model.parameters() if weight.requires_grad]
     weights = sum(weight.numel() * weight.element_size() for weight in training)
     validation_rows = len(parts.validation or trainer.eval_dataset or ())
@@ -72,9 +72,17 @@ def planned_figures(trainer: TrainerWithParts) -> dict[str, int]:
         "validation_rows": validation_rows,
         "evaluations": _times(args.eval_strategy, args.eval_steps, steps, args) + 1 if validation_rows else 0,
         "checkpoints": _times(args.save_strategy, args.save_steps, steps, args) + 1,
-        "checkpoint_mb": math.ceil(3 * weights / 1e6),
+        "checkpoint_mb": math.ceil((weights + trainer.optimizer_bytes()) / 1e6),
         "best_mb": math.ceil(weights / 1e6) if validation_rows else 0,
+        "checkpoints_kept": parts.checkpoints_kept,
     }
+
+
+def planned_steps(trainer: TrainerWithParts) -> int:
+    """Return the number of optimizer steps of the whole training: `max_steps` of its arguments, or all epochs."""
+    args = trainer.args
+    epochs: float = args.num_train_epochs
+    return args.max_steps if args.max_steps > 0 else max(1, math.ceil(trainer.steps_per_epoch() * epochs))
 
 
 def _times(strategy: str, every: float | None, steps: int, args: Any) -> int:

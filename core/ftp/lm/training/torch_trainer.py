@@ -69,6 +69,11 @@ class TrainerWithParts(Trainer):  # type: ignore[misc]
         batches = math.ceil(len(self.parts.lengths) / at_once)
         return math.ceil(batches / accumulated)
 
+    def optimizer_bytes(self) -> int:
+        """Return the bytes of the optimizer's state; those of AdamW, unless a trainer overrides it."""
+        training = [weight for weight in self.parts.job.model.model.parameters() if weight.requires_grad]
+        return sum(2 * weight.numel() * weight.element_size() for weight in training)
+
     def floating_point_ops(self, inputs: Any) -> int:
         """Return 0: the library's count is wrong for packed batches, and nothing reads it."""
         return 0
@@ -132,7 +137,7 @@ class TrainerWithParts(Trainer):  # type: ignore[misc]
         if current().first:
             with parts.checkpoints.new(step_name(step)) as directory:
                 self.write_state(directory)
-            parts.checkpoints.keep_only(step, parts.progress.best_step)
+            parts.checkpoints.keep_only(step, parts.progress.best_step, parts.checkpoints_kept)
         parts.saved_at = time.monotonic()
         parts.job.emit("checkpoint", step=step)
 
@@ -155,13 +160,14 @@ class TrainerWithParts(Trainer):  # type: ignore[misc]
         if checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
+        # The rates of the groups as this recipe has them, before those of the checkpoint take their place.
+        rates = [group["initial_lr"] * self.parts.progress.factor for group in self.optimizer.param_groups]
         with reading(Path(checkpoint)):
             super()._load_optimizer_and_scheduler(checkpoint)
         # A roll-back lowers the rate of a checkpoint that was saved with the higher one.
-        rate = self.args.learning_rate * self.parts.progress.factor
         scheduler = self.lr_scheduler
-        scheduler.base_lrs = [rate] * len(scheduler.base_lrs)
-        for group in self.optimizer.param_groups:
+        scheduler.base_lrs = rates
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["initial_lr"] = rate
             group["lr"] = rate * scheduler.lr_lambdas[0](scheduler.last_epoch)
         scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
