@@ -33,8 +33,8 @@ BUILT_IN = [
     for kind in KINDS
     for name, offer in plugins.load().offers(kind).items()
     if offer.plugin.distribution == "ftp-finetune"
-    # They need a server, or rows and files of their own: their tests run the same check. grpo is made of others.
-    and name not in ("judge", "pairwise", "math", "code", "function", "grpo")
+    # They need a server, a model, rows or files of their own: their tests run the same check. grpo is made of others.
+    and name not in ("judge", "pairwise", "math", "code", "function", "reward_model", "grpo")
     and not list(plugins.missing_packages(offer))
 ]
 

@@ -42,6 +42,7 @@ class Evaluator(Component):
     """Whether a higher `score` is better."""
 
     _weight: float | None = PrivateAttr(default=None)
+    _directory: Path | None = PrivateAttr(default=None)
 
     @property
     def weight_given(self) -> float | None:
@@ -52,6 +53,17 @@ class Evaluator(Component):
         """Return the same evaluator with a weight."""
         evaluator = self.model_copy()
         evaluator._weight = weight
+        return evaluator
+
+    @property
+    def directory(self) -> Path | None:
+        """The run directory, for the records of a reward; None where it is none or outside a run."""
+        return self._directory
+
+    def recording_in(self, directory: Path | None) -> Self:
+        """Return the same evaluator as a reward that keeps its records in this run directory."""
+        evaluator = self.model_copy()
+        evaluator._directory = directory
         return evaluator
 
     @classmethod

@@ -14,6 +14,7 @@ from ftp_plugins.evaluators.loss import Loss
 from ftp_plugins.evaluators.math import Math
 from ftp_plugins.evaluators.pairwise import Pairwise
 from ftp_plugins.evaluators.preference import Preference
+from ftp_plugins.evaluators.reward_model import RewardModel
 from ftp_plugins.evaluators.rouge import Rouge
 
 
@@ -32,4 +33,5 @@ def ftp_evaluators() -> dict[str, type[ftp.Evaluator]]:
         "code": Code,
         "length": Length,
         "function": Function,
+        "reward_model": RewardModel,
     }

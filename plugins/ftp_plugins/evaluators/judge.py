@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import functools
 import math
 from collections import Counter
@@ -16,37 +15,12 @@ from pydantic import Field, model_validator
 import ftp
 from ftp.stats.win_rates import correlation
 from ftp_plugins.engines.calls import Asked, Calls
+from ftp_plugins.engines.client import ServiceError
 from ftp_plugins.judging import gold_set, prompts, reliability, rubric, verdicts
-from ftp_plugins.judging.local import expected_score
+from ftp_plugins.judging.grades import Grade, all_alike, cut_note, gold_agreement, grade_metric
+from ftp_plugins.judging.local import LocalModel, expected_score
 from ftp_plugins.judging.options import JudgeOptions, Requests, prompt_hash
 from ftp_plugins.judging.rubric import Criterion
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Grade:
-    """The scores of one answer, or why it has none."""
-
-    scores: dict[str, float] | None
-    reasons: dict[str, str]
-    why: str = ""
-
-    @property
-    def overall(self) -> float:
-        return math.fsum(self.scores.values()) / len(self.scores) if self.scores else math.nan
-
-    def score(self, name: str) -> float:
-        """Return the score for a criterion, or `overall`; NaN if there is none."""
-        if self.scores is None:
-            return math.nan
-        return self.overall if name == "overall" else float(self.scores[name])
-
-    def reason(self, name: str) -> str:
-        """Return the reason for a score, or why there is none."""
-        if self.scores is None:
-            return f"unscored: {self.why}"
-        if name == "overall":
-            return ", ".join(f"{criterion} {value:g}" for criterion, value in self.scores.items())
-        return self.reasons[name]
 
 
 class Judge(JudgeOptions):
@@ -54,7 +28,7 @@ class Judge(JudgeOptions):
 
     Each answer is graded separately, in a call that doesn't reveal its model. If a reply can't be read, the judge is
     asked once more; if that fails too, the answer is unscored: its score is NaN, its example is left out of the
-    means of both models, and the notes count it.
+    means of both models, and the notes count it. As a reward it gives an answer the mean over the criteria.
     """
 
     rubric: Annotated[list[str | Criterion], Field(min_length=1)] | ftp.FilePath = ["accuracy", "helpfulness", "tone"]
@@ -92,10 +66,8 @@ class Judge(JudgeOptions):
 
     async def _evaluate(self, view: ftp.EvalView) -> ftp.Evaluation:
         criteria, golden = self._rubric(), self._gold()
-        hash = prompt_hash(
-            self._prompt(ftp.Example((ftp.Message("user", "Q"), ftp.Message("assistant", "R"))), "A", criteria).text
-        )
-        async with self._open(view, hash) as (calls, requests):
+        hash = self._prompt_hash(criteria)
+        async with self._open(view.directory, hash) as (calls, requests):
             work = []
             for example, base, tuned in zip(view.examples, view.base_answers, view.tuned_answers, strict=True):
                 for order, answer in (("base", base), ("tuned", tuned)):
@@ -111,15 +83,49 @@ class Judge(JudgeOptions):
         levels = {criterion.name: float(len(criterion.levels)) for criterion in criteria}
         if len(criteria) > 1:
             levels["overall"] = math.fsum(levels.values()) / len(levels)
-        metrics = [_metric(name, base_grades, tuned_grades, clusters, high) for name, high in levels.items()]
+        metrics = [grade_metric(name, base_grades, tuned_grades, clusters, high) for name, high in levels.items()]
         notes, panel = self._instrument(calls, hash)
         notes += self._counted(view, grades[:answers], base_grades, tuned_grades, panel)
         notes += reliability.unscored_notes(metrics[-1], panel)
-        notes += _all_alike(grades[:answers], panel)
+        notes += all_alike(grades[:answers], panel)
         notes += self._lengths(view, base_grades, tuned_grades, clusters, panel)
         if golden:
-            notes.append(_agreement(golden, grades[answers:], panel))
+            notes.append(gold_agreement(golden, grades[answers:], panel))
         return ftp.Evaluation(tuple(metrics), tuple(notes), n=len(view.examples), panel=panel)
+
+    def scores(self, examples: Sequence[ftp.Example], answers: Sequence[str]) -> list[ftp.Score]:
+        """Grade answers as a reward: the mean over the criteria, NaN for an answer without a verdict.
+
+        Raises:
+            ServiceError: the judge can't be asked, or `max_cost` is reached.
+        """
+        return asyncio.run(self._scores(examples, answers))
+
+    async def _scores(self, examples: Sequence[ftp.Example], answers: Sequence[str]) -> list[ftp.Score]:
+        criteria = self._rubric()
+        caller = f"{self.used_as} as a reward"  # with a budget of its own
+        hash, local = self._prompt_hash(criteria), self._local_reward if self.provider == "local" else None
+        async with self._open(self.directory, hash, caller, local) as (calls, requests):
+            work = [
+                self._grade(calls, requests, criteria, Asked(caller, "train", example.id, "answer"), example, answer)
+                for example, answer in zip(examples, answers, strict=True)
+            ]
+            grades = await calls.all(work)
+        if calls.budget.is_over:
+            raise ServiceError(
+                f"{caller}: max_cost, {self.max_cost:g}, would have been exceeded, and nothing trains without rewards; "
+                "raise it, or train fewer steps. What was judged so far is in the cache"
+            )
+        return [ftp.Score(grade.score("overall"), grade.reason("overall")) for grade in grades]
+
+    @functools.cached_property
+    def _local_reward(self) -> LocalModel:
+        """A judge in this process, loaded once for the many times that a training asks it."""
+        return LocalModel(self.model, self.loader)
+
+    def _prompt_hash(self, criteria: Sequence[Criterion]) -> str:
+        example = ftp.Example((ftp.Message("user", "Q"), ftp.Message("assistant", "R")))
+        return prompt_hash(self._prompt(example, "A", criteria).text)
 
     def _prompt(self, example: ftp.Example, answer: str, criteria: Sequence[Criterion]) -> prompts.Prompt:
         return prompts.grading(
@@ -223,50 +229,3 @@ class Judge(JudgeOptions):
             panel["length flag"] = flag
             note += f"; the judge {flag}"
         return [note]
-
-
-def _all_alike(grades: Sequence[Grade], panel: dict[str, float | str]) -> list[str]:
-    given = [tuple(sorted(grade.scores.items())) for grade in grades if grade.scores is not None]
-    if len(given) < reliability.FEW or len(set(given)) > 1:
-        return []
-    panel["scores flag"] = "all alike"
-    return ["all answers got the same scores: this judge can't tell answers apart, and its figures mean nothing"]
-
-
-def cut_note(view: ftp.EvalView, limit: int) -> list[str]:
-    """Report how many answers were cut for the judge."""
-    cut = sum(len(answer.text) > limit for answers in (view.base_answers, view.tuned_answers) for answer in answers)
-    return [f"{cut} answers were cut for the judge at {limit:,} characters"] if cut else []
-
-
-def _metric(
-    name: str, base: Sequence[Grade], tuned: Sequence[Grade], clusters: Sequence[str] | None, levels: float
-) -> ftp.Metric:
-    """Compute a metric over the examples with both answers scored; unscored ones are NaN."""
-    return ftp.paired_metric(
-        name,
-        [grade.score(name) for grade in base],
-        [grade.score(name) for grade in tuned],
-        base_reasons=[grade.reason(name) for grade in base],
-        tuned_reasons=[grade.reason(name) for grade in tuned],
-        clusters=clusters,
-        limits=(1.0, levels),
-        family="rubric",
-    )
-
-
-def _agreement(golden: Sequence[gold_set.GoldScore], grades: Sequence[Grade], panel: dict[str, float | str]) -> str:
-    rows = [row for row, grade in enumerate(grades) if grade.scores is not None]
-    both = [(golden[row].score, grades[row].overall) for row in rows]
-    # Half way goes up: round() would go to the even neighbour.
-    rounded = [math.floor(overall + 0.5) for _, overall in both]
-    same, kappa = reliability.score_agreement(
-        [score for score, _ in both], rounded, ftp.clusters_of([golden[row].example for row in rows])
-    )
-    panel |= reliability.panel({"gold agreement": same, "gold weighted kappa": kappa})
-    panel["gold unscored"] = 1 - len(both) / len(golden)
-    return (
-        f"gold set: the judge's overall score, rounded, is that of people in {reliability.share(same)}; "
-        f"quadratic weighted kappa {f'{kappa:.2f}' if kappa is not None else 'unknown'}; "
-        f"{len(golden) - len(both)} of {len(golden)} unscored"
-    )

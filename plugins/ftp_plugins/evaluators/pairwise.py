@@ -14,9 +14,9 @@ import ftp
 from ftp.stats.win_rates import length_controlled_win_rate, order_consistency, win_rate
 from ftp_plugins.engines.calls import Asked, Calls
 from ftp_plugins.evaluators.general_instructions import INSTRUCTIONS, format_problems, read_instructions
-from ftp_plugins.evaluators.judge import cut_note
 from ftp_plugins.formatters.auto import Auto
 from ftp_plugins.judging import gold_set, prompts, reliability, verdicts
+from ftp_plugins.judging.grades import cut_note
 from ftp_plugins.judging.local import likelier
 from ftp_plugins.judging.options import JudgeOptions, Requests, prompt_hash
 
@@ -84,7 +84,7 @@ class Pairwise(JudgeOptions, ftp.BringsEvals):
         golden = self._gold()
         nothing = ftp.Example((ftp.Message("user", "Q"), ftp.Message("assistant", "R")))
         hash = prompt_hash(self._prompt(nothing, "A", "B").text)
-        async with self._open(view, hash) as (calls, requests):
+        async with self._open(view.directory, hash) as (calls, requests):
             work = [
                 self._compare(calls, requests, example, (base.text, tuned.text), view.name)
                 for example, base, tuned in zip(view.examples, view.base_answers, view.tuned_answers, strict=True)

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo
 
@@ -19,6 +19,9 @@ from ftp_plugins.engines.client import Server
 from ftp_plugins.engines.server_options import ServerOptions
 from ftp_plugins.judging import prompts
 from ftp_plugins.judging.local import WEAKNESS, LocalModel
+
+if TYPE_CHECKING:
+    from ftp.recipe import Recipe
 
 SERVER_ONLY = (
     *("base_url", "temperature", "max_tokens", "max_completion_tokens", "max_cost"),
@@ -106,6 +109,11 @@ class JudgeOptions(ftp.Evaluator, ServerOptions):
             found.append("max_cost: needs max_tokens or max_completion_tokens, so that the cost of a call is limited")
         return found + self.server_problems(self.model)
 
+    def cross_problems(self, recipe: Recipe) -> list[str]:
+        if self.calibrate is None or any(evaluator == self for evaluator in recipe.evaluate):
+            return []
+        return ["calibrate: is read by a judge under `evaluate:`, not by one that is a reward; remove it"]
+
     @property
     def _caller(self) -> str:
         """The name under which its calls are recorded.
@@ -119,10 +127,19 @@ class JudgeOptions(ftp.Evaluator, ServerOptions):
         return self.server_of(self.model)
 
     @contextlib.asynccontextmanager
-    async def _open(self, view: ftp.EvalView, prompt_hash: str) -> AsyncIterator[tuple[Calls, Requests]]:
-        """Open the calls of an evaluation, and the maker of their requests."""
+    async def _open(
+        self, directory: Path | None, prompt_hash: str, caller: str = "", local: LocalModel | None = None
+    ) -> AsyncIterator[tuple[Calls, Requests]]:
+        """Open the calls of an evaluation, and the maker of their requests.
+
+        Args:
+            directory: the run's, for the records; None for none.
+            caller: the name under which calls are recorded, if not the evaluator's.
+            local: a judge in this process that is there already.
+        """
         async with contextlib.AsyncExitStack() as stack:
-            local = LocalModel(self.model, self.loader) if self.provider == "local" else None
+            if local is None and self.provider == "local":
+                local = LocalModel(self.model, self.loader)
             if local is not None:
                 ask = local.ask
             elif self.replays:
@@ -140,13 +157,13 @@ class JudgeOptions(ftp.Evaluator, ServerOptions):
 
             calls = Calls(
                 ask,
-                directory=view.directory,
+                directory=directory,
                 prompt_hash=prompt_hash,
                 concurrency=self.concurrency,
                 replay=self.replays,
                 prices=self.prices,
                 max_cost=self.max_cost,
-                evaluator=self._caller,
+                evaluator=caller or self._caller,
             )
             yield calls, Requests(self, local)
 

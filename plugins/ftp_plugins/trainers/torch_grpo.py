@@ -51,7 +51,9 @@ class PolicyObjective(Objective):
         lengths = [options.generations * (length + options.max_new_tokens) for length in rows.lengths().tolist()]
         drawn = len(rows) * options.generations * options.max_new_tokens
         super().__init__(job, Dataset(rows.table.select(["row"])), rows, lengths, drawn, bool(self.validation_rows))
-        self.options, self.stops, self.repeats = options, tokenizer.stops, options.updates
+        rewards = [reward.recording_in(job.run) for reward in options.rewards]
+        self.options = options.model_copy(update={"rewards": rewards})
+        self.stops, self.repeats = tokenizer.stops, options.updates
         self.examples = job.corpus.train
         self.figures = (
             *("reward", "reward_std", "flat_groups", "answer_tokens", "cut", "entropy", "kl", "clipped"),

@@ -22,6 +22,19 @@ from ftp_plugins.trainers.torch_sequences import SequenceObjective
 FIGURES = ("accuracy", "margin", "chosen_reward", "rejected_reward", "chosen_log_prob", "rejected_log_prob")
 
 
+def pair_table(rows: PairRows) -> Any:
+    """Return the token ids and masks of both answers of each pair, and its number, as a `pyarrow.Table`."""
+    return pa.table(
+        {
+            "chosen": rows.chosen.table.column("input_ids"),
+            "chosen_trained": rows.chosen.table.column("trained"),
+            "rejected": rows.rejected.table.column("input_ids"),
+            "rejected_trained": rows.rejected.table.column("trained"),
+            "row": pa.array(range(len(rows))),
+        }
+    )
+
+
 class PairObjective(SequenceObjective):
     """The mean loss of the pairs of an optimizer step.
 
@@ -33,15 +46,7 @@ class PairObjective(SequenceObjective):
     loss_unit: ClassVar[str] = "mean over pairs"
 
     def __init__(self, job: ftp.TrainingJob, rows: PairRows, validation_rows: PairRows, options: DPOOptions) -> None:
-        table = pa.table(
-            {
-                "chosen": rows.chosen.table.column("input_ids"),
-                "chosen_trained": rows.chosen.table.column("trained"),
-                "rejected": rows.rejected.table.column("input_ids"),
-                "rejected_trained": rows.rejected.table.column("trained"),
-                "row": pa.array(range(len(rows))),
-            }
-        )
+        table = pair_table(rows)
         trained = int(rows.chosen.trained_counts(1).sum() + rows.rejected.trained_counts(1).sum())
         answers = rows.answers()
         super().__init__(job, Dataset(table), answers, rows.lengths().tolist(), trained, bool(len(validation_rows)))
