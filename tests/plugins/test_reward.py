@@ -146,22 +146,27 @@ def write_recipe(home, train, tiny, adapter, data):
     return "r.yaml"
 
 
-PAIRED = {"train": [{"path": "rows.jsonl", "format": {"use": "preference"}}], "validation": "25%"}
 TRAIN = {"use": "reward", "epochs": 4, "batch_size": 4, "learning_rate": 3e-3, "precision": "float32"}
 
 
-@pytest.fixture(params=[{"use": "lora", "r": 4}, {"use": "full"}], ids=["lora", "full"])
-def run(request, ftp, tmp_path, ftp_tiny_model, monkeypatch):
-    """A run of the trainer in the current directory."""
-    monkeypatch.setenv("FTP_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
-    outcome = ftp("run", write_recipe(tmp_path, TRAIN, ftp_tiny_model, request.param, PAIRED))
-    assert outcome.code == 0, outcome.err
-    [run] = (tmp_path / "runs" / "reward").iterdir()
+@pytest.fixture(scope="module", params=[{"use": "lora", "r": 4}, {"use": "full"}], ids=["lora", "full"])
+def run(request, tmp_path_factory, ftp_tiny_model):
+    """A run of the trainer."""
+    from click.testing import CliRunner
+
+    from ftp.cli import cli
+
+    place = tmp_path_factory.mktemp("reward")
+    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
+    data = {"train": [{"path": "rows.jsonl", "format": {"use": "preference"}}], "validation": "25%"}
+    recipe = place / write_recipe(place, TRAIN, ftp_tiny_model, request.param, data)
+    result = CliRunner().invoke(cli, ["run", str(recipe), "--runs", str(place / "runs")], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    [run] = (place / "runs" / "reward").iterdir()
     return run
 
 
-def test_a_run_scores_answers_as_its_validation_did(ftp, run, tmp_path):
+def test_a_run_scores_answers_as_its_validation_did(run):
     from ftp.stages.prepare_data import read_prepared
     from ftp.testing import assert_component_ok
 
@@ -199,12 +204,20 @@ def test_the_libraries_load_it(run, ftp_tiny_model):
     assert float(score.detach().abs().sum()) > 0
 
 
-def test_a_resumed_run_has_its_model_again(ftp, run, tmp_path):
-    stages = json.loads((run / "stages.json").read_text())
-    stages.pop("tuned", None)
-    (run / "stages.json").write_text(json.dumps(stages))
-    outcome = ftp("run", "r.yaml")
-    assert outcome.code == 0, outcome.err
+def test_its_weights_are_restored_as_those_of_any_run(run):
+    """As a run does that is resumed after its training."""
+    from safetensors.torch import load_file
+
+    from ftp import plugins, recipe
+    from ftp.runs.directory import RunDirectory
+    from ftp.stages.load_trained import load_trained
+
+    loaded = load_trained(recipe.read(run / "resolved.yaml", plugins.load()), RunDirectory(run))
+    weights = {name: weight for name, weight in loaded.model.named_parameters() if "q_proj" in name}
+    [file] = (run / "model").glob("*.safetensors")
+    saved = {name.replace(".default", ""): weight for name, weight in load_file(file).items()}
+    changed = [name for name in weights if name.replace(".default", "") in saved]
+    assert changed and all(bool((weights[name] == saved[name.replace(".default", "")]).all()) for name in changed)
 
 
 def test_grpo_trains_on_it(ftp, run, ftp_tiny_model, tmp_path):

@@ -82,6 +82,7 @@ def test_cosine_begins_again(ftp_tiny_model, tmp_path):
 ALL = {"optimizer": "muon", "loraplus_lr_ratio": 4.0, "max_steps": 3, "schedule": "wsd", "warmup": 1, "decay": 1}
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("use", ["dpo", "kto", "reward"])
 def test_preference_trainers_have_the_same_options(ftp_tiny_model, tmp_path, monkeypatch, use):
     from preference_training import FEEDBACK, PAIRS, job_on
@@ -180,6 +181,7 @@ def penalised(model, rows, smoothing, z_loss):
     return total, gradients(model)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize(("smoothing", "z_loss"), [(0.1, 0.0), (0.0, 1e-2), (0.2, 1e-2)])
@@ -199,6 +201,7 @@ def test_penalties_of_the_fused_head_are_pytorchs(family, lora, smoothing, z_los
     assert_equal(ours, penalised(model, rows, smoothing, z_loss), rel=1e-5)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("speed", ["auto", "off"])
 @pytest.mark.parametrize("penalty", [{"label_smoothing": 0.2}, {"z_loss": 0.01}], ids=["smoothing", "z"])
 def test_penalties_are_in_the_training_loss_alone(ftp_tiny_model, tmp_path, speed, penalty):
