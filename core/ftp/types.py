@@ -82,9 +82,9 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """Weights stored in 4 bits (QLoRA, Dettmers et al. 2023, arXiv:2305.14314)."""
+    """Weights stored in 4 bits (QLoRA, Dettmers et al. 2023, arXiv:2305.14314), or in 8 (`int8`, arXiv:2208.07339)."""
 
-    scheme: Literal["nf4", "fp4"]
+    scheme: Literal["nf4", "fp4", "int8"]
     double: bool
     """Whether the scales of the blocks are quantised too."""
     compute_dtype: str

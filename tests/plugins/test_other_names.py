@@ -13,6 +13,7 @@ BELONGS = {
     "gradient_accumulation_steps=4": "here it is train.gradient_accumulation",
     "model.load_in_4bit=true": "here it is adapter: {use: qlora}",
     "load_in_4bit=true": "here it is adapter: {use: qlora}",
+    "load_in_8bit=true": "here it is adapter.scheme (of `use: qlora`)",
     "adapter.lora_r=8": "here it is 'r'",
     "lora_r=8": "here it is adapter.r",
     "adapter.lora_alpha=8": "here it is 'alpha'",

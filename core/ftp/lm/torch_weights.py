@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,10 @@ def _read(where: str, name: str, files: dict[str, Any], options: dict[str, Any])
 def _bitsandbytes_config(quantization: Quantization) -> Any:
     from transformers import BitsAndBytesConfig
 
+    if quantization.scheme == "int8":
+        # It says at every product that inputs are rounded to 8 bits by way of float16.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+        return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization.scheme,

@@ -115,12 +115,16 @@ def load_lines(run: ftp.FinishedRun, where: str) -> list[str]:
     quantization = model.get("quantization")
     options = f'"{where}", dtype="{model["dtype"]}"'
     if quantization:
-        settings = {
-            "load_in_4bit": True,
-            "bnb_4bit_quant_type": quantization["scheme"],
-            "bnb_4bit_use_double_quant": quantization["double"],
-            "bnb_4bit_compute_dtype": quantization["compute_dtype"],
-        }
+        settings = (
+            {"load_in_8bit": True}
+            if quantization["scheme"] == "int8"
+            else {
+                "load_in_4bit": True,
+                "bnb_4bit_quant_type": quantization["scheme"],
+                "bnb_4bit_use_double_quant": quantization["double"],
+                "bnb_4bit_compute_dtype": quantization["compute_dtype"],
+            }
+        )
         options += f", quantization_config=transformers.BitsAndBytesConfig(**{settings})"
     loader = "transformers.AutoModelForCausalLM" if whole else "peft.AutoPeftModelForCausalLM"
     return [
