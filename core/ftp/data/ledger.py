@@ -44,8 +44,8 @@ class Ledger:
         self._words: dict[str, int] = {}
         self._spelt: list[str] = []
         self._fates: dict[tuple[str, str, str], int] = {}
-        self._rows: dict[str, array[int]] = {}
-        """For each source the row of its first line, then its lines in ascending order."""
+        self._rows: dict[str, list[array[int]]] = {}
+        """For each source its parts, each with the row of its first line, then its lines in ascending order."""
         self._source, self._line = array("H"), array("q")
         self._split, self._role, self._fate = array("H"), array("H"), array("I")
         self._tokens, self._trained, self._lost = array("i"), array("i"), array("i")
@@ -55,7 +55,7 @@ class Ledger:
         self._fate_code(("kept", "", ""))
 
     def add(self, source: str, line: int, split: str, role: str) -> str:
-        """Enter a row and return its id. Rows of a source come one after the other, in rising order of line.
+        """Enter a row and return its id. Rows of a part of a source come in succession, in rising order of line.
 
         Args:
             split: `train`, `validation` or `eval:NAME`.
@@ -63,12 +63,14 @@ class Ledger:
         Raises:
             DataError: the row is there already.
         """
-        lines = self._rows.get(source)
-        if lines is None:
-            lines = self._rows[source] = array("q", [len(self._line)])
-        elif line <= lines[-1] or lines[0] + len(lines) - 1 != len(self._line):
+        parts = self._rows.setdefault(source, [])
+        last = parts[-1] if parts else None
+        goes_on = last is not None and line > last[-1] and last[0] + len(last) - 1 == len(self._line)
+        if any(_place(part, line) is not None for part in (parts[:-1] if goes_on else parts)):
             raise DataError([f"{source}:{line}: this row is read twice; name each file once"])
-        lines.append(line)
+        if not goes_on:
+            parts.append(array("q", [len(self._line)]))
+        parts[-1].append(line)
         self._source.append(self._code(source))
         self._line.append(line)
         self._split.append(self._code(split))
@@ -90,13 +92,10 @@ class Ledger:
 
     def _row(self, id: str) -> int:
         source, _, line = id.rpartition(":")
-        lines = self._rows.get(source)
-        if lines is None or not line.isdigit():
-            raise KeyError(id)
-        at = bisect_left(lines, int(line), lo=1)
-        if at == len(lines) or lines[at] != int(line):
-            raise KeyError(id)
-        return lines[0] + at - 1
+        for part in self._rows.get(source, ()) if line.isdigit() else ():
+            if (row := _place(part, int(line))) is not None:
+                return row
+        raise KeyError(id)
 
     def drop(self, id: str, by: str, reason: str) -> None:
         """Drop a row. `by` is the component's name; `reason` is a short phrase, the same for similar rows."""
@@ -287,6 +286,12 @@ class Ledger:
             for columns in batches(open_parquet(findings, _FOUND), _FOUND):
                 ledger._findings += zip(*columns.values(), strict=True)
         return ledger
+
+
+def _place(part: array[int], line: int) -> int | None:
+    """Return the row of a line in a part of a source, or None."""
+    at = bisect_left(part, line, lo=1)
+    return part[0] + at - 1 if at < len(part) and part[at] == line else None
 
 
 def fates_in_words(ledger: Ledger) -> list[str]:

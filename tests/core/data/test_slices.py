@@ -9,6 +9,7 @@ from toys import Pairs
 
 from ftp.data.ledger import Ledger
 from ftp.data.slices import Slice, overlap, parse_slice
+from ftp.errors import DataError
 from ftp.recipe.model import Data, Source
 from ftp.stages.prepare_data import build_corpus, examples_of
 
@@ -111,3 +112,30 @@ def test_a_slice_of_a_hub_data_set_keeps_the_numbers_of_its_rows(ftp_hub, tmp_pa
     source = Source(hub="acme/rows", split="train[20%:40%]", format=Pairs())
     found = [(place, row.line, example.messages[-1].content) for place, row, example in examples_of(source)]
     assert found == [("acme/rows/train", 3, "a2"), ("acme/rows/train", 4, "a3")]
+
+
+@pytest.mark.parametrize(("trained", "held"), [("[:80%]", "[80%:]"), ("[-8:]", "[:-8]")])
+def test_one_file_is_trained_and_evaluated_on_in_parts(tmp_path, trained, held):
+    path = rows_file(tmp_path, "a.jsonl", range(10))
+    other = rows_file(tmp_path, "b.jsonl", range(20, 23))
+    data = Data(
+        train=[Source(path=path, split=trained, format=Pairs()), Source(path=other, format=Pairs())],
+        validation=0.0,
+        evals={"held": Source(path=path, split=held, format=Pairs())},
+    )
+    corpus, ledger = build_corpus(data, tmp_path / "d", tmp_path, seed=1)
+    assert len(corpus.train) == 11 and len(corpus.evals["held"]) == 2
+    for split, examples in (("train", corpus.train), ("eval:held", corpus.evals["held"])):
+        for example in examples:
+            row = ledger.row(example.id)
+            assert (row["id"], row["split"]) == (example.id, split)
+    ledger.write(tmp_path / "ledger.parquet")
+    assert Ledger.read(tmp_path / "ledger.parquet").row("a.jsonl:10") == ledger.row("a.jsonl:10")
+
+
+@pytest.mark.parametrize("slices", [("[:6]", "[5:]"), ("[5:]", "[:6]")])
+def test_parts_that_share_a_row_are_refused_when_they_are_read(tmp_path, slices):
+    path = rows_file(tmp_path, "a.jsonl", range(10))
+    sources = [Source(path=path, split=split, format=Pairs()) for split in slices]
+    with pytest.raises(DataError, match=r"a\.jsonl:6: this row is read twice"):
+        build_corpus(Data(train=sources, validation=0.0), tmp_path / "d", tmp_path, seed=1)
