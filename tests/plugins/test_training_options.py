@@ -242,7 +242,12 @@ def test_an_earlier_checkpoint_can_be_resumed_from(ftp_tiny_model, tmp_path):
 # --- recipes ---------------------------------------------------------------------------------------------------------
 
 BAD = {
-    "optimizer: adamw_torch": "train.optimizer: must be 'adamw', ",
+    "optimizer: adamw_torch": "train.optimizer: is called 'adamw' here; got \"adamw_torch\"",
+    "optimizer: {name: paged_adamw_32bit}": "train.optimizer.name: is called 'paged_adamw' here",
+    "optimizer: adamw8bit": "did you mean 'adamw_8bit'?",
+    "optimizer: 3": "train.optimizer: must be 'adamw', ",
+    "optimizer: {name: adamw, betas: [0.9]}": "train.optimizer.betas.1: is missing",
+    "optimizer: {name: adamw, betas: [0.9, 0.9, 0.9]}": "train.optimizer.betas: ",
     "optimizer: {name: adafactor, betas: [0.9, 0.99]}": "'betas' is read by adamw",
     "optimizer: {name: lion, eps: 1e-6}": "'eps' is read by adamw",
     "optimizer: {name: adamw, beta1: 0.9}": "train.optimizer.beta1: unknown key; here it is 'betas'",

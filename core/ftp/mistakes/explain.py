@@ -106,7 +106,7 @@ def _resolved(loc: Sequence[str | int], model: type[BaseModel], data: Any) -> tu
             continue
         if fields:
             models = {inner for of in fields for inner in blocks_in(of.model_fields[str(part)].annotation)}
-        if part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int):
+        if part in data if isinstance(data, dict) else isinstance(data, list) and part in range(len(data)):
             data = data[part]
             path.append(part)
     return tuple(path), models

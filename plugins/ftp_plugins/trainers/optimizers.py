@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from ftp.options import Options
 from ftp.packages import is_installed
@@ -14,6 +14,14 @@ OptimizerName = Literal[
     "adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adafactor", "muon", "lion", "lion_8bit", "paged_lion",
     "paged_lion_8bit", "sgd",
 ]  # fmt: skip
+OTHER_NAMES: Mapping[str, OptimizerName] = {
+    **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_hf", "adam"), "adamw"),
+    **dict.fromkeys(("adamw_bnb_8bit", "adamw_torch_8bit"), "adamw_8bit"),
+    "paged_adamw_32bit": "paged_adamw",
+    "lion_32bit": "lion",
+    "paged_lion_32bit": "paged_lion",
+}
+"""Names of transformers' optimizers, and what they are called here."""
 IN_BITSANDBYTES: tuple[OptimizerName, ...] = (
     "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "lion", "lion_8bit", "paged_lion", "paged_lion_8bit",
 )  # fmt: skip
@@ -27,6 +35,14 @@ READ_BY: Mapping[str, tuple[OptimizerName, ...]] = {
 }
 """The optimizers that read an option."""
 
+
+def _our_name(value: Any) -> Any:
+    if isinstance(value, str) and value in OTHER_NAMES:
+        raise ValueError(f"is called '{OTHER_NAMES[value]}' here")
+    return value
+
+
+Name = Annotated[OptimizerName, BeforeValidator(_our_name)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -39,7 +55,7 @@ class Optimizer(Options):
         **dict.fromkeys(("use", "optim", "type"), "name"),
     }
 
-    name: OptimizerName = "adamw"
+    name: Name = "adamw"
     """adamw, muon and sgd are PyTorch's; adafactor is that of transformers, without relative steps. The others are
     those of bitsandbytes: with `8bit` their state takes a quarter of the memory (Dettmers et al. 2021,
     arXiv:2110.02861); with `paged` it moves to the RAM when the GPU is full."""
@@ -71,9 +87,7 @@ def _is_block(value: Any) -> str:
     return "block" if isinstance(value, dict | Optimizer) else "name"
 
 
-NamedOptimizer = Annotated[
-    Annotated[OptimizerName, Tag("name")] | Annotated[Optimizer, Tag("block")], Discriminator(_is_block)
-]
+NamedOptimizer = Annotated[Annotated[Name, Tag("name")] | Annotated[Optimizer, Tag("block")], Discriminator(_is_block)]
 """The name of an optimizer, or a block with its settings."""
 
 
