@@ -41,6 +41,7 @@ def test_dequantised_it_is_nearly_the_same_model(ftp_tiny_model):
     assert (logits(plain) - before).abs().max() < 0.05  # inputs are no longer rounded to 8 bits
 
 
+@pytest.mark.slow
 def test_training_that_was_killed_is_the_same_as_without(ftp_tiny_model, tmp_path):
     whole, broken = [], []
     options = {"epochs": 1.2, "learning_rate": 5e-3}

@@ -26,6 +26,7 @@ def adamw(ftp_tiny_model, tmp_path_factory):
 PAGED = [pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name.startswith("paged")]
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", [*(name for name in NAMES if not name.startswith("paged")), *PAGED])
 def test_training_that_was_killed_is_the_same_as_without(ftp_tiny_model, tmp_path, adamw, name):
     whole, broken = [], []

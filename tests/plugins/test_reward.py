@@ -78,6 +78,7 @@ def trls_losses(training, trainer, alike):
     return [entry["loss"] for entry in peer.state.log_history if "loss" in entry]
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("center", [None, 0.05])
 @pytest.mark.parametrize(("adapter", "speed"), [(Full(), "auto"), (Full(), "off")], ids=["fast", "slow"])
 def test_losses_per_step_are_trls(ftp_tiny_model, tmp_path, adapter, speed, center):

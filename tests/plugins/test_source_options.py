@@ -40,6 +40,7 @@ def weighted(model, rows, token_loss=None):
     return total, gradients(model)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("once", [False, True], ids=["packed", "prefixes once"])
 @pytest.mark.parametrize("token_loss", [None, PenalisedLoss(0.1, 1e-3), lambda x, y: torch.nn.functional.nll_loss(
     torch.log_softmax(x, -1), y, reduction="none") ** 2], ids=["plain", "penalised", "own"])  # fmt: skip

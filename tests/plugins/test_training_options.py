@@ -153,6 +153,7 @@ def test_neftune_changes_the_training_and_no_validation(ftp_tiny_model, tmp_path
     assert found[None][0] != found[30.0][0] and found[None][1][0] == found[30.0][1][0]
 
 
+@pytest.mark.slow
 def test_noise_is_the_same_after_a_kill(ftp_tiny_model, tmp_path):
     whole, broken = [], []
     options = {**STEADY, "neftune_noise_alpha": 10.0}
