@@ -101,6 +101,9 @@ def type_of(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if "const" in schema:
         return f"`{schema['const']}`"
+    if "prefixItems" in schema:
+        kinds = dict.fromkeys(type_of(item, defs) for item in schema["prefixItems"])
+        return f"list of {len(schema['prefixItems'])}: {', '.join(kinds)}"
     if schema.get("type") == "array":
         return f"list of {plural(type_of(schema['items'], defs))}"
     if schema.get("type") == "object":
