@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+RATE = 3e-3
 PAIRS = [
     {
         "prompt": f"Double {n}.",
@@ -66,3 +67,24 @@ def job_on(tiny: Path, home: Path, rows, format, *, adapter=None, validation=0.2
 
     training.job = TrainingJob(loaded, corpus, ledger, home / "checkpoints", seed, emit)
     return training
+
+
+def losses_of_trl(base, config, job, model, entries, **options):
+    """Train a model with one of TRL's trainers on tokenised rows in their order; return the loss of each step."""
+    import trl
+    from datasets import Dataset
+
+    class Given(getattr(trl, base)):
+        def _prepare_dataset(self, dataset, *args):
+            return dataset
+
+    args = getattr(trl, config)(
+        output_dir=str(job.directory / "trl"), num_train_epochs=1, per_device_train_batch_size=4,
+        learning_rate=RATE, lr_scheduler_type="constant", logging_steps=1, save_strategy="no", use_cpu=True, bf16=False,
+        activation_checkpointing=False, report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
+        train_sampling_strategy="sequential", **options,
+    )  # fmt: skip
+    rows, tokenizer = Dataset.from_list(entries), job.model.tokenizer
+    trainer = Given(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

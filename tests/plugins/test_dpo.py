@@ -4,7 +4,7 @@ import copy
 from types import SimpleNamespace
 
 import pytest
-from preference_training import PAIRS, job_on
+from preference_training import PAIRS, RATE, job_on, losses_of_trl
 
 import ftp
 
@@ -17,7 +17,6 @@ KINDS = {
     "apo_down": ({"loss": "apo_down"}, {"loss_type": ["apo_down"]}),
     "with sft": ({"sft_weight": 0.5}, {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]}),
 }
-RATE = 3e-3
 
 
 CURVES = ("accuracy", "margin", "chosen_reward", "rejected_reward", "chosen_log_prob", "rejected_log_prob")
@@ -43,14 +42,7 @@ def pairs_job(tiny, home, **given):
 
 def trls_losses(training, given, chosen, alike):
     """Train a copy of the model with TRL on the same batches and return the loss of each step."""
-    import trl
-    from datasets import Dataset
-
     from ftp_plugins.speed.torch_batches import Batches
-
-    class Given(trl.DPOTrainer):
-        def _prepare_dataset(self, dataset, *args):
-            return dataset
 
     pairs = chosen.rows_of(training.job.corpus.train, training.loaded, training.job.ledger)
     order = [row for batch in Batches(pairs.lengths().tolist(), 4, 1, alike).of(0) for row in batch]
@@ -63,20 +55,8 @@ def trls_losses(training, given, chosen, alike):
             last = max(at for at, trained in enumerate(tokens.trained) if trained)
             entry[f"{name}_ids"] = tokens.input_ids[first : last + 1]
         entries.append(entry)
-    args = trl.DPOConfig(
-        output_dir=str(training.job.directory / "trl"), num_train_epochs=1, per_device_train_batch_size=4,
-        learning_rate=RATE, lr_scheduler_type="constant", logging_steps=1, save_strategy="no", use_cpu=True, bf16=False,
-        activation_checkpointing=False, report_to="none", disable_tqdm=True, dataloader_pin_memory=False, beta=0.5,
-        train_sampling_strategy="sequential", **given,
-    )  # fmt: skip
-    trainer = Given(
-        model=copy.deepcopy(training.job.model.model),
-        args=args,
-        train_dataset=Dataset.from_list(entries),
-        processing_class=training.job.model.tokenizer,
-    )
-    trainer.train()
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    model = copy.deepcopy(training.job.model.model)
+    return losses_of_trl("DPOTrainer", "DPOConfig", training.job, model, entries, beta=0.5, **given)
 
 
 @pytest.mark.parametrize(

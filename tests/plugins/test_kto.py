@@ -3,8 +3,8 @@
 import copy
 
 import pytest
-from preference_training import FEEDBACK, job_on
-from test_dpo import RATE, assert_kills_change_nothing
+from preference_training import FEEDBACK, RATE, job_on, losses_of_trl
+from test_dpo import assert_kills_change_nothing
 
 import ftp
 
@@ -29,14 +29,7 @@ def feedback_job(tiny, home, rows=FEEDBACK, **given):
 
 def trls_losses(training, given, chosen):
     """Train a copy of the model with TRL on the same batches and return the loss of each step."""
-    import trl
-    from datasets import Dataset
-
     from ftp_plugins.speed.torch_batches import Batches
-
-    class Given(trl.KTOTrainer):
-        def _prepare_dataset(self, dataset, *args):
-            return dataset
 
     rows = chosen.rows_of(training.job.corpus.train, training.loaded, training.job.ledger)
     labels = rows.table.column("label").to_pylist()
@@ -52,20 +45,8 @@ def trls_losses(training, given, chosen):
         for entry, answer in zip(entries[-len(batch) :], [answers[-1], *answers[:-1]], strict=True):
             if given.get("loss_type") != "apo_zero_unpaired":
                 entry["KL_completion_ids"] = answer
-    args = trl.KTOConfig(
-        output_dir=str(training.job.directory / "trl"), num_train_epochs=1, per_device_train_batch_size=4,
-        learning_rate=RATE, lr_scheduler_type="constant", logging_steps=1, save_strategy="no", use_cpu=True, bf16=False,
-        activation_checkpointing=False, report_to="none", disable_tqdm=True, dataloader_pin_memory=False, beta=0.5,
-        train_sampling_strategy="sequential", **given,
-    )  # fmt: skip
-    trainer = Given(
-        model=copy.deepcopy(training.job.model.model),
-        args=args,
-        train_dataset=Dataset.from_list(entries),
-        processing_class=training.job.model.tokenizer,
-    )
-    trainer.train()
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    model = copy.deepcopy(training.job.model.model)
+    return losses_of_trl("KTOTrainer", "KTOConfig", training.job, model, entries, beta=0.5, **given)
 
 
 @pytest.mark.parametrize(

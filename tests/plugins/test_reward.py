@@ -4,7 +4,7 @@ import copy
 import json
 
 import pytest
-from preference_training import PAIRS, job_on
+from preference_training import PAIRS, RATE, job_on, losses_of_trl
 from test_dpo import assert_kills_change_nothing
 from test_grpo import examples_of, train_grpo
 
@@ -12,8 +12,6 @@ import ftp
 from ftp_plugins.adapters.full import Full
 from ftp_plugins.adapters.lora import LoRA
 from ftp_plugins.evaluators.reward_model import RewardModel
-
-RATE = 3e-3
 
 
 def options(**given):
@@ -32,16 +30,10 @@ def pairs_job(tiny, home, **given):
 def trls_losses(training, trainer, alike):
     """Train TRL's reward model from the same weights on the same batches and return the loss of each step."""
     import transformers
-    import trl
-    from datasets import Dataset
 
     from ftp.lm.torch_models import causal_model
     from ftp_plugins.speed.torch_batches import Batches
     from ftp_plugins.trainers.torch_reward_head import add_head
-
-    class Given(trl.RewardTrainer):
-        def _prepare_dataset(self, dataset, *args):
-            return dataset
 
     pairs = trainer.rows_of(training.job.corpus.train, training.loaded, training.job.ledger)
     order = [row for batch in Batches(pairs.lengths().tolist(), 4, 1, alike).of(0) for row in batch]
@@ -62,20 +54,8 @@ def trls_losses(training, trainer, alike):
     name = next(name for name, _ in model.named_parameters() if name.endswith("score.weight"))
     missing, unexpected = model.load_state_dict({**state, name: head}, strict=False)
     assert not missing and not unexpected
-    args = trl.RewardConfig(
-        output_dir=str(training.job.directory / "trl"), num_train_epochs=1, per_device_train_batch_size=4,
-        learning_rate=RATE, lr_scheduler_type="constant", logging_steps=1, save_strategy="no", use_cpu=True, bf16=False,
-        activation_checkpointing=False, report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
-        center_rewards_coefficient=trainer.center_rewards_coefficient, train_sampling_strategy="sequential",
-    )  # fmt: skip
-    peer = Given(
-        model=model,
-        args=args,
-        train_dataset=Dataset.from_list(entries),
-        processing_class=training.loaded.tokenizer,
-    )
-    peer.train()
-    return [entry["loss"] for entry in peer.state.log_history if "loss" in entry]
+    chosen = {"center_rewards_coefficient": trainer.center_rewards_coefficient}
+    return losses_of_trl("RewardTrainer", "RewardConfig", training.job, model, entries, **chosen)
 
 
 @pytest.mark.thin(3)

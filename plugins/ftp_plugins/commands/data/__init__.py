@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -45,14 +45,7 @@ def check(
 
     checked, preview = _prepare(recipe, settings, files, without)
     summary = preview_report.summary(preview, checked)
-    if html:
-        write_output(html, preview_report.page(summary))
-    if as_json:
-        echo(json.dumps(summary, indent=2, ensure_ascii=False))
-    else:
-        preview_report.show(summary)
-    if html and not as_json:
-        echo(html)
+    _report(summary, preview_report.show, as_json, html, preview_report.page)
 
 
 @command.command("show")
@@ -79,14 +72,7 @@ def show(
 
     checked, preview = _prepare(recipe, settings, files, without)
     found = row_report.tokens_of(checked, preview, row)
-    if html:
-        write_output(html, row_report.page(found))
-    if as_json:
-        echo(json.dumps(found, indent=2, ensure_ascii=False))
-    else:
-        row_report.show(found)
-    if html and not as_json:
-        echo(html)
+    _report(found, row_report.show, as_json, html, row_report.page)
 
 
 @command.command("why")
@@ -111,10 +97,7 @@ def why(
 
     _, preview = _prepare(recipe, settings, files, without)
     found = row_report.fate(preview, row)
-    if as_json:
-        echo(json.dumps(found, indent=2, ensure_ascii=False))
-    else:
-        row_report.show_fate(found)
+    _report(found, row_report.show_fate, as_json)
 
 
 @command.command("index")
@@ -129,6 +112,24 @@ def index(files: tuple[Path, ...], output: Path) -> None:
 
     made = index_files([str(file) for file in files], output)
     echo(f"{output}: {len(made):,} rows, {output.stat().st_size:,} bytes")
+
+
+def _report(
+    found: Any,
+    show: Callable[[Any], None],
+    as_json: bool,
+    html: Path | None = None,
+    page: Callable[[Any], str] | None = None,
+) -> None:
+    """Show what was found, or print it as JSON; also write it as a page if there is a place for that."""
+    if html and page:
+        write_output(html, page(found))
+    if as_json:
+        echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        show(found)
+        if html:
+            echo(html)
 
 
 def _prepare(
