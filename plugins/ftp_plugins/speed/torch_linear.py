@@ -12,8 +12,8 @@ class LoRALinears(torch.autograd.Function):
 
     Arguments: x [T, in]; its `Recipe`, or None; then tuples with one entry for each layer: `weights`, functions that
     give W [out, in], so that one in a smaller type is unpacked when it is used and not kept; `biases`; `scales`; then
-    A [r, in] and B [out, r] of each. Returns one y [T, out] for each layer. Kept for the backward pass: x, or what it is
-    computed from, and x A^T, [T, r].
+    A [r, in] and B [out, r] of each. Returns one y [T, out] for each layer. Kept for the backward pass: x, or what it
+    is computed from, and x A^T, [T, r].
     """
 
     @staticmethod
