@@ -9,10 +9,12 @@ from test_training import job_of, metrics
 
 import ftp.lm.torch_types as types
 from ftp.cli.show import products_line
+from ftp.lm import processor
+from ftp.lm.processor import TYPES, emulates, fastest, measured_speeds, note_speeds, trains_on_it
 from ftp.lm.torch_bfloat16 import Bfloat16Linear
 from ftp.lm.torch_losses import token_losses
 from ftp.lm.torch_merge import merged
-from ftp.lm.torch_products import TYPES, fastest, type_to_multiply_in
+from ftp.lm.torch_products import type_to_multiply_in
 from ftp.stages.load_model import load_base_model
 from ftp.types import Quantization
 from ftp_plugins.adapters.full import Full
@@ -177,10 +179,38 @@ def test_weights_too_large_for_float32_are_held_and_multiplied_in_it(rounded_mod
 
 
 def test_check_warns_of_an_emulated_type(tmp_path):
-    from ftp.lm.processor import emulates_bfloat16, trains_on_it
-
     old, new = tmp_path / "old", tmp_path / "new"
     old.write_text("processor : 0\nflags : fpu avx2 avx512f\n")
     new.write_text("processor : 0\nflags : fpu avx512f avx512_bf16\n")
-    assert emulates_bfloat16(old) and not emulates_bfloat16(new) and not emulates_bfloat16(tmp_path / "none")
+    assert emulates("bfloat16", old) and not emulates("bfloat16", new) and not emulates("bfloat16", tmp_path / "none")
+    assert emulates("float16", new) and not emulates("float32", old) and not emulates("auto", old)
     assert trains_on_it("cpu") and not trains_on_it("cuda:0")
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_check_warns_of_a_slower_type_with_the_measured_ratio(kind, monkeypatch, tmp_path):
+    monkeypatch.setenv("FTP_CACHE", str(tmp_path))
+    assert measured_speeds() == {}
+    note_speeds(SPEEDS[kind])
+    assert measured_speeds() == SPEEDS[kind]
+    loader = HuggingFace(id="someone/model", device="cpu", dtype="bfloat16")
+    recipe = SimpleNamespace(model=loader)
+    found = [*loader.warnings(recipe), *QLoRA(compute_dtype="bfloat16").warnings(recipe)]
+    if kind == "bfloat16":
+        assert found == []
+    else:
+        assert [text.partition(":")[0] for text in found] == ["dtype", "compute_dtype"]
+        assert all("float32 1.9 times as fast as bfloat16 (float32 300 GFLOP/s" in text for text in found)
+    assert not HuggingFace(id="someone/model", device="cpu").warnings(recipe)
+    assert not HuggingFace(id="someone/model", device="cuda", dtype="bfloat16").warnings(recipe)
+    monkeypatch.setattr(processor, "measured_speeds", dict)  # none yet: its instructions count
+    monkeypatch.setattr(processor, "emulates", lambda dtype: dtype == "bfloat16")
+    assert "emulated and several times slower" in loader.warnings(recipe)[0]
+
+
+def test_measuring_is_remembered_for_check(monkeypatch, tmp_path):
+    from ftp.lm.torch_products import product_speeds
+
+    monkeypatch.setenv("FTP_CACHE", str(tmp_path))
+    speeds = product_speeds.__wrapped__(512, 512, torch.get_num_threads())
+    assert measured_speeds() == pytest.approx(speeds)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import psutil
 
-from ftp.lm.torch_products import in_words, type_to_multiply_in
+from ftp.lm.processor import in_words
+from ftp.lm.torch_products import type_to_multiply_in
 from ftp.types import ModelRequest
 
 
