@@ -11,6 +11,7 @@ import ftp.lm.torch_types as types
 from ftp.cli.show import products_line
 from ftp.lm import processor
 from ftp.lm.processor import TYPES, emulates, fastest, measured_speeds, note_speeds, trains_on_it
+from ftp.lm.rendering import Tokens
 from ftp.lm.torch_bfloat16 import Bfloat16Linear
 from ftp.lm.torch_losses import token_losses
 from ftp.lm.torch_merge import merged
@@ -135,9 +136,7 @@ def trained(loaded, directory, **options):
 
 @pytest.mark.parametrize("options", [{}, {"speed": "off"}, {"gradient_checkpointing": True}], ids=str)
 @pytest.mark.parametrize("adapter", [{}, {"dropout": 0.1}], ids=["plain", "dropout"])
-def test_frozen_weights_held_in_bfloat16_give_the_numbers_of_float32(
-    rounded_model, tmp_path, machine, adapter, options
-):
+def test_weights_held_in_bfloat16_give_the_numbers_of_float32(rounded_model, tmp_path, machine, adapter, options):
     machine("float32")
     loaded, _ = load(rounded_model, LoRA(r=4, **adapter))
     plain, _ = load(rounded_model, Changing(r=4, **adapter))
@@ -146,7 +145,7 @@ def test_frozen_weights_held_in_bfloat16_give_the_numbers_of_float32(
     others = set(loaded.model.parameters()) - {layer.weight for layer in held(loaded.model)}
     assert {weight.dtype for weight in others} == {loaded.model.dtype} == {torch.float32}
     assert trained(loaded, tmp_path / "held", **options) == trained(plain, tmp_path / "plain", **options)
-    rows = [SimpleNamespace(input_ids=[5, 6, 7, 8], trained=[False, True, True, True])]
+    rows = [Tokens([5, 6, 7, 8], [False, True, True, True])]
     assert token_losses(loaded, rows)[0].nll == token_losses(plain, rows)[0].nll
     ours, theirs = (dict(merged(model).named_parameters()) for model in (loaded, plain))
     assert all(torch.equal(weight, ours[name]) for name, weight in theirs.items()), "merged in float32"

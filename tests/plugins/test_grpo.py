@@ -342,19 +342,20 @@ def test_full_training_keeps_its_first_weights_as_the_reference(ftp_tiny_model, 
     assert any(not torch.equal(weight, first[name]) for name, weight in model.named_parameters())
 
 
-def test_a_prompt_that_is_computed_once_for_its_answers_changes_nothing(ftp_tiny_model, tmp_path):
-    events = {speed: train_in_full(ftp_tiny_model, tmp_path / speed, speed)[2] for speed in ("auto", "off")}
-    [speed] = [event for event in events["auto"] if event["event"] == "speed"]
+def test_a_prompt_that_is_computed_once_for_its_answers_changes_nothing(ftp_tiny_model, tmp_path, monkeypatch):
+    import ftp_plugins.trainers.torch_grpo as grpo
+
+    events = [train_in_full(ftp_tiny_model, tmp_path / "once", "auto")[2]]
+    plain = grpo.packed_batch
+    monkeypatch.setattr(grpo, "packed_batch", lambda rows, once: plain(rows))
+    events.append(train_in_full(ftp_tiny_model, tmp_path / "each", "auto")[2])
+    [speed] = [event for event in events[0] if event["event"] == "speed"]
     assert speed["why_not"] is None and speed["shared_tokens"] >= 4 * 16 * 2
-    ours, theirs = (
-        [
-            [event[name] for name in ("loss", "entropy", "grad_norm")]
-            for event in events[way]
-            if event["event"] == "metric"
-        ]
-        for way in ("auto", "off")
-    )
-    assert ours[0] == pytest.approx(theirs[0], rel=1e-4, abs=1e-6) and ours[0][2] > 1e-3
+    names = ("loss", "entropy", "grad_norm", "kl")
+    once, each = ([[e[name] for name in names] for e in part if e["event"] == "metric"] for part in events)
+    assert len(once) == 4 and once[0][2] > 1e-3
+    for ours, theirs in zip(once, each, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-6)
 
 
 # --- runs
