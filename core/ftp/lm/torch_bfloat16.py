@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from ftp.lm import allocator
+
 
 class FrozenLinear(torch.autograd.Function):
     """y = x W^T + bias with a W [out, in] that does not train; `weight` gives it, for each of both passes anew."""
@@ -71,6 +73,7 @@ def hold_in_bfloat16(model: Any) -> None:
     for weight in model.parameters():
         if id(weight) not in held and weight.dtype == torch.bfloat16:
             weight.data = weight.data.float()
+    allocator.give_back()  # the gaps that the float32 weights leave are too small for what comes
 
 
 def hold_in_float32(model: Any) -> None:

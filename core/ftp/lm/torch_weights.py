@@ -15,7 +15,6 @@ import torch
 
 from ftp.errors import ModelError
 from ftp.files import first_line
-from ftp.lm import allocator
 from ftp.lm.hf_tokenizer import add_tokens, finish_tokenizer
 from ftp.lm.torch_bfloat16 import hold_in_bfloat16
 from ftp.lm.torch_devices import pick_device
@@ -149,7 +148,6 @@ def load(
         _keep_trainable_layout(model)
     if held:
         hold_in_bfloat16(model)
-        allocator.give_back()  # the gaps that the float32 weights leave are too small for what comes
     if trust_remote_code:
         notes.append(f"trust_remote_code is on: code that comes with {name} runs on this machine")
     notes += finish_tokenizer(tokenizer, chat_template)

@@ -30,8 +30,8 @@ class Recipe:
 
 def inverse_rms(x: torch.Tensor, eps: float) -> torch.Tensor:
     """Return 1 / sqrt(mean(x^2) + eps) for each row of x [..., n], float32 [..., 1], without gradient."""
-    squared = torch.linalg.vector_norm(x.detach(), dim=-1, keepdim=True, dtype=torch.float32).square_()
-    return squared.div_(x.shape[-1]).add_(eps).rsqrt_()
+    norm: torch.Tensor = torch.linalg.vector_norm(x.detach(), dim=-1, keepdim=True, dtype=torch.float32)
+    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
 def normed(x: torch.Tensor, weight: torch.Tensor, inverse: torch.Tensor, one_plus: bool, dtype: Any) -> torch.Tensor:
