@@ -13,7 +13,6 @@ from pathlib import Path
 
 M_MXFAST, M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = 1, -1, -2, -3
 NO_CACHE = "glibc.malloc.tcache_count=0"
-COMMAND_LINE = Path(__file__).parents[1] / "__main__.py"
 PRIMITIVES = "256"
 """Compiled kernels that oneDNN keeps: a step's are under 200. Its own 1,024 hold hundreds of megabytes, between what
 steps leave free."""
@@ -27,8 +26,9 @@ def restart_without_cache() -> None:
     in every layer the heap grew by what was freed in the one before, and a step took a third more memory. The setting
     is read when a process starts. No effect without glibc, or in a program that is not `ftp`.
     """
-    before, script = os.environ.get("GLIBC_TUNABLES", ""), Path(sys.argv[0])
-    if "tcache_count" in before or not (script.name == "ftp" or script == COMMAND_LINE) or not _is_glibc():
+    before, (script, *arguments) = os.environ.get("GLIBC_TUNABLES", ""), sys.orig_argv[-len(sys.argv) :]
+    ours = Path(script).name == "ftp" and arguments == sys.argv[1:]  # and not called by another program
+    if "tcache_count" in before or not ours or not _is_glibc():
         return
     os.environ["GLIBC_TUNABLES"] = f"{before}:{NO_CACHE}".lstrip(":")
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
