@@ -122,6 +122,11 @@ class ModelRequest:
     """How many weights it has; None when the loader can't tell."""
     compute: str = "auto"
     """`float32` or `bfloat16`: what this machine multiplies fastest; `auto` to measure it when the model is loaded."""
+    stored_dtype: str | None = None
+    """The data type of the stored weights, as torch names it; None when the loader can't tell."""
+    frozen: bool = False
+    """Set by an adapter beside whose own weights the linear layers never change: a loader may then hold them in a type
+    that is as exact and smaller than `dtype`, and unpack them for each product."""
 
 
 @dataclass(frozen=True, slots=True)

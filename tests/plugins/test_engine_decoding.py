@@ -1,6 +1,8 @@
 """FTP's own decoding: the tokens of the model's `generate`, for every family, with and without an adapter."""
 
 import copy
+import random
+from itertools import takewhile
 
 import pytest
 import torch
@@ -191,3 +193,49 @@ def test_a_prompt_that_is_answered_several_times_goes_through_once(ftp_tiny_mode
     mixed = [prompt for _ in range(3) for prompt in prompts]
     assert decode(loaded.model, mixed, (), options) == once * 3
     assert sum(tokens[:-5]) <= read_once  # a common beginning that many prompts have may go through by itself
+
+
+def tree_of_prompts():
+    """Prompts of one system prompt: two documents with questions, one of them twice, and some of their own."""
+    source = random.Random(2)
+
+    def draw(count):
+        return [source.randrange(5, 300) for _ in range(count)]
+
+    system, documents, question = draw(40), [draw(50), draw(35)], draw(12)
+    prompts = [system + document + draw(length) for document in documents for length in (9, 4, 14, 1)]
+    twice = system + documents[0] + question
+    return [*prompts, system + draw(7), twice, system + documents[1], twice, draw(60), system + draw(20), draw(3)]
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["base", "lora"])
+@pytest.mark.parametrize("name", PLAIN)
+def test_beginnings_of_any_depth_are_computed_once(family, name, adapter):  # noqa: F811
+    loaded = load(family(name), "float32", adapter)
+    prompts, new = tree_of_prompts(), 8
+    loaded.model.eval()
+    loaded.model.generation_config.eos_token_id = None
+    expected = []
+    for prompt in prompts:
+        with torch.inference_mode():
+            out = loaded.model.generate(input_ids=torch.tensor([prompt]), max_new_tokens=new, do_sample=False)
+        expected.append(out[0, len(prompt) :].tolist())
+    stop = expected[0][3]  # so that rows end at different times, and new ones find others running
+    expected = [[*takewhile(lambda token: token != stop, tokens)] for tokens in expected]
+    for batch_size, least in ((2, 300), (5, 500), (64, 850)):
+        shared = []
+        options = AnswerOptions(max_new_tokens=new, batch_size=batch_size)
+        rows = answer_all(loaded.model, prompts, (stop,), options, shared=shared.append)
+        assert [row.new for row in rows] == expected
+        # All but the first row of a document have it and the system prompt from others, where those run beside them.
+        assert shared[0] >= least
+
+
+def test_the_event_of_answers_says_how_many_tokens_were_shared(ftp_tiny_model):
+    loaded, events = load(ftp_tiny_model, "float32"), []
+    work = EngineWork(loaded, None, "base", "heldout", emit=lambda event, **values: events.append((event, values)))
+    said = ["Read this with care, and answer in a word: the notice term is thirty days. " + text for text in SAID]
+    Transformers(max_new_tokens=4).at_work(work).answer(examples(said), AnswerOptions(max_new_tokens=4))
+    [(name, values)] = events
+    assert name == "answers" and values["who"] == "base" and values["evals"] == "heldout" and values["prompts"] == 5
+    assert values["prompt_tokens"] > values["shared_tokens"] > 4 * 40

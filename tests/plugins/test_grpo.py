@@ -304,24 +304,22 @@ def test_a_training_that_is_killed_comes_to_the_same(whole, ftp_tiny_model, tmp_
     assert_equal(whole, tmp_path / "run", events, weights)
 
 
-@pytest.mark.parametrize("speed", ["auto", "off"])
-def test_full_training_keeps_its_first_weights_as_the_reference(ftp_tiny_model, speed, tmp_path):
-    """With all weights training, the KL is that of the same model as an adapter would have it: 0 at first."""
-    import torch
+def train_in_full(tiny, directory, speed):
+    """Train all weights; return the model, its first weights and the events."""
     import transformers
 
     from ftp.components import EngineWork
     from ftp_plugins.engines.transformers import Transformers
 
-    model = transformers.AutoModelForCausalLM.from_pretrained(ftp_tiny_model)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(ftp_tiny_model)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny)
     loaded = api.LoadedModel(model, tokenizer, "tiny", "", api.ModelRequest(model="tiny"))
     first = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     ledger, events = Ledger(), []
     for n in range(2, 6):
         ledger.add("rows", n, "train", "domain")
     job = TrainingJob(
-        loaded, Corpus(examples_of(range(2, 6)), [], {}), ledger, tmp_path, 1,
+        loaded, Corpus(examples_of(range(2, 6)), [], {}), ledger, directory, 1,
         lambda name, **values: events.append({"event": name, **values}), None,
         Transformers().at_work(EngineWork(loaded)),
     )  # fmt: skip
@@ -330,9 +328,34 @@ def test_full_training_keeps_its_first_weights_as_the_reference(ftp_tiny_model, 
         speed=speed, precision="float32", warmup=0, epochs=2,
     )  # fmt: skip
     options.train(job)
+    return model, first, events
+
+
+@pytest.mark.parametrize("speed", ["auto", "off"])
+def test_full_training_keeps_its_first_weights_as_the_reference(ftp_tiny_model, speed, tmp_path):
+    """With all weights training, the KL is that of the same model as an adapter would have it: 0 at first."""
+    import torch
+
+    model, first, events = train_in_full(ftp_tiny_model, tmp_path, speed)
     kls = [event["kl"] for event in events if event["event"] == "metric"]
     assert kls[0] == pytest.approx(0, abs=1e-6) and kls[-1] > 1e-4
     assert any(not torch.equal(weight, first[name]) for name, weight in model.named_parameters())
+
+
+def test_a_prompt_that_is_computed_once_for_its_answers_changes_nothing(ftp_tiny_model, tmp_path, monkeypatch):
+    import ftp_plugins.trainers.torch_grpo as grpo
+
+    events = [train_in_full(ftp_tiny_model, tmp_path / "once", "auto")[2]]
+    plain = grpo.packed_batch
+    monkeypatch.setattr(grpo, "packed_batch", lambda rows, once: plain(rows))
+    events.append(train_in_full(ftp_tiny_model, tmp_path / "each", "auto")[2])
+    [speed] = [event for event in events[0] if event["event"] == "speed"]
+    assert speed["why_not"] is None and speed["shared_tokens"] >= 4 * 16 * 2
+    names = ("loss", "entropy", "grad_norm", "kl")
+    once, each = ([[e[name] for name in names] for e in part if e["event"] == "metric"] for part in events)
+    assert len(once) == 4 and once[0][2] > 1e-3
+    for ours, theirs in zip(once, each, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-6)
 
 
 # --- runs

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_speed import FAMILIES, VOCABULARY, assert_equal, gradients, plain, tiny, with_lora
 
-from ftp.lm.prefixes import SHORTEST, depths_of, forest_of, ranges_of
+from ftp.lm.prefixes import SHORTEST, copies_of, depths_of, forest_of, ranges_of, reading_order
 from ftp.lm.rendering import Tokens
 from ftp.lm.torch_packing import pack_once
 from ftp_plugins.speed.torch_batches import packed_batch
@@ -94,6 +94,43 @@ def test_a_forest_spells_its_rows(rows):
         assert [token for node in path for token in forest.tokens[node]] == row
         assert [token for a, b in ranges[path[-1]] for token in sequence[a:b]] == row
         assert depths[path[-1]] + forest.lengths[path[-1]] == len(row)
+
+
+def alike(one, other):
+    """Count the tokens that two rows begin with."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+SHORT_ROWS = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=9), min_size=1, max_size=9)
+
+
+@given(rows=SHORT_ROWS, known=st.integers(0, 4), least=st.integers(0, 9))
+def test_what_is_copied_is_there_before_and_is_the_most_that_there_is(rows, known, least):
+    known = min(known, len(rows))
+    found = copies_of(rows, known, shortest=2, least_of_turn=least)
+    for number, copy in enumerate(found):
+        assert copy.turn >= 0 if number >= known else copy == (-1, 0, -1)
+        if copy.source >= 0:
+            source = rows[copy.source]
+            assert 2 <= copy.tokens < len(rows[number]) and source[: copy.tokens] == rows[number][: copy.tokens]
+            assert found[copy.source].turn < copy.turn or copy.source < known
+    for turn in range(1, 10):
+        saved = [copy.tokens for copy in found if copy.turn == turn]
+        assert not saved or sum(saved) >= least
+    if not least:
+        for number in range(known, len(rows)):
+            others = [rows[other] for other in range(len(rows)) if other < known or found[other].turn < 1]
+            most = max((alike(rows[number], other) for other in others), default=0)
+            if found[number].turn > 0:
+                assert found[number].tokens >= min(most, len(rows[number]) - 1)
+
+
+def test_rows_with_one_document_are_read_one_after_the_other():
+    system, documents = draw(70, 1), [draw(80, 2), draw(100, 3)]
+    rows = [system + documents[n % 2] + draw(5 + n, 10 + n) for n in range(6)] + [system + draw(30, 20), draw(400, 21)]
+    order = reading_order(rows)
+    assert order == [7, 5, 3, 1, 4, 2, 0, 6], "by document, the longest first"
+    assert reading_order([[1], [1, 2], []]) == [1, 0, 2] and reading_order([]) == []
 
 
 def test_rows_that_share_too_little_are_packed_as_before():

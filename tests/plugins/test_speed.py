@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ftp.lm.rendering import Tokens
-from ftp.lm.torch_attention import KEEP_WEIGHTS, OWN_KERNEL, SIZES, rounded
+from ftp.lm.torch_attention import OWN_KERNEL, SIZES, rounded
 from ftp.lm.torch_losses import token_losses
 from ftp.lm.torch_packing import pack
 from ftp.types import LoadedModel, ModelRequest
@@ -236,7 +236,7 @@ def test_any_lengths(lengths, prompt, seed):
     assert_equal(fast(model, rows), plain(model, rows), 1e-5)
 
 
-@pytest.mark.parametrize("lengths", [(KEEP_WEIGHTS + 5, 7), (OWN_KERNEL + 9, 300, 3)])
+@pytest.mark.parametrize("lengths", [(OWN_KERNEL - 5, 7), (OWN_KERNEL + 9, 300, 3)])
 def test_long_documents_take_the_other_kernels(lengths):
     model = tiny(num_hidden_layers=1)
     rows = rows_of(lengths)

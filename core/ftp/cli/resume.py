@@ -30,10 +30,12 @@ def command(run: Path, files: tuple[Path, ...], trust: bool, placement: str | No
     every Python file, model code, address and environment variable that it would use; -p names the files yourself.
     """
     from ftp import pipeline, recipe
+    from ftp.lm import allocator
     from ftp.provenance import trust as consents
     from ftp.provenance.lock import origin_of
     from ftp.runs.directory import RunDirectory
 
+    allocator.restart_without_cache()
     directory = RunDirectory(run)
     origin = origin_of(directory)
     if not files:

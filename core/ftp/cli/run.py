@@ -60,8 +60,10 @@ def command(
     once.
     """
     from ftp import pipeline
+    from ftp.lm import allocator
     from ftp.runs.directory import RunDirectory
 
+    allocator.restart_without_cache()
     # Absolute, so that `ftp resume` finds them from another directory.
     plugins = load_plugins(tuple(file.absolute() for file in files), without)
     checked = load_recipe(recipe, plugins, settings)

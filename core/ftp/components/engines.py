@@ -16,7 +16,7 @@ from ftp.options import AnswerOptions, Decoding
 from ftp.types import Answer, Example, LoadedModel, TokenLoss
 
 
-def _nobody(what: Any) -> None:
+def _nobody(what: Any, **values: Any) -> None:
     """Tell nobody."""
 
 
@@ -36,6 +36,8 @@ class EngineWork:
     """Called with the number of answers done since its last call."""
     note: Callable[[str], object] = _nobody
     """Called with each message for the user."""
+    emit: Callable[..., object] = _nobody
+    """Called with the name and the values of each event, which is written to events.jsonl."""
 
 
 class Engine(Component, Decoding):

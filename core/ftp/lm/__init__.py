@@ -17,6 +17,7 @@ Models from files:
 - `torch_weights`: what a model is made of, and its weights in memory.
 - `processor`: what is known of the processor without torch.
 - `torch_types`: the data types that a model is loaded in and multiplied in.
+- `torch_bfloat16`: frozen linear layers held in bfloat16 and multiplied in float32.
 - `torch_merge`: trained weights merged into the base model, and whole models on disk.
 - `torch_devices`: the device to compute on, and the type of number that suits it.
 - `torch_models`: parts of a causal language model: inside an adapter's wrapper, output head, experts.

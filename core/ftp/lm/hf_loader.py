@@ -17,7 +17,7 @@ from ftp.components import Loader, LoadsTokenizer
 from ftp.errors import ModelError
 from ftp.files import first_line
 from ftp.lm.hf_tokenizer import ChatTemplate, NewTokens, load_tokenizer
-from ftp.lm.processor import EMULATED, emulates_bfloat16, trains_on_it
+from ftp.lm.processor import trains_on_it, why_slow
 from ftp.types import LoadedModel, LoadedTokenizer, ModelRequest
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ class HuggingFaceFiles(Loader, LoadsTokenizer):
     """Tokens to add to the vocabulary, such as <|tool|>; each is always a single token. Their embedding rows train."""
 
     def warnings(self, recipe: Recipe) -> list[str]:
-        slow = self.dtype == "bfloat16" and trains_on_it(self.device) and emulates_bfloat16()
-        return [f"dtype: {EMULATED}"] if slow else []
+        slow = why_slow(self.dtype) if trains_on_it(self.device) else None
+        return [f"dtype: {slow}"] if slow else []
 
     @abstractmethod
     def locate(self) -> ModelFiles:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -85,6 +85,83 @@ def _splits(common: Sequence[int], low: int, high: int, least: int) -> list[tupl
     """Cut rows low … high into maximal runs of neighbours that share `least` tokens."""
     cuts = [low, *(at + 1 for at in range(low, high - 1) if common[at] < least), high]
     return list(pairwise(cuts))
+
+
+class Copy(NamedTuple):
+    """What a row can take over from another instead of computing it."""
+
+    source: int
+    """The other row; -1 for none."""
+    tokens: int
+    """How many tokens both begin with; at least one of the row's own is left to compute."""
+    turn: int
+    """When the row can be computed: after all of lower turns, which begin at 0."""
+
+
+def copies_of(
+    rows: Sequence[Sequence[int]], known: int = 0, shortest: int = SHORTEST, least_of_turn: int = 0
+) -> list[Copy]:
+    """Return for each row what it can copy from another one, so that common beginnings of any depth are computed once.
+
+    Args:
+        rows: token ids, those of rows that are computed already first.
+        known: how many those are.
+        shortest: fewest tokens that are copied.
+        least_of_turn: fewest tokens that all rows of a later turn have to copy together; else they are computed whole
+            in the first one.
+    """
+    ids = [list(row) for row in rows]
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    common = [_common(ids[a], ids[b]) for a, b in pairwise(order)]
+    copies = [Copy(-1, 0, -1 if number < known else 0) for number in range(len(ids))]
+    for at, number in enumerate(order):
+        if number >= known:
+            found = [_source(order, common, at, known, step, copies) for step in (-1, 1)]
+            source, tokens = max(found, key=lambda pair: (pair[1], -copies[pair[0]].turn))
+            tokens = min(tokens, len(ids[number]) - 1)
+            if tokens >= shortest:
+                copies[number] = Copy(source, tokens, copies[source].turn + 1)
+    for turn in range(1, 1 + max((copy.turn for copy in copies), default=0)):
+        if sum(copy.tokens for copy in copies if copy.turn == turn) < least_of_turn:
+            copies = [Copy(-1, 0, 0) if copy.turn == turn else copy for copy in copies]
+    return copies
+
+
+def _source(
+    order: Sequence[int], common: Sequence[int], at: int, known: int, step: int, copies: Sequence[Copy]
+) -> tuple[int, int]:
+    """Return the row from which row `order[at]` can copy most, and how much; rows before it are computed before it.
+
+    Args:
+        step: -1 to look at those before it, 1 for those behind it, of which only known ones count.
+    """
+    source, most, shared, place = -1, 0, max(common, default=0), at
+    while 0 <= place + step < len(order):
+        shared = min(shared, common[place + min(step, 0)])
+        if not shared or shared < most:
+            break
+        place += step
+        other = order[place]
+        if step > 0 and other >= known:
+            continue
+        if source < 0 or copies[other].turn < copies[source].turn:
+            source, most = other, shared
+    return source, most
+
+
+def reading_order(rows: Sequence[Sequence[int]], least: int = GROUPED) -> list[int]:
+    """Return the numbers of rows from the longest on; those that share a beginning follow the longest of them.
+
+    A beginning is what rows share with one another and, `least` tokens shorter, with no others: with a system prompt
+    and several documents, each document with the system prompt before it.
+    """
+    order = sorted(range(len(rows)), key=lambda number: list(rows[number]))
+    common = [_common(list(rows[a]), list(rows[b])) for a, b in pairwise(order)]
+    most = [max(pair) for pair in pairwise([0, *common, 0])]
+    cuts = [at + 1 for at, shared in enumerate(common) if shared + least <= max(most[at], most[at + 1])]
+    groups = [order[a:b] for a, b in pairwise([0, *cuts, len(order)])] if order else []
+    by_length = [sorted(group, key=lambda number: (-len(rows[number]), number)) for group in groups]
+    return [number for group in sorted(by_length, key=lambda group: -len(rows[group[0]])) for number in group]
 
 
 def prefix_groups(column: Any, most: int) -> list[int] | None:

@@ -9,9 +9,6 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-KEEP_WEIGHTS = 256
-"""Attention weights of documents up to this length are kept for the backward pass; those of longer ones are
-recomputed."""
 OWN_KERNEL = 512
 """Up to this length, three batched products beat torch's attention on a CPU (two to four times, including backward)."""
 SIZES, WIDTHS = 32, 8
@@ -156,7 +153,7 @@ def _allowed(length: int, keys: int, window: int | None, device: torch.device) -
 
 
 class DocumentAttention(torch.autograd.Function):
-    """Attention on a CPU as one autograd node, which keeps little for the backward pass.
+    """Attention on a CPU as one autograd node, which keeps queries, keys and values for the backward pass.
 
     Scores, softmax and weighted sum are batched products: the batch is documents of like length times key heads, and
     the queries of a key head's group lie below one another.
@@ -167,9 +164,8 @@ class DocumentAttention(torch.autograd.Function):
         heads, out, kept = k.shape[1], torch.empty(*q.shape[:2], v.shape[2], dtype=q.dtype), []
         for width, places in _by_length(lengths):
             qs, ks, vs = (blocks_of(states, heads, width, places) for states in (q, k, v))
-            weights = _weights(qs, ks, width, scale)
-            write_blocks(out, torch.bmm(weights, vs), heads, width, places)
-            kept += [qs, ks, vs, weights if width <= KEEP_WEIGHTS and any(ctx.needs_input_grad) else None]
+            write_blocks(out, torch.bmm(_weights(qs, ks, width, scale), vs), heads, width, places)
+            kept += [qs, ks, vs]
         ctx.save_for_backward(*kept)
         ctx.lengths, ctx.scale, ctx.shapes = lengths, scale, (q.shape, k.shape, v.shape)
         return out
@@ -179,9 +175,8 @@ class DocumentAttention(torch.autograd.Function):
         kept = ctx.saved_tensors
         heads, grads = ctx.shapes[1][1], [torch.empty(shape, dtype=grad.dtype) for shape in ctx.shapes]
         for at, (width, places) in enumerate(_by_length(ctx.lengths)):
-            qs, ks, vs, weights = kept[4 * at : 4 * at + 4]
-            if weights is None:
-                weights = _weights(qs, ks, width, ctx.scale)
+            qs, ks, vs = kept[3 * at : 3 * at + 3]
+            weights = _weights(qs, ks, width, ctx.scale)
             dout = blocks_of(grad, heads, width, places)
             dscores = torch._softmax_backward_data(torch.bmm(dout, vs.transpose(1, 2)), weights, -1, weights.dtype)
             dscores.mul_(ctx.scale)

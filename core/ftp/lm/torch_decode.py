@@ -21,6 +21,7 @@ from ftp.lm.decoding.torch_adapters import Adapters, active_adapter
 from ftp.lm.decoding.torch_choice import Row, chosen, processors
 from ftp.lm.decoding.torch_packed import PackedBatch, PackedModel
 from ftp.lm.decoding.torch_padded import PaddedBatch, PaddedModel
+from ftp.lm.prefixes import reading_order
 from ftp.lm.sampling import Piece, Request, Sampling
 from ftp.lm.torch_models import causal_model
 from ftp.lm.torch_packing import same_positions_up_to
@@ -84,6 +85,11 @@ class Decoder:
         """How many requests are in the batch."""
         return sum(len(batch.rows) for batch in self._batches.values())
 
+    @property
+    def shared_tokens(self) -> int:
+        """Tokens of prompts so far that were not computed, since another prompt begins with them too."""
+        return self._packed.shared_tokens if self._packed else 0
+
     def add(self, request: Request) -> Row:
         """Queue a request; it joins the batch at the next step if there is room.
 
@@ -129,9 +135,8 @@ class Decoder:
         pieces: list[tuple[Row, Piece]] = []
         for key, rows in self._admitted().items():
             batch = self._batches.get(key) or self._batches.setdefault(key, self._new_batch(key))
-            upcoming = [row for row in self.waiting if self._batch_of(row) == key]
             with self._selected(rows):
-                pieces += batch.join(rows, upcoming)
+                pieces += batch.join(rows)
         for batch in self._batches.values():
             if batch.rows:
                 with self._selected(batch.rows):
@@ -219,17 +224,20 @@ def answer_all(
     options: AnswerOptions,
     progress: Callable[[int], None] = lambda answers: None,
     note: Callable[[str], object] = lambda text: None,
+    shared: Callable[[int], object] = lambda tokens: None,
 ) -> list[Row]:
     """Answer prompts with at most `options.batch_size` at once, as the model answers now; it is put back into its mode.
 
-    The longest prompts come first, so that too large a batch fails early. Each draws from a generator of its own,
-    seeded with `options.seed` and its number: what is drawn doesn't depend on the prompts beside it.
+    The longest prompts come first, so that too large a batch fails early, and with each those that begin as it does.
+    Each draws from a generator of its own, seeded with `options.seed` and its number: what is drawn doesn't depend on
+    the prompts beside it.
 
     Args:
         prompts: token ids.
         stops: the tokens that end an answer.
         progress: called with the answers done since its last call.
         note: as that of `Decoder`.
+        shared: called at the end with the tokens of prompts that were not computed, as another begins with them too.
 
     Returns:
         The finished rows, in the order of the prompts.
@@ -238,13 +246,14 @@ def answer_all(
     try:
         decoder = Decoder(model, options.batch_size, in_groups=True, bounded=False, note=note)
         rows: dict[int, Row] = {}
-        for number in sorted(range(len(prompts)), key=lambda number: -len(prompts[number])):
+        for number in reading_order(prompts):
             seed = options.seed + (number << 32)
             sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, seed)
             rows[number] = decoder.add(Request(prompts[number], None, tuple(stops), adapter, sampling))
         while decoder.waiting or decoder.running:
             if done := sum(piece.finish != "" for _, piece in decoder.step()):
                 progress(done)
+        shared(decoder.shared_tokens)
     finally:
         model.train(was_training)
     return [rows[number] for number in range(len(prompts))]

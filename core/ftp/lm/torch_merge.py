@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ftp.errors import ModelError
+from ftp.lm.torch_bfloat16 import hold_in_float32
 from ftp.types import LoadedModel
 
 
@@ -33,6 +34,7 @@ def merged(loaded: LoadedModel) -> Any:
         ModelError: the weights aren't numbers when they are merged, or a type of adapter can't be merged.
     """
     model = loaded.model
+    hold_in_float32(model)  # in bfloat16 the sum would round the training away
     if hasattr(model, "merge_and_unload"):
         try:
             model = model.merge_and_unload(safe_merge=True)

@@ -9,7 +9,6 @@ import torch
 
 from ftp.lm.prefixes import depths_of, ranges_of
 from ftp.lm.torch_attention import (
-    KEEP_WEIGHTS,
     OWN_KERNEL,
     WIDTHS,
     attend,
@@ -135,10 +134,8 @@ class PathAttention(torch.autograd.Function):
         for group in _groups(lengths, parents, q.dtype):
             qs = blocks_of(q, heads, group.width, group.places)
             ks, vs = (_path_blocks(states, group) for states in (k, v))
-            weights = _weights(qs, ks, group, scale)
-            write_blocks(out, torch.bmm(weights, vs), heads, group.width, group.places)
-            keep = group.width * group.keys <= KEEP_WEIGHTS**2 and any(ctx.needs_input_grad)
-            kept += [qs, ks, vs, weights if keep else None]
+            write_blocks(out, torch.bmm(_weights(qs, ks, group, scale), vs), heads, group.width, group.places)
+            kept += [qs, ks, vs]
         ctx.save_for_backward(*kept)
         ctx.forest, ctx.scale, ctx.shapes = (lengths, parents, q.dtype), scale, (q.shape, k.shape, v.shape)
         return out
@@ -149,9 +146,8 @@ class PathAttention(torch.autograd.Function):
         heads, dq = of_k[1], torch.empty(of_q, dtype=grad.dtype)
         dk, dv = (torch.zeros(shape, dtype=torch.float32) for shape in (of_k, of_v))
         for at, group in enumerate(_groups(*ctx.forest)):
-            qs, ks, vs, weights = kept[4 * at : 4 * at + 4]
-            if weights is None:
-                weights = _weights(qs, ks, group, ctx.scale)
+            qs, ks, vs = kept[3 * at : 3 * at + 3]
+            weights = _weights(qs, ks, group, ctx.scale)
             dout = blocks_of(grad, heads, group.width, group.places)
             dscores = torch._softmax_backward_data(torch.bmm(dout, vs.transpose(1, 2)), weights, -1, weights.dtype)
             dscores.mul_(ctx.scale)

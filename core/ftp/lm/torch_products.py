@@ -9,11 +9,9 @@ from functools import cache
 
 import torch
 
+from ftp.lm.processor import TYPES, fastest, note_speeds
 from ftp.lm.torch_devices import pick_dtype
 
-TYPES = ("float32", "bfloat16")
-AHEAD = 1.15
-"""How many times as fast float32 has to be: at a tie, bfloat16 takes half the memory."""
 SECONDS = 0.3
 """Time for the products of both types, for each number of threads; one that takes longer is computed once."""
 ROWS = 256
@@ -38,16 +36,6 @@ def type_to_multiply_in(device: str, shapes: Collection[tuple[int, int]] = ()) -
     return fastest(speeds), speeds
 
 
-def fastest(speeds: Mapping[str, float]) -> str:
-    """Return the faster of both types; bfloat16 unless float32 is clearly ahead."""
-    return "float32" if speeds["float32"] > AHEAD * speeds["bfloat16"] else "bfloat16"
-
-
-def in_words(speeds: Mapping[str, float]) -> str:
-    """Format the speed of both types."""
-    return ", ".join(f"{name} {speeds[name]:,.0f} GFLOP/s" for name in TYPES)
-
-
 def _measurable(width: int) -> int:
     return min(WIDEST, max(NARROWEST, width))
 
@@ -60,7 +48,7 @@ def product_speeds(out: int, wide: int, threads: int) -> dict[str, float]:
     another, which hides how fast the products are; where one thread alone is faster, its speeds are returned.
 
     Args:
-        threads: that torch uses; the result is kept for each number.
+        threads: that torch uses; the result is kept for each number, and the last one in this user's cache.
     """
     measured = []
     try:
@@ -69,7 +57,9 @@ def product_speeds(out: int, wide: int, threads: int) -> dict[str, float]:
             measured.append(_speeds(out, wide))
     finally:
         torch.set_num_threads(threads)
-    return max(measured, key=lambda speeds: math.prod(speeds.values()))
+    best = max(measured, key=lambda speeds: math.prod(speeds.values()))
+    note_speeds(best)
+    return best
 
 
 @torch.inference_mode()

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 
 import psutil
 
-from ftp.lm.torch_products import in_words, type_to_multiply_in
+from ftp.lm.processor import in_words
+from ftp.lm.torch_products import type_to_multiply_in
 from ftp.types import ModelRequest
 
 
 def with_types(request: ModelRequest, name: str, device: str) -> tuple[ModelRequest, Mapping[str, float], list[str]]:
     """Return the request with a type in place of each `auto`, the speeds measured for it, and notes for the user.
 
-    Plain weights are loaded in the type that multiplies: nothing is converted in a step, and the answers, the losses
-    and the training are of one model. The exception are float32 weights that would take more than half of the free
-    memory.
+    Plain weights are loaded in the type that multiplies: the answers, the losses and the training are of one model. The
+    exception are float32 weights that would take more than half of the free memory and can't be held in bfloat16.
 
     Args:
         name: what messages call the model.
@@ -33,7 +33,8 @@ def with_types(request: ModelRequest, name: str, device: str) -> tuple[ModelRequ
         quantization = dataclasses.replace(quantization, compute_dtype=unpacked)
     if dtype == "auto":
         dtype = quantization.compute_dtype if quantization else compute
-        if dtype == "float32" and quantization is None and gflops and not _fits(request.parameters):
+        plain = dtype == "float32" and quantization is None and gflops
+        if plain and not fits(request.parameters) and not (request.frozen and request.stored_dtype == "bfloat16"):
             dtype = "bfloat16"
             notes.append(
                 f"{name} is loaded in bfloat16: this machine multiplies float32 faster ({in_words(gflops)}), but "
@@ -48,6 +49,14 @@ def with_types(request: ModelRequest, name: str, device: str) -> tuple[ModelRequ
     return dataclasses.replace(request, dtype=dtype, compute=compute, quantization=quantization), gflops, notes
 
 
-def _fits(parameters: int | None) -> bool:
+def held_in_bfloat16(request: ModelRequest, device: str) -> bool:
+    """Return whether the loader holds weights of a request with types in bfloat16, where that is exact.
+
+    See `ftp.lm.torch_bfloat16`. On a processor alone: the float32 weights that a GPU multiplies are asked for by name.
+    """
+    return request.frozen and request.dtype == "float32" and request.quantization is None and device == "cpu"
+
+
+def fits(parameters: int | None) -> bool:
     """Return whether float32 weights take at most half of the free memory."""
     return parameters is None or 4 * parameters <= psutil.virtual_memory().available / 2

@@ -16,9 +16,10 @@ import torch
 from ftp.errors import ModelError
 from ftp.files import first_line
 from ftp.lm.hf_tokenizer import add_tokens, finish_tokenizer
+from ftp.lm.torch_bfloat16 import hold_in_bfloat16
 from ftp.lm.torch_devices import pick_device
 from ftp.lm.torch_models import expert_weights
-from ftp.lm.torch_types import with_types
+from ftp.lm.torch_types import fits, held_in_bfloat16, with_types
 from ftp.types import LoadedModel, ModelRequest, Quantization
 
 
@@ -71,6 +72,7 @@ def describe(
             if isinstance(module, torch.nn.Linear) and module is not head
         ),
         parameters=model.num_parameters(),
+        stored_dtype=_stored_dtype(config),
     )
 
 
@@ -86,6 +88,12 @@ def _check_size(where: str, model: Any) -> None:
         raise ModelError(
             f"{where}: config.json describes {parameters:,} parameters and the weights have {stored:,} bytes"
         )
+
+
+def _stored_dtype(config: Any) -> str | None:
+    """Return the data type that the configuration gives for the weights, as torch names it."""
+    dtype = getattr(config.get_text_config(), "dtype", None)
+    return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def _quantized_by(config: Any) -> str | None:
@@ -128,7 +136,9 @@ def load(
     device = pick_device() if device == "auto" else device
     request, gflops, notes = with_types(request, name, device)
     files: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    options = {**files, "dtype": getattr(torch, request.dtype), "device_map": device}
+    held = held_in_bfloat16(request, device)
+    narrow = held and request.stored_dtype == "bfloat16" and not fits(request.parameters)
+    options = {**files, "dtype": getattr(torch, "bfloat16" if narrow else request.dtype), "device_map": device}
     if request.quantization:
         options["quantization_config"] = _bitsandbytes_config(request.quantization)
     if attention != "auto":
@@ -136,6 +146,8 @@ def load(
     model, tokenizer = _read(where, name, files, options)
     if request.quantization:
         _keep_trainable_layout(model)
+    if held:
+        hold_in_bfloat16(model)
     if trust_remote_code:
         notes.append(f"trust_remote_code is on: code that comes with {name} runs on this machine")
     notes += finish_tokenizer(tokenizer, chat_template)

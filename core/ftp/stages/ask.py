@@ -42,6 +42,8 @@ class Asking:
     stage: Callable[[str, int | None], Callable[[int], None]]
     """Called with the title and the units of a stage; returns a function to call with the units done."""
     note: Callable[[str], object]
+    emit: Callable[..., object] = lambda event, **values: None
+    """Called with the name and the values of an event."""
 
     def loaded_model(
         self, question: Question, loaded: LoadedModel, trained: Path | None, engine: Engine | None
@@ -80,7 +82,7 @@ class Asking:
 
     def _answers(self, question: Question, engine: Engine, loaded: LoadedModel | None) -> list[Answer]:
         advance = self.stage(f"Answers of {_named(question.who)} to {question.name}", len(question.examples))
-        work = EngineWork(loaded, self.directory.path, question.who, question.name, advance, self.note)
+        work = EngineWork(loaded, self.directory.path, question.who, question.name, advance, self.note, self.emit)
         return answered(engine.at_work(work), list(question.examples))
 
     def _recalled(self, question: Question, key: str | None) -> bool:

@@ -37,6 +37,8 @@ class Evaluating:
     """Called with the title and the units of a stage; returns a function to call with the units done."""
     note: Callable[[str], object] = lambda text: None
     """Called with each message for the user."""
+    emit: Callable[..., object] = lambda event, **values: None
+    """Called with the name and the values of an event."""
 
     @cached_property
     def own_evals(self) -> dict[str, Sequence[Example]]:
@@ -116,7 +118,7 @@ class Evaluating:
 
     @property
     def _asking(self) -> Asking:
-        return Asking(self.directory, self.stage, self.note)
+        return Asking(self.directory, self.stage, self.note, self.emit)
 
     def _measured(self, who: str, number: int, name: str = "") -> str:
         """Return the file with an evaluator's measurements of a model, on an eval set where it measures examples."""

@@ -45,7 +45,8 @@ class Work:
 
     @cached_property
     def evaluating(self) -> Evaluating:
-        return Evaluating(self.recipe.evaluate, self.recipe.answers, self.directory, self.progress.stage, self.note)
+        recipe = self.recipe
+        return Evaluating(recipe.evaluate, recipe.answers, self.directory, self.progress.stage, self.note, self.emit)
 
     @cached_property
     def events(self) -> EventLog:

@@ -142,7 +142,8 @@ class LoRA(ftp.Adapter):
                 f"quantised ({request.already_quantized}); set init: default"
             )
         if not self.modules_to_save:
-            return request
+            # pissa and olora move a part of the weights into the adapter, and peft's DoRA reads them for its norms.
+            return dataclasses.replace(request, frozen=self.init in ("default", "gaussian") and not self.dora)
         self._check_modules(request)
         # They train like the weights of full training, whose steps are smaller than bfloat16 can add.
         return dataclasses.replace(request, dtype="float32" if request.dtype == "auto" else request.dtype)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import ftp
-from ftp.lm.processor import EMULATED, emulates_bfloat16, trains_on_it
+from ftp.lm.processor import trains_on_it, why_slow
 from ftp_plugins.adapters.lora import LoRA
 
 if TYPE_CHECKING:
@@ -52,9 +52,8 @@ class QLoRA(LoRA):
         return found
 
     def warnings(self, recipe: Recipe) -> list[str]:
-        on_processor = trains_on_it(getattr(recipe.model, "device", ""))
-        slow = self.compute_dtype == "bfloat16" and on_processor and emulates_bfloat16()
-        return [f"compute_dtype: {EMULATED}"] if slow else []
+        slow = why_slow(self.compute_dtype) if trains_on_it(getattr(recipe.model, "device", "")) else None
+        return [f"compute_dtype: {slow}"] if slow else []
 
     @property
     def _in_4_bits(self) -> bool:

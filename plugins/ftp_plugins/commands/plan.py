@@ -37,8 +37,10 @@ def command(
     from ftp.cli.show import show
     from ftp.errors import ModelError
     from ftp.guard import call
+    from ftp.lm import allocator
     from ftp.stages.dry_run import dry_run, notes_only
 
+    allocator.restart_without_cache()  # as `ftp run` does: the memory is that of a run
     checked = load_recipe(recipe, load_plugins(files, without), settings)
     ask_for_recipe(checked, str(recipe), trust)
     quiet_libraries()

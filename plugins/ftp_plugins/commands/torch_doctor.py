@@ -7,8 +7,9 @@ import logging
 import torch
 
 from ftp.files import first_line
+from ftp.lm.processor import in_words
 from ftp.lm.torch_devices import multiplies_bfloat16
-from ftp.lm.torch_products import in_words, type_to_multiply_in
+from ftp.lm.torch_products import type_to_multiply_in
 
 
 def devices(has_bitsandbytes: bool) -> dict[str, str]:

@@ -36,5 +36,10 @@ def answer_ids(
         return generate_ids(work.model, asked, options, work.progress)
     stops = stop_ids(tokenizer, model.generation_config.eos_token_id)
     ids = [row for example in prompts for row in [prompt_ids(tokenizer, example)] * options.samples]
-    rows = answer_all(model, ids, stops, options, work.progress, work.note)
+
+    def shared(tokens: int) -> None:
+        of_prompts = {"prompts": len(ids), "prompt_tokens": sum(map(len, ids)), "shared_tokens": tokens}
+        work.emit("answers", who=work.who, evals=work.evals, **of_prompts)
+
+    rows = answer_all(model, ids, stops, options, work.progress, work.note, shared)
     return [[*row.new, *([] if row.end is None else [row.end])] for row in rows]

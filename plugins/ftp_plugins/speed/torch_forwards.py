@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
+from ftp.lm.torch_bfloat16 import FrozenLinear
 from ftp_plugins.speed.torch_copies import WeightCopies
-from ftp_plugins.speed.torch_linear import FrozenLinear, LoRALinears, MixedLinear
-from ftp_plugins.speed.torch_pointwise import RMSNorm, SwiGLU
+from ftp_plugins.speed.torch_linear import LoRALinears, MixedLinear
+from ftp_plugins.speed.torch_pointwise import Recipe, RMSNorm, SwiGLU, gated, inverse_rms, normed
 
 
 class FrozenWeight:
-    """W [out, in] of the layer under an adapter, unpacked at each call when it is in 4 bits."""
+    """W [out, in] of the layer under an adapter, unpacked at each call when it is held in a smaller type."""
 
     def __init__(self, module: Any) -> None:
         self.base = module.get_base_layer()
         self.packed = type(self.base).__name__ == "Linear4bit"
-        self.dtype: torch.dtype = self.base.compute_dtype if self.packed else self.base.weight.dtype
+        self.dtype: torch.dtype = getattr(self.base, "compute_dtype", self.base.weight.dtype)
         """Data type in which the layer multiplies."""
         if self.packed:
             from bitsandbytes.functional import dequantize_4bit  # not needed for other weights
@@ -28,8 +30,8 @@ class FrozenWeight:
     def __call__(self) -> torch.Tensor:
         weight: Any = self.base.weight
         if self.packed:
-            weight = self.unpack(weight.data, weight.quant_state).to(self.dtype)
-        unpacked: torch.Tensor = weight
+            weight = self.unpack(weight.data, weight.quant_state)
+        unpacked: torch.Tensor = weight.to(self.dtype)
         return unpacked
 
 
@@ -37,10 +39,13 @@ class SharedLoRA:
     """LoRA layers with a common input: the first call computes the results of all.
 
     The results of the other layers are kept until they are called with the same input.
+
+    Args:
+        recipe: of the latest result of a norm or a gated unit; if that is the input, it isn't kept.
     """
 
-    def __init__(self, members: Sequence[Any]) -> None:
-        self.members = members
+    def __init__(self, members: Sequence[Any], recipe: Recipe) -> None:
+        self.members, self.recipe = members, recipe
         self.weights = tuple(FrozenWeight(member) for member in members)
         self.dtype = self.weights[0].dtype
         self.input: torch.Tensor | None = None
@@ -61,7 +66,8 @@ class SharedLoRA:
         biases = tuple(member.get_base_layer().bias for member in self.members)
         factors = [factor for member in self.members for factor in factors_of(member)]
         rows = x.reshape(-1, x.shape[-1]).to(self.dtype)
-        results = LoRALinears.apply(rows, self.weights, biases, scales, *factors)
+        recipe = self.recipe if self.recipe.result is x and x.dtype == self.dtype else None
+        results = LoRALinears.apply(rows, recipe, self.weights, biases, scales, *factors)
         self.waiting = {index: y.view(*x.shape[:-1], -1) for index, y in enumerate(results)}
         self.input = x
 
@@ -120,24 +126,35 @@ class NormForward:
 
     Args:
         one_plus: whether the factor is 1 + weight.
+        recipe: where to note how the result is computed.
     """
 
-    def __init__(self, module: Any, one_plus: bool, compute: torch.dtype) -> None:
-        self.module, self.one_plus = module, one_plus
+    def __init__(self, module: Any, one_plus: bool, compute: torch.dtype, recipe: Recipe) -> None:
+        self.module, self.one_plus, self.recipe = module, one_plus, recipe
         self.eps = getattr(module, "variance_epsilon", None) or module.eps
         narrows = module.weight.dtype == torch.float32 and compute != torch.float32
         self.dtype = compute if narrows else None
 
     def __call__(self, x: torch.Tensor) -> Any:
-        return RMSNorm.apply(x, self.module.weight, self.eps, self.one_plus, self.dtype or x.dtype)
+        weight, inverse, dtype = self.module.weight, inverse_rms(x, self.eps), self.dtype or x.dtype
+        y = RMSNorm.apply(x, weight, inverse, self.one_plus, dtype)
+        self.recipe.note(y, partial(normed, one_plus=self.one_plus, dtype=dtype), x, weight, inverse)
+        return y
 
 
 class GatedForward:
-    """Forward of a gated unit, down(silu(gate(x)) * up(x))."""
+    """Forward of a gated unit, down(silu(gate(x)) * up(x)).
 
-    def __init__(self, module: Any) -> None:
-        self.module = module
+    Args:
+        recipe: where to note how the input of `down` is computed.
+    """
+
+    def __init__(self, module: Any, recipe: Recipe) -> None:
+        self.module, self.recipe = module, recipe
 
     def __call__(self, x: torch.Tensor) -> Any:
         module = self.module
-        return module.down_proj(SwiGLU.apply(module.gate_proj(x), module.up_proj(x)))
+        gate, up = module.gate_proj(x), module.up_proj(x)
+        y = SwiGLU.apply(gate, up)
+        self.recipe.note(y, gated, gate, up)
+        return module.down_proj(y)

@@ -124,9 +124,11 @@ def _log_probs_of_part(head: Callable[..., Any], states: torch.Tensor, targets: 
 def _buffers(rows: int, vocabulary: int, dtype: Any, device: Any) -> tuple[torch.Tensor, ...]:
     """Return buffers for a chunk's logits in `dtype` and twice in float32, the same ones in every step.
 
-    Blocks of this size, allocated after a batch's activations, would fit no gap in the heap that these fragment.
+    Where `dtype` is float32 the first two are one. Blocks of this size, allocated after a batch's activations, would
+    fit no gap in the heap that these fragment.
     """
-    return tuple(torch.empty(rows, vocabulary, dtype=of, device=device) for of in (dtype, torch.float32, torch.float32))
+    logits, logs = (torch.empty(rows, vocabulary, dtype=torch.float32, device=device) for _ in range(2))
+    return logits if dtype == torch.float32 else torch.empty_like(logits, dtype=dtype), logits, logs
 
 
 def forget_buffers() -> None:

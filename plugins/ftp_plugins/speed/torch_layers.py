@@ -21,6 +21,7 @@ from ftp_plugins.speed.torch_forwards import (
     SharedLoRA,
 )
 from ftp_plugins.speed.torch_head import forget_buffers
+from ftp_plugins.speed.torch_pointwise import Recipe
 
 SHARED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers that Llama-like families feed with one input."""
@@ -39,8 +40,9 @@ def fast_layers(model: Any, copies: WeightCopies) -> Iterator[list[str]]:
     Args:
         copies: of float32 weights that train, in the type to multiply in; float32 for no change.
     """
-    shared = _shared_lora_forwards(model)
-    replacements = {**shared, **_single_forwards(model, copies, done=shared)}
+    recipe = Recipe()
+    shared = _shared_lora_forwards(model, recipe)
+    replacements = {**shared, **_single_forwards(model, copies, recipe, done=shared)}
     kinds: Counter[str] = Counter()
     for module, (forward, kind) in replacements.items():
         module.forward = forward
@@ -51,6 +53,7 @@ def fast_layers(model: Any, copies: WeightCopies) -> Iterator[list[str]]:
         for module in replacements:
             del module.forward
         copies.clear()
+        recipe.clear()
         forget_buffers()
 
 
@@ -72,19 +75,19 @@ Replacements = dict[Any, tuple[Callable[..., Any], str]]
 """For each module its new forward, and the kind of layer in words."""
 
 
-def _shared_lora_forwards(model: Any) -> Replacements:
+def _shared_lora_forwards(model: Any, recipe: Recipe) -> Replacements:
     """Return forwards for LoRA layers without dropout that share an input."""
     forwards: Replacements = {}
     for module in model.modules():
         for names in SHARED:
             members = [getattr(module, name, None) for name in names]
             if all(map(_is_plain_lora, members)) and not any(map(_dropout, members)):
-                group = SharedLoRA(members)
+                group = SharedLoRA(members, recipe)
                 forwards |= {m: (LoRAForward(group, index), "LoRA layers") for index, m in enumerate(members)}
     return forwards
 
 
-def _single_forwards(model: Any, copies: WeightCopies, done: Replacements) -> Replacements:
+def _single_forwards(model: Any, copies: WeightCopies, recipe: Recipe, done: Replacements) -> Replacements:
     """Return forwards for the other known layers, one by one."""
     compute = copies.dtype
     inside = {part for module in model.modules() if _is_plain_lora(module) for part in module.modules()}
@@ -94,19 +97,19 @@ def _single_forwards(model: Any, copies: WeightCopies, done: Replacements) -> Re
             continue
         one_plus = _norm_adds_one(module)
         if _is_plain_lora(module):
-            forwards[module] = _training_forward(module), "LoRA layers"
+            forwards[module] = _training_forward(module, recipe), "LoRA layers"
         elif module not in inside and _is_mixed(module, compute):
             kind = f"linear layers in {str(compute).removeprefix('torch.')}"
             forwards[module] = MixedForward(module, copies), kind
         elif one_plus is not None:
-            forwards[module] = NormForward(module, one_plus, compute), "norms"
+            forwards[module] = NormForward(module, one_plus, compute, recipe), "norms"
         elif _is_gated(module):
-            forwards[module] = GatedForward(module), "gated units"
+            forwards[module] = GatedForward(module, recipe), "gated units"
     return forwards
 
 
-def _training_forward(module: Any) -> Callable[..., Any]:
-    return DropoutLoRAForward(module) if _dropout(module) else LoRAForward(SharedLoRA([module]), 0)
+def _training_forward(module: Any, recipe: Recipe) -> Callable[..., Any]:
+    return DropoutLoRAForward(module) if _dropout(module) else LoRAForward(SharedLoRA([module], recipe), 0)
 
 
 def _is_plain_lora(module: Any) -> bool:

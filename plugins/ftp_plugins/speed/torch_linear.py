@@ -10,13 +10,14 @@ import torch
 class LoRALinears(torch.autograd.Function):
     """Layers that share an input, each y = x W^T + bias + scale (x A^T) B^T (Hu et al. 2021, arXiv:2106.09685).
 
-    Arguments: x [T, in], then tuples with one entry for each layer: `weights`, functions that give W [out, in], so that
-    a quantised one is unpacked when it is used and not kept; `biases`; `scales`; then A [r, in] and B [out, r] of each.
-    Returns one y [T, out] for each layer. Kept for the backward pass: x and x A^T, [T, r].
+    Arguments: x [T, in]; its `Recipe`, or None; then tuples with one entry for each layer: `weights`, functions that
+    give W [out, in], so that one in a smaller type is unpacked when it is used and not kept; `biases`; `scales`; then
+    A [r, in] and B [out, r] of each. Returns one y [T, out] for each layer. Kept for the backward pass: x, or what it
+    is computed from, and x A^T, [T, r].
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Any, weights: Any, biases: Any, scales: Any, *factors: Any) -> Any:
+    def forward(ctx: Any, x: Any, recipe: Any, weights: Any, biases: Any, scales: Any, *factors: Any) -> Any:
         lows = [a.to(x.dtype) for a in factors[::2]]
         h = torch.mm(x, torch.cat(lows).t() if len(lows) > 1 else lows[0].t())
         found = []
@@ -26,13 +27,16 @@ class LoRALinears(torch.autograd.Function):
             y = torch.mm(x, w.t()) if bias is None else torch.addmm(bias, x, w.t())
             found.append(y.addmm_(h[:, start : start + high.shape[1]], high.to(x.dtype).t(), alpha=scale))
             start += high.shape[1]
-        ctx.save_for_backward(x, h, *factors)
-        ctx.weights, ctx.scales = weights, scales
+        kept = (x,) if recipe is None else recipe.inputs
+        ctx.save_for_backward(h, *factors, *kept)
+        ctx.weights, ctx.scales, ctx.function = weights, scales, None if recipe is None else recipe.function
         return tuple(found)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        x, h, *factors = ctx.saved_tensors
+        h, *rest = ctx.saved_tensors
+        factors, kept = rest[: 2 * len(ctx.weights)], rest[2 * len(ctx.weights) :]
+        x = kept[0] if ctx.function is None else ctx.function(*kept).flatten(0, -2)
         dx, start, dfactors = None, 0, []
         dh = torch.empty_like(h)
         for weight, scale, dy, high in zip(ctx.weights, ctx.scales, grads, factors[1::2], strict=True):
@@ -50,21 +54,7 @@ class LoRALinears(torch.autograd.Function):
             start += len(low)
         if dx is not None:
             dx.addmm_(dh, torch.cat([low.to(dh.dtype) for low in factors[::2]]))
-        return dx, None, None, None, *dfactors
-
-
-class FrozenLinear(torch.autograd.Function):
-    """y = x W^T + bias with a W [out, in] that does not train; `weight` gives it, for each of both passes anew."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Any, weight: Any, bias: Any) -> Any:
-        ctx.weight = weight
-        w = weight()
-        return torch.mm(x, w.t()) if bias is None else torch.addmm(bias, x, w.t())
-
-    @staticmethod
-    def backward(ctx: Any, dy: Any) -> Any:
-        return torch.mm(dy, ctx.weight()), None, None
+        return dx, *(None,) * 4, *dfactors
 
 
 class MixedLinear(torch.autograd.Function):

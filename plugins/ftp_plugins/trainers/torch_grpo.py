@@ -16,11 +16,13 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 import ftp
+from ftp.lm.prefixes import SHORTEST
 from ftp.lm.torch_models import head_of
 from ftp.lm.training.torch_checkpoints import step_of
 from ftp.lm.training.torch_run import train
 from ftp_plugins.speed.torch_batches import packed_batch, padded_batch
 from ftp_plugins.speed.torch_head import CHUNK_BYTES
+from ftp_plugins.speed.torch_path import FastPath
 from ftp_plugins.trainers.grpo_options import GRPOOptions
 from ftp_plugins.trainers.reward_validation import RewardValidation
 from ftp_plugins.trainers.rewards import named
@@ -74,6 +76,11 @@ class PolicyObjective(Objective):
             self.reference = Reference(model)
         elif self.options.kl:
             self.reference = Reference(model, {name: w.detach().clone() for name, w in _training(model)})
+
+    def shared_tokens(self, path: FastPath, batch_size: int, seed: int) -> int:
+        """Count the tokens of prompts that an epoch computes together for all answers to a prompt."""
+        long_enough = [length for length in self.tokens.lengths().tolist() if length >= SHORTEST]
+        return 0 if path.separately else sum(long_enough) * (self.options.generations - 1)
 
     # --- rollouts
 
@@ -155,7 +162,8 @@ class PolicyObjective(Objective):
         pairs = list(zip(rollouts.prompts, rollouts.answers, strict=True))
         rows = [{"input_ids": p + a, "trained": [False] * len(p) + [True] * len(a)} for p, a in pairs]
         if self.path is not None:
-            batch = {name: _moved(value, model.device) for name, value in packed_batch(rows).items()}
+            packed = packed_batch(rows, once=self.path.separately is None)
+            batch = {name: _moved(value, model.device) for name, value in packed.items()}
             with self.path.attention():
                 states, targets = self.path.states(batch), batch["targets"]
                 return self._through_head(head_of(self.job.model.model), states, targets)

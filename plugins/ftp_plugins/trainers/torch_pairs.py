@@ -14,6 +14,8 @@ import ftp
 from ftp.lm.torch_losses import token_losses
 from ftp.lm.training.torch_validation import spread
 from ftp.types import LoadedModel
+from ftp_plugins.speed.torch_batches import Batches, shared_tokens
+from ftp_plugins.speed.torch_path import FastPath
 from ftp_plugins.trainers.dpo_options import DPOOptions
 from ftp_plugins.trainers.pair_rows import PairRows
 from ftp_plugins.trainers.torch_pair_losses import Answers, mean_loss, pair_losses, rewards
@@ -54,6 +56,13 @@ class PairObjective(SequenceObjective):
         self.reference: Any = None
         self.validation_reference: Any = None
         self.seen: list[dict[str, float]] = []
+
+    def shared_tokens(self, path: FastPath, batch_size: int, seed: int) -> int:
+        """Count the tokens of an epoch that are computed together with those of another answer of their batch."""
+        if path.separately is not None:
+            return 0
+        batches = Batches(self.lengths, batch_size, seed, alike=False).of(0)
+        return shared_tokens(self.tokens, [[2 * pair + of for pair in batch for of in (0, 1)] for batch in batches])
 
     def begin(self) -> None:
         """Compute the reference's log-probabilities of all answers; the losses without a reference need none."""

@@ -1,14 +1,15 @@
 """Rows decoded without padding, on the model's own layers: continuous batching (Yu et al. 2022, Orca).
 
 The tokens of all rows go through the model one after the other, and every row has a strip of its own in the cache. A
-row that has ended leaves at once and another takes its place, what prompts begin with in common goes through once, a
-prompt that is answered several times too, and logits are made for a row's last token alone.
+row that has ended leaves at once and another takes its place. What a prompt begins with in common with another one, be
+it new or already being answered, is copied from that one's strip; a prompt that is answered several times goes through
+once. Logits are made for a row's last token alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,14 +18,15 @@ from ftp.lm.decoding.torch_adapters import Adapters
 from ftp.lm.decoding.torch_cache import STEP, RowCache, Turn, attention_configs, row_attention
 from ftp.lm.decoding.torch_choice import Row, chosen
 from ftp.lm.decoding.torch_wide import ROWS, wide_forwards
+from ftp.lm.prefixes import Copy, copies_of
 from ftp.lm.sampling import Piece
 from ftp.lm.torch_models import causal_model, head_of
 from ftp.lm.torch_packing import why_not
 
 PREFILL = 2048
 """Tokens of prompts that go through the model at once, so that memory is bounded."""
-WORTH_SHARING = 32
-"""Tokens that a common beginning has to save, to be worth a pass of its own."""
+WORTH_A_PASS = 64
+"""Tokens that copying has to save where rows have to wait for others, to be worth a pass of its own."""
 GROWTH = 256
 """Room for tokens that a row's strip gets at least when it grows."""
 
@@ -40,6 +42,8 @@ class PackedModel:
     def __init__(self, model: Any, adapters: Adapters, most_rows: int) -> None:
         self.model, self.adapters = model, adapters
         self.decoder, self.head, self.device = causal_model(model).get_decoder(), head_of(model), model.device
+        self.shared_tokens = 0
+        """Tokens of prompts that were copied from others so far."""
         self._configs = attention_configs(model)
         self._wide = wide_forwards(model) if most_rows >= ROWS else {}
 
@@ -119,33 +123,41 @@ class PackedBatch:
         self._model = model
         self.rows: list[Row] = []
         self._cache = RowCache(0, 0)
-        self._beginnings: dict[str | None, tuple[list[int], RowCache]] = {}
 
-    def join(self, rows: Sequence[Row], upcoming: Sequence[Row] = ()) -> list[tuple[Row, Piece]]:
-        """Read the prompts of new rows and return their first tokens.
-
-        Args:
-            upcoming: rows that are expected to join later; what their prompts begin with may be kept for them.
-        """
+    def join(self, rows: Sequence[Row]) -> list[tuple[Row, Piece]]:
+        """Read the prompts of new rows and return their first tokens."""
         pieces: list[tuple[Row, Piece]] = []
         for adapter in dict.fromkeys(row.request.adapter for row in rows):
-            group = sorted((row for row in rows if row.request.adapter == adapter), key=_prompt_length, reverse=True)
-            firsts, twins = _firsts_and_twins(group)
-            others = [row for row in upcoming if row.request.adapter == adapter]
-            first = len(self.rows)
-            self._reserve([*self.rows, *group])
-            self.rows += [*firsts, *(row for row, _ in twins)]
-            shared = self._share(group, others, first)
-            states, at = list[torch.Tensor](), first
-            for part in _parts(firsts, shared):
-                states.append(self._read(part, at, shared))
-                at += len(part)
-            for place, (row, of) in enumerate(twins, at):
-                self._cache.copy(self._cache, first + of, slice(place, place + 1), len(row.request.prompt))
-            places = [*range(len(firsts)), *(of for _, of in twins)]
-            pieces += self._chosen(self.rows[first:], torch.cat(states)[places])
+            pieces += self._join([row for row in rows if row.request.adapter == adapter], adapter)
         self._close_ranks()
         return pieces
+
+    def _join(self, group: Sequence[Row], adapter: str | None) -> list[tuple[Row, Piece]]:
+        """Read the prompts of new rows that have one adapter."""
+        running = [row for row in self.rows if row.request.adapter == adapter]
+        firsts, twins = _firsts_and_twins(group)
+        sources = [*running, *firsts]
+        found = copies_of([row.request.prompt for row in sources], len(running), least_of_turn=WORTH_A_PASS)
+        copies = dict(zip(sources, found, strict=True))
+        firsts.sort(key=lambda row: (copies[row].turn, copies[row].tokens - len(row.request.prompt)))
+        self._reserve([*self.rows, *group])
+        self.rows += [*firsts, *(row for row, _ in twins)]
+        places = {row: place for place, row in enumerate(self.rows)}
+        states = []
+        for part in _parts(firsts, copies):
+            for row in part:
+                if copies[row].tokens:
+                    self._copy(places[sources[copies[row].source]], places[row], copies[row].tokens)
+            states.append(self._read(part, places[part[0]], [copies[row].tokens for row in part]))
+        for row, first in twins:
+            self._copy(places[first], places[row], len(row.request.prompt))
+        at = [*range(len(firsts)), *(firsts.index(first) for _, first in twins)]
+        return self._chosen(self.rows[-len(group) :], torch.cat(states)[at])
+
+    def _copy(self, source: int, place: int, tokens: int) -> None:
+        """Copy the first tokens of a row of the cache."""
+        self._cache.copy(self._cache, source, slice(place, place + 1), tokens)
+        self._model.shared_tokens += tokens
 
     def step(self) -> list[tuple[Row, Piece]]:
         """Decode one more token of every row."""
@@ -180,35 +192,20 @@ class PackedBatch:
         logits = self._model.head(states[: len(rows)]).float()
         return list(zip(rows, chosen(rows, logits), strict=True))
 
-    def _read(self, part: Sequence[Row], first: int, start: int) -> torch.Tensor:
-        """Put prompts through the model from a position on, into the rows from `first` on; return their last states.
+    def _read(self, part: Sequence[Row], first: int, starts: Sequence[int]) -> torch.Tensor:
+        """Put prompts through the model from positions on, into the rows from `first` on; return their last states.
 
         A prompt by itself goes through in pieces.
         """
         adapters = [row.request.adapter for row in part]
+        start = starts[0]
         while len(part) == 1 and len(part[0].request.prompt) - start > PREFILL:
             piece = list(part[0].request.prompt[start : start + PREFILL])
             self._model.forward(self._cache, first, [piece], [start], adapters)
             start += PREFILL
-        tokens = [list(row.request.prompt[start:]) for row in part]
-        return self._model.forward(self._cache, first, tokens, [start] * len(part), adapters)
-
-    def _share(self, group: Sequence[Row], upcoming: Sequence[Row], first: int) -> int:
-        """Give new rows the keys and values of what their prompts begin with; return how many tokens that is."""
-        adapter = group[0].request.adapter
-        prompts = [list(row.request.prompt) for row in group]
-        beginning, cache = self._beginnings.get(adapter, ([], RowCache(1, 0)))
-        if not beginning or any(len(p) <= len(beginning) or p[: len(beginning)] != beginning for p in prompts):
-            prompts += [list(row.request.prompt) for row in upcoming]
-            beginning = _common(prompts)
-            if (len(prompts) - 1) * len(beginning) < WORTH_SHARING:
-                return 0
-            cache = RowCache(1, len(beginning))
-            for start in range(0, len(beginning), PREFILL):
-                self._model.forward(cache, 0, [beginning[start : start + PREFILL]], [start], [adapter])
-            self._beginnings[adapter] = (beginning, cache)
-        self._cache.copy(cache, 0, slice(first, first + len(group)), len(beginning))
-        return len(beginning)
+        starts = [start, *starts[1:]]
+        tokens = [list(row.request.prompt[start:]) for row, start in zip(part, starts, strict=True)]
+        return self._model.forward(self._cache, first, tokens, starts, adapters)
 
     def _reserve(self, rows: Sequence[Row]) -> None:
         """Give the cache room for these rows' next tokens, and take it back when only few or short ones are left."""
@@ -220,43 +217,29 @@ class PackedBatch:
             cache.resize(count, max(goal, now), min(len(self.rows), count, cache.rows))
 
 
-def _firsts_and_twins(rows: Sequence[Row]) -> tuple[list[Row], list[tuple[Row, int]]]:
-    """Return the first row of each prompt, and the others, each with the place of the first of its prompt."""
-    firsts, twins, places = list[Row](), list[tuple[Row, int]](), dict[tuple[int, ...], int]()
+def _firsts_and_twins(rows: Sequence[Row]) -> tuple[list[Row], list[tuple[Row, Row]]]:
+    """Return the first row of each prompt, and the others, each with the first of its prompt."""
+    firsts: dict[tuple[int, ...], Row] = {}
+    twins = []
     for row in rows:
-        place = places.setdefault(tuple(row.request.prompt), len(firsts))
-        if place == len(firsts):
-            firsts.append(row)
-        else:
-            twins.append((row, place))
-    return firsts, twins
+        first = firsts.setdefault(tuple(row.request.prompt), row)
+        if first is not row:
+            twins.append((row, first))
+    return list(firsts.values()), twins
 
 
-def _parts(rows: Sequence[Row], start: int) -> Iterator[list[Row]]:
-    """Divide rows into parts whose prompts go through the model at once, from a position on."""
+def _parts(rows: Sequence[Row], copies: Mapping[Row, Copy]) -> Iterator[list[Row]]:
+    """Divide rows, sorted by turn, into parts whose prompts go through the model at once."""
     part: list[Row] = []
     tokens = 0
     for row in rows:
-        size = len(row.request.prompt) - start
-        if part and tokens + size > PREFILL:
+        size = len(row.request.prompt) - copies[row].tokens
+        if part and (tokens + size > PREFILL or copies[row].turn != copies[part[0]].turn):
             yield part
             part, tokens = [], 0
         part.append(row)
         tokens += size
     yield part
-
-
-def _common(prompts: Sequence[list[int]]) -> list[int]:
-    """Return what all prompts begin with, without the last token of any: a row needs one for its logits."""
-    if len(prompts) < 2:
-        return []
-    least, most = min(prompts), max(prompts)  # what the first and the last in order share, all share
-    count = next((at for at, (a, b) in enumerate(zip(least, most, strict=False)) if a != b), len(least))
-    return least[: min(count, min(map(len, prompts)) - 1)]
-
-
-def _prompt_length(row: Row) -> int:
-    return len(row.request.prompt)
 
 
 def _even(rows: int) -> int:

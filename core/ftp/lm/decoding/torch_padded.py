@@ -63,7 +63,7 @@ class PaddedBatch:
         self._cache: Any = None
         self._mask = torch.empty(0, 0, dtype=torch.int64)
 
-    def join(self, rows: Sequence[Row], upcoming: Sequence[Row] = ()) -> list[tuple[Row, Piece]]:
+    def join(self, rows: Sequence[Row]) -> list[tuple[Row, Piece]]:
         """Read the prompts of new rows and return their first tokens."""
         ids, mask = padded([list(row.request.prompt) for row in rows], 0, side="left")
         ids, mask = ids.to(self._model.device), mask.to(self._model.device)
