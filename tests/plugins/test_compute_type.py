@@ -151,6 +151,24 @@ def test_weights_held_in_bfloat16_give_the_numbers_of_float32(rounded_model, tmp
     assert all(torch.equal(weight, ours[name]) for name, weight in theirs.items()), "merged in float32"
 
 
+def test_answers_unpack_held_weights_once(rounded_model, machine, monkeypatch):
+    from ftp.lm.decoding.torch_wide import wide_forwards
+    from ftp.lm.torch_decode import answer_all
+    from ftp.options import AnswerOptions
+
+    machine("float32")
+    loaded, _ = load(rounded_model, LoRA(r=4))
+    plain, _ = load(rounded_model, Changing(r=4))
+    prompts, options = [[5, 6, 7, 8], [9, 10, 11]], AnswerOptions(max_new_tokens=9)
+    ours, theirs = ([row.new for row in answer_all(model.model, prompts, [1], options)] for model in (loaded, plain))
+    assert ours == theirs and len(ours[0]) > 1
+    assert set(wide_forwards(loaded.model, most_rows=1)) == set(held(loaded.model)) and not wide_forwards(
+        plain.model, 1
+    )
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    assert not wide_forwards(loaded.model, most_rows=1), "no room for copies"
+
+
 def test_weights_that_bfloat16_would_round_stay_in_float32(ftp_tiny_model, machine):
     machine("float32")
     loader = HuggingFace(id=str(ftp_tiny_model), device="cpu")

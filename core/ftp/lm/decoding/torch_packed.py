@@ -17,7 +17,7 @@ import torch
 from ftp.lm.decoding.torch_adapters import Adapters
 from ftp.lm.decoding.torch_cache import STEP, RowCache, Turn, attention_configs, row_attention
 from ftp.lm.decoding.torch_choice import Row, chosen
-from ftp.lm.decoding.torch_wide import ROWS, wide_forwards
+from ftp.lm.decoding.torch_wide import wide_forwards
 from ftp.lm.prefixes import Copy, copies_of
 from ftp.lm.sampling import Piece
 from ftp.lm.torch_models import causal_model, head_of
@@ -45,7 +45,7 @@ class PackedModel:
         self.shared_tokens = 0
         """Tokens of prompts that were copied from others so far."""
         self._configs = attention_configs(model)
-        self._wide = wide_forwards(model) if most_rows >= ROWS else {}
+        self._wide = wide_forwards(model, most_rows)
 
     @staticmethod
     def why_not(model: Any) -> str | None:

@@ -1,14 +1,17 @@
-"""Products of bfloat16 weights on a CPU without matrix units, through float32 copies of them."""
+"""Products of bfloat16 weights on a CPU, through float32 copies of them that are kept while answers are generated."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch.nn import functional
+
+from ftp.lm.torch_bfloat16 import Bfloat16Linear
 
 ROWS = 32
 """From so many rows on, a float32 product beats one in bfloat16 on such a CPU; with fewer, reading the weights counts.
@@ -34,13 +37,36 @@ class WideLinear:
         return functional.linear(x.float(), self.weight, self.bias).to(x.dtype)
 
 
-def wide_forwards(model: Any) -> dict[Any, Callable[..., Any]]:
-    """Return what replaces the forward of the linear layers of a bfloat16 model on a CPU, where that is faster."""
+class KeptLinear:
+    """Forward of a `Bfloat16Linear` that unpacks its weight once, and not for every token."""
+
+    def __init__(self, module: Bfloat16Linear) -> None:
+        self.weight, self.bias = module.unpacked(), module.bias
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.linear(x, self.weight, self.bias)
+
+
+def wide_forwards(model: Any, most_rows: int) -> dict[Any, Callable[..., Any]]:
+    """Return what replaces the forward of linear layers with bfloat16 weights on a CPU, where that is faster.
+
+    Args:
+        most_rows: rows that are decoded at once.
+    """
+    held = [
+        module for module in model.modules() if isinstance(module, Bfloat16Linear) and "forward" not in vars(module)
+    ]
+    if held and _bytes(held) <= psutil.virtual_memory().available / 2:
+        return {module: KeptLinear(module) for module in held}
     layers = [module for module in model.modules() if _is_narrow(module)]
-    size = 4 * sum(weight.numel() for weight in {id(m.weight): m.weight for m in layers}.values())
-    if not layers or has_matrix_units() or size > MOST_BYTES:
+    if not layers or most_rows < ROWS or has_matrix_units() or _bytes(layers) > MOST_BYTES:
         return {}
     return {module: WideLinear(module) for module in layers}
+
+
+def _bytes(layers: Sequence[torch.nn.Linear]) -> int:
+    """Return what copies of their weights take; a weight that several layers share is counted once."""
+    return 4 * sum(weight.numel() for weight in {id(layer.weight): layer.weight for layer in layers}.values())
 
 
 def _is_narrow(module: Any) -> bool:
