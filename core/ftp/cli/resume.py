@@ -46,7 +46,7 @@ def command(run: Path, files: tuple[Path, ...], trust: bool, placement: str | No
     ask_for_run(directory, consents.of_recipe(checked), trust)
     if placement is not None:
         same = [*plugin_arguments(files, ()), "--trust", *(["--anyway"] if anyway else [])]
-        launch(placement, plugins, ["resume", str(run), *same])
+        launch(placement, plugins, checked.name, ["resume", str(run), *same])
     with at_work() as progress, processes(checked) as joined:
         if joined is not None and not joined.first:
             if place := joined.wait_for_training():

@@ -73,7 +73,7 @@ def command(
         if seeds > 1:
             raise click.UsageError("--seeds with --on: run one seed after the other, with --set seed=…")
         same = [*(f"--set={setting}" for setting in settings), f"--runs={root}", *plugin_arguments(files, without)]
-        launch(placement, plugins, ["run", str(recipe), *same, "--trust"], ["--new"] if new else [])
+        launch(placement, plugins, checked.name, ["run", str(recipe), *same, "--trust"], ["--new"] if new else [])
     with at_work() as progress, processes(checked) as joined:
         if joined is not None and not joined.first:
             if place := joined.wait_for_training():

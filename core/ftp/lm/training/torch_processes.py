@@ -64,9 +64,13 @@ class Processes:
     def wait_for_training(self) -> Path | None:
         """Wait until the first process calls for training; return the run's directory, or None when it needs nobody."""
         print(f"Process {self.rank} of {self.count} waits until the first one has prepared the training.", flush=True)
-        while not self.store.check(["training"]):
-            time.sleep(0.1)
-        directory = self.store.get("training").decode()
+        try:
+            while not self.store.check(["training"]):
+                time.sleep(0.1)
+            directory = self.store.get("training").decode()
+        except RuntimeError as error:  # the first process keeps the store
+            me = f"process {self.rank} of {self.count} on {socket.gethostname()}"
+            raise ProcessLost(f"{me}: the first process has ended before the training") from error
         return Path(directory) if directory else None
 
     def start_training(self, directory: Path, emit: Callable[..., T]) -> Callable[..., T]:
