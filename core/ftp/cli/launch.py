@@ -21,9 +21,7 @@ ON = click.option(
 )
 
 
-def launch(
-    placement: str, plugins: Plugins, name: str, command: Sequence[str], only_once: Sequence[str] = ()
-) -> None:
+def launch(placement: str, plugins: Plugins, name: str, command: Sequence[str], only_once: Sequence[str] = ()) -> None:
     """Have a launcher start the processes of a run, and exit with the run's exit code.
 
     Args:
