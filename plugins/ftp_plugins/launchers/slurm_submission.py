@@ -16,8 +16,10 @@ import ftp
 from ftp_plugins.launchers.slurm import Slurm
 from ftp_plugins.launchers.slurm_task import INTERRUPTED, Task, outcomes
 
-POLL_SECONDS = 2.0
+POLL_SECONDS = 1.0
 """Between two looks at a job."""
+LOOKS_UNTIL_OVER = 4
+"""Looks in a row at which a job has to be over: one that is queued again is so for a moment."""
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "SUSPENDED")
 AT_WORK = ("RUNNING", "COMPLETING", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT")
 
@@ -67,14 +69,15 @@ def follow(options: Slurm, job: Any, launch: ftp.Launch) -> int:
     """
     stop = f"scancel {job.job_id}" if options.cluster == "slurm" else f"kill {job.job_id}"
     launch.note(f"Job {job.job_id} is submitted. Ctrl-C leaves it; `{stop}` stops it.")
-    output, shown, said = Path(job.paths.stdout), 0, ""
+    output, shown, said, over = Path(job.paths.stdout), 0, "", 0
     try:
         while True:
             state, why = _state(options, job)
             shown += _show(output, shown)
             if (text := _in_words(job.job_id, state, why)) != said and state in (*WAITING, "RUNNING"):
                 launch.note(said := text)
-            if state not in (*WAITING, *AT_WORK):
+            over = 0 if state in (*WAITING, *AT_WORK) else over + 1
+            if over == LOOKS_UNTIL_OVER:
                 break
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
@@ -94,7 +97,7 @@ def _ended(job: Any, launch: ftp.Launch, state: str, why: str, output: Path) -> 
     if not failed:
         raise ftp.LaunchError(f"Job {job.job_id} has ended: {state}{f', {why}' if why else ''}; its output is {output}")
     first = failed[0]
-    if first["task"] or first["why"]:
+    if first["code"] not in INTERRUPTED and (first["task"] or first["why"]):
         raise ftp.LaunchError(f"Job {job.job_id} has failed: {first['what']}; its output is {first['output']}")
     return int(first["code"])
 
