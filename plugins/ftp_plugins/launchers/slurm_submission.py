@@ -18,8 +18,9 @@ from ftp_plugins.launchers.slurm_task import INTERRUPTED, Task, outcomes
 
 POLL_SECONDS = 1.0
 """Between two looks at a job."""
-LOOKS_UNTIL_OVER = 4
-"""Looks in a row at which a job has to be over: one that is queued again is so for a moment."""
+LOOKS_UNTIL_OVER = 20
+"""Looks in a row at which a job that was stopped has to be over: one that is queued again looks so until it has left
+its nodes."""
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "SUSPENDED")
 AT_WORK = ("RUNNING", "COMPLETING", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT")
 
@@ -77,7 +78,7 @@ def follow(options: Slurm, job: Any, launch: ftp.Launch) -> int:
             if (text := _in_words(job.job_id, state, why)) != said and state in (*WAITING, "RUNNING"):
                 launch.note(said := text)
             over = 0 if state in (*WAITING, *AT_WORK) else over + 1
-            if over == LOOKS_UNTIL_OVER:
+            if over > (0 if _has_said_why(job) else LOOKS_UNTIL_OVER):
                 break
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
@@ -85,6 +86,12 @@ def follow(options: Slurm, job: Any, launch: ftp.Launch) -> int:
         return 130
     shown += _show(output, shown)
     return _ended(job, launch, state, why, output)
+
+
+def _has_said_why(job: Any) -> bool:
+    """Return whether a process has ended the run for good: finished, or failed in a way that would come again."""
+    found = outcomes(Path(job.paths.folder), job.job_id)
+    return any(outcome["code"] not in INTERRUPTED and (outcome["code"] or not outcome["task"]) for outcome in found)
 
 
 def _ended(job: Any, launch: ftp.Launch, state: str, why: str, output: Path) -> int:
@@ -97,7 +104,9 @@ def _ended(job: Any, launch: ftp.Launch, state: str, why: str, output: Path) -> 
     if not failed:
         raise ftp.LaunchError(f"Job {job.job_id} has ended: {state}{f', {why}' if why else ''}; its output is {output}")
     first = failed[0]
-    if first["code"] not in INTERRUPTED and (first["task"] or first["why"]):
+    if first["code"] in INTERRUPTED:
+        launch.note(f"Job {job.job_id} was stopped ({state}{f', {why}' if why else ''}).")
+    elif first["task"] or first["why"]:
         raise ftp.LaunchError(f"Job {job.job_id} has failed: {first['what']}; its output is {first['output']}")
     return int(first["code"])
 
