@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftp.errors import LaunchError, ModelError
-
 if TYPE_CHECKING:
     from ftp.lm.training.torch_processes import Processes
     from ftp.plugins import Plugins
@@ -34,6 +32,7 @@ def processes(recipe: Recipe) -> Iterator[Processes | None]:
     if "FTP_COLLECTIVE_SECONDS" not in os.environ:
         yield None
         return
+    from ftp.errors import ModelError
     from ftp.guard import described
     from ftp.lm.training.torch_processes import joined
 
@@ -53,6 +52,7 @@ def check_machines(joined: Processes | None, recipe: Recipe, plugins: Plugins, f
     """
     if joined is None or joined.count == 1:
         return
+    from ftp.errors import LaunchError
     from ftp.files import digest
     from ftp.provenance.machines import machine_differences, needs
 
@@ -95,6 +95,7 @@ def take_part(joined: Processes, recipe: Recipe, file: Path, progress: Progress)
         LaunchError: the run's directory isn't on this machine.
     """
     from ftp import pipeline
+    from ftp.errors import LaunchError
     from ftp.runs.directory import RunDirectory
 
     place = joined.wait_for_training()

@@ -13,7 +13,7 @@ from typing import Any
 import submitit
 
 import ftp
-from ftp_plugins.launchers.slurm import Slurm
+from ftp_plugins.launchers.slurm_options import SlurmOptions
 from ftp_plugins.launchers.slurm_task import INTERRUPTED, Task, outcomes
 
 POLL_SECONDS = 1.0
@@ -25,7 +25,7 @@ WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", 
 AT_WORK = ("RUNNING", "COMPLETING", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT")
 
 
-def submit(options: Slurm, job: ftp.Launch) -> Any:
+def submit(options: SlurmOptions, job: ftp.Launch) -> Any:
     """Submit a run as one job with a task for each process; return submitit's job.
 
     Raises:
@@ -60,7 +60,7 @@ def submit(options: Slurm, job: ftp.Launch) -> Any:
         raise ftp.LaunchError(f"SLURM didn't take the job: {said[-1] if said else type(error).__name__}") from error
 
 
-def follow(options: Slurm, job: Any, launch: ftp.Launch) -> int:
+def follow(options: SlurmOptions, job: Any, launch: ftp.Launch) -> int:
     """Show the output of a job's first process until the job ends, and return the run's exit code.
 
     Ctrl-C leaves the job.
@@ -111,7 +111,7 @@ def _ended(job: Any, launch: ftp.Launch, state: str, why: str, output: Path) -> 
     return int(first["code"])
 
 
-def _state(options: Slurm, job: Any) -> tuple[str, str]:
+def _state(options: SlurmOptions, job: Any) -> tuple[str, str]:
     """Return the state of a job as SLURM names it, and the reason that SLURM gives."""
     if options.cluster == "local":
         return ("COMPLETED", "") if job.done() else ("RUNNING", "")

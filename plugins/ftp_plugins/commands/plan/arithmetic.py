@@ -11,8 +11,9 @@ from ftp_plugins.commands.plan.devices import PER_MACHINE, Device
 UTILISATION = (0.28, 0.38, 0.50)
 """Low, middle and high share of a GPU's peak that a training reaches, counted as `flops_per_token` counts.
 
-Published: 0.30 (torchtitan, 8B full on 8 H100), 0.35 (compiled), 0.42 and 0.44 (NeMo AutoModel, LoRA 8B and 7B on one
-H100), 0.44 and 0.56 (torchtune, 3B full on an A100, packed and compiled).
+What published speeds come to: 0.31 (torchtitan, 8B full on 8 H100), 0.36 (the same, compiled), 0.42 and 0.44 (NeMo
+AutoModel, LoRA 8B and 7B on one H100), 0.49 (torchtune, 3B full on an A100, packed). Outside of the range: 0.62 (the
+last, compiled) and 0.14 (the last, padded). None of them is FTP's own.
 """
 SMALL_MODEL = 1e9
 SMALL_SHARE = (0.3, 0.6, 1.0)
