@@ -67,6 +67,10 @@ def test_the_client_submits_where_it_is_installed(on, tmp_path):
     outcome = on(KUBERNETES)
     assert outcome.code == 0 and "kubectl delete trainjob contract-risk -n default" in outcome.err
     assert (tmp_path / "submitted").read_text() == "create -f contract_risk.trainjob.yaml\n"
+    (tmp_path / "submitted").unlink()
+    outcome = on({**KUBERNETES, "submit": False})
+    assert outcome.code == 0 and "Submit it with:\n  kubectl create" in outcome.err
+    assert not (tmp_path / "submitted").exists()
     client(tmp_path, "kubectl", code=1)
     outcome = on(KUBERNETES)
     assert outcome.code == 2 and "ended with code 1; contract_risk.trainjob.yaml is kept" in outcome.err
@@ -81,6 +85,7 @@ def test_the_client_submits_where_it_is_installed(on, tmp_path):
         ({**KUBERNETES, "gpus_per_node": 2, "processes_per_node": 4}, "processes_per_node: 4 for 2 GPUs"),
         ({"use": "skypilot", "accelerators": "H100:x"}, "accelerators: write the kind and the number, as in H100:8"),
         ({"use": "skypilot", "nodes": 2}, "mounts: several machines need one that all of them see"),
+        ({"use": "skypilot", "spot": True}, "mounts: a machine that is reclaimed takes the run with it"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_written(on, tmp_path, placement, problem):
@@ -150,7 +155,7 @@ def test_the_command_of_a_manifest_trains_on_two_machines(ftp, ftp_recipe, ftp_t
     from ftp.runs.directory import runs_below
 
     ftp_recipe(name="pods", model={"id": str(ftp_tiny_model), "dtype": "float32", "device": "cpu"}, watch=[])
-    place = {**KUBERNETES, "nodes": 2, "gpus_per_node": 0, "directory": str(tmp_path)}
+    place = {**KUBERNETES, "nodes": 2, "gpus_per_node": 0, "directory": str(tmp_path), "submit": False}
     (tmp_path / "place.yaml").write_text(yaml.safe_dump(place))
     assert ftp("run", "recipe.yaml", "--on", "place.yaml").code == 0
     manifest = yaml.safe_load((tmp_path / "pods.trainjob.yaml").read_text())

@@ -76,15 +76,17 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
 _Dumper.add_representer(str, _text)
 
 
-def submit(job: ftp.Launch, file: Path, command: Sequence[str], then: Sequence[str]) -> int:
+def hand_over(job: ftp.Launch, file: Path, command: Sequence[str], then: Sequence[str], *, submit: bool) -> int:
     """Run the client's command where the client is installed, and say what to do next; return its exit code.
 
     Args:
         then: what to show after the submission: how to follow the job, and how to stop it.
+        submit: whether to run the command at all.
     """
     client = shutil.which(command[0])
-    if client is None:
-        job.note(f"{file} is written. There is no {command[0]} on this machine; submit it with:")
+    if client is None or not submit:
+        why = f" There is no {command[0]} on this machine." if submit else ""
+        job.note(f"{file} is written.{why} Submit it with:")
         job.note("\n".join([f"  {shlex.join(command)}", *then]))
         return 0
     job.note(f"{file} is written. Submitting it: {shlex.join(command)}")

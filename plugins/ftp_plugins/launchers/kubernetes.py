@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 import ftp
-from ftp_plugins.launchers.job_files import job_name, submit, torchrun, write_job
+from ftp_plugins.launchers.job_files import hand_over, job_name, torchrun, write_job
 
 MOUNT = "work"
 """Name of the volume in the pods."""
@@ -53,6 +53,8 @@ class Kubernetes(ftp.Launcher):
     """How often the processes are started again after one has failed; they resume the run."""
     collective_minutes: float = Field(default=10, gt=0)
     """Longest time that a process waits for the others in training."""
+    submit: bool = True
+    """Whether to submit the file where `kubectl` is installed. Off: write it and print the command."""
     file: Path | None = None
     """File to write. Without it, NAME.trainjob.yaml in this directory."""
 
@@ -77,7 +79,7 @@ class Kubernetes(ftp.Launcher):
             f"`kubectl logs -f -n {self.namespace} -l {pods}` follows it.",
             f"`kubectl delete trainjob {name} -n {self.namespace}` stops it.",
         ]
-        return submit(job, file, ["kubectl", "create", "-f", str(file)], then)
+        return hand_over(job, file, ["kubectl", "create", "-f", str(file)], then, submit=self.submit)
 
     def manifest(self, job: ftp.Launch) -> dict[str, Any]:
         """Return the TrainJob (trainer.kubeflow.org/v1alpha1)."""

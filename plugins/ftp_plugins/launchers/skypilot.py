@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 import ftp
-from ftp_plugins.launchers.job_files import job_name, submit, torchrun, write_job
+from ftp_plugins.launchers.job_files import hand_over, job_name, torchrun, write_job
 
 
 class SkyPilot(ftp.Launcher):
@@ -44,6 +44,8 @@ class SkyPilot(ftp.Launcher):
     """How often the processes are started again after one has failed; they resume the run."""
     collective_minutes: float = Field(default=10, gt=0)
     """Longest time that a process waits for the others in training."""
+    submit: bool = True
+    """Whether to submit the file where `sky` is installed. Off: write it and print the command."""
     file: Path | None = None
     """File to write. Without it, NAME.sky.yaml in this directory."""
 
@@ -56,6 +58,8 @@ class SkyPilot(ftp.Launcher):
         found += [f"env.{name}: is among the secrets too" for name in self.env if name in self.secrets]
         if self.nodes > 1 and not self.mounts:
             found.append("mounts: several machines need one that all of them see, for the run's directory (--runs)")
+        elif self.spot and not self.mounts:
+            found.append("mounts: a machine that is reclaimed takes the run with it; put it into a bucket (--runs)")
         return found
 
     def launch(self, job: ftp.Launch) -> int:
@@ -69,7 +73,8 @@ class SkyPilot(ftp.Launcher):
             follow, stop = f"sky jobs logs -n {name}", f"sky jobs cancel -n {name}"
         else:
             follow, stop = f"sky logs {name}", f"sky down {name}"
-        return submit(job, file, command, [f"`{follow}` follows it.", f"`{stop}` stops it."])
+        then = [f"`{follow}` follows it.", f"`{stop}` stops it."]
+        return hand_over(job, file, command, then, submit=self.submit)
 
     def task(self, job: ftp.Launch) -> dict[str, Any]:
         """Return the task, as SkyPilot's YAML has it."""
