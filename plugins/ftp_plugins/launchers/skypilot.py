@@ -84,7 +84,7 @@ class SkyPilot(ftp.Launcher):
         variables |= {"address": "$HEAD", "port": "29500"}
         run = torchrun(job, variables, self.restarts, gpus=gpus > 0)
         wanted = {"accelerators": self.accelerators, "infra": self.infra, "cpus": self.cpus, "memory": self.memory}
-        resources = {key: value for key, value in wanted.items() if value is not None}
+        resources: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
         mounts = {path: {"source": uri, "mode": "MOUNT"} for path, uri in self.mounts.items()}
         if self.spot:
             resources["use_spot"] = True
