@@ -159,6 +159,10 @@ def test_a_recipe_that_fits(planned):
     low, middle, high = found["tokens_per_second"]
     assert low < middle < high and found["seconds"] == sorted(found["seconds"])
     assert found["rows_at_once"] == 2
+    outcome = planned("8xH100", "--json", train={"max_steps": 1, "batch_size": 16, "epochs": 3})
+    assert outcome.code == 0, outcome.err
+    fewer = json.loads(outcome.out)
+    assert 0 < fewer["tokens"] < 3 * found["tokens"]
 
 
 def test_in_words(planned):

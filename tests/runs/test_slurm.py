@@ -145,7 +145,7 @@ class Job:
     """`ftp run --on place.yaml` while it follows a job."""
 
     def __init__(self, directory):
-        self.directory, self.log = directory, directory / "log.txt"
+        self.directory, self.log, self.waiting = directory, directory / "log.txt", 0.0
         command = [sys.executable, "-m", "ftp", "run", "recipe.yaml", "--on", "place.yaml"]
         with self.log.open("a") as stream:
             self.process = subprocess.Popen(command, cwd=directory, stdout=stream, stderr=stream)
@@ -168,10 +168,18 @@ class Job:
         return [event for event in (runs[-1].events() if runs else ()) if event["event"] == name]
 
     def runs_again(self, times):
-        """Whether the run was resumed so often; SLURM lets a job wait for two minutes after it was queued again."""
-        if "queued again" in all_output(self.directory) or "Requeued" in all_output(self.directory):
-            now = ["scontrol", "update", f"JobId={self.id()}", "StartTime=now"]
-            subprocess.run(now, capture_output=True, check=False)
+        """Whether the run was resumed so often.
+
+        SLURM lets a job wait for two minutes after it was queued again. Here it waits until its old processes have
+        ended, which is what the wait is for.
+        """
+        shown = subprocess.run(["scontrol", "show", "job", self.id()], capture_output=True, text=True, check=False)
+        if "JobState=PENDING Reason=BeginTime" in shown.stdout:
+            self.waiting = self.waiting or time.monotonic()
+            if time.monotonic() > self.waiting + 12:
+                subprocess.run(["scontrol", "update", f"JobId={self.id()}", "StartTime=now"], check=False)
+        else:
+            self.waiting = 0.0
         return len(self.events("resume")) == times
 
     def until_step(self, step):

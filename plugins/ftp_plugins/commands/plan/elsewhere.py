@@ -105,13 +105,13 @@ def _load(recipe: Recipe, file: Path, devices: int, stage: Callable[[str], Calla
     if not rows:
         raise ModelError(f"the loader '{recipe.model.used_as}' tells nothing of the rows' tokens before the load")
     lengths = [int(row["tokens"]) for row in rows]
-    accumulation = max(1, rate[1] // batch_size)
+    accumulation, steps = max(1, rate[1] // batch_size), getattr(trainer, "max_steps", None)
     return Load(
         lengths=lengths,
         trained_share=sum(int(row["trained_tokens"] or 0) for row in rows) / sum(lengths),
         rows_of_a_step=rate[1],
         rows_at_once=rows_at_once(batch_size, accumulation, devices),
-        epochs=getattr(trainer, "epochs", 1),
+        epochs=steps * rate[1] / len(lengths) if steps else getattr(trainer, "epochs", 1),
         checkpointing=getattr(trainer, "gradient_checkpointing", False),
     )
 
@@ -155,7 +155,7 @@ def lines_elsewhere(found: Mapping[str, Any], asked_checkpointing: bool) -> Iter
     yield f"time        about {usual} ({short} to {long}) for {found['tokens']:,} tokens, validation not counted"
     yield (
         f"how sure    memory within about a quarter. Speed supposes {shares[1]:.0%} of the peak ({shares[0]:.0%} to "
-        f"{shares[2]:.0%}); `ftp plan` on such a machine measures it"
+        f"{shares[2]:.0%}); `ftp plan` on such a machine measures it. The optimizer is counted as AdamW"
     )
 
 

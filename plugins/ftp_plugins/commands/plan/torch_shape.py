@@ -24,13 +24,15 @@ def shape_of(loaded: ftp.LoadedModel) -> Shape:
     # bitsandbytes replaces the linear layers of the base, and not those of adapters.
     in_4_bits = {id(p) for p in model.parameters() if id(p) in linear and not p.requires_grad}
     in_4_bits = in_4_bits if loaded.request.quantization else set()
+    int8 = loaded.request.quantization is not None and loaded.request.quantization.scheme == "int8"
+    stored = 1.0 if int8 else FOUR_BIT_BYTES
     active = trained = weights = gradients = 0.0
     for name, weight in model.named_parameters():
         share = next((experts[end] for end in experts if name.endswith(end)), 1.0)
         if id(weight) in linear or "lora_" in name or share < 1.0:
             active += share * weight.numel()
             trained += share * weight.numel() if weight.requires_grad else 0
-        size = FOUR_BIT_BYTES if id(weight) in in_4_bits else weight.element_size()
+        size = stored if id(weight) in in_4_bits else weight.element_size()
         weights += weight.numel() * size
         gradients += weight.numel() * weight.element_size() if weight.requires_grad else 0
     layers = _number(config, "num_hidden_layers", "n_layer", "num_layers")
