@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Launch,
         Launcher,
         Loader,
+        LoadsStructure,
         LoadsTokenizer,
         MeasuresModel,
         Reporter,
@@ -95,6 +96,7 @@ __all__ = [
     "LoadedModel",
     "LoadedTokenizer",
     "Loader",
+    "LoadsStructure",
     "LoadsTokenizer",
     "MeasuresModel",
     "Message",
@@ -141,7 +143,7 @@ __all__ = [
 _HOME = {
     "ftp.components": (
         "Adapter BringsEvals Component Curator Engine Evaluator Exporter ExportJob Formatter Launch Launcher "
-        "Loader LoadsTokenizer "
+        "Loader LoadsStructure LoadsTokenizer "
         "MeasuresModel Reporter Trainer TrainingJob Watcher Weighted"
     ),
     "ftp.data.examples": "Corpus",

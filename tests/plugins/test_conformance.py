@@ -11,6 +11,7 @@ from ftp.components import KINDS
 from ftp.testing import MakeAnswers, WriteRecipe, assert_component_ok
 
 OPTIONS = {
+    "launchers kubernetes": {"image": "registry.example.com/ftp:1", "volume": "training"},
     "curators mix": {"replay": "5%"},
     "loaders huggingface": {"id": "example/model"},
     "loaders gguf": {"file": "model.gguf"},

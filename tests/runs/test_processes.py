@@ -40,8 +40,10 @@ def orders_of(adapter, counts, **more):
 
 @pytest.fixture(scope="module")
 def trained(ftp_tiny_model, tmp_path_factory):
-    """The same training on 1 and 2 processes, and one that dies on 4, then on 2, and ends on 1."""
+    """The same trainings on 1 and 2 processes, and one that dies on 4, then on 2, and ends on 1."""
     orders = orders_of("lora", (1, 2), options={"r": 4})
+    for trainer in ("dpo", "kto"):
+        orders += [{**order, "name": f"{trainer}-{order['count']}", "trainer": trainer} for order in orders[:2]]
     for count, die in ((4, 3), (2, 5), (1, None)):
         orders += [{**orders[0], "name": f"part-{count}", "count": count, "run": "parts", "die": die}]
     return trained_together(ftp_tiny_model, tmp_path_factory.mktemp("together"), orders)
@@ -60,15 +62,28 @@ def assert_agree(one, other, tolerance=1e-5):
         assert float((weight - their_weights[name]).abs().max()) < tolerance, name
 
 
-def test_losses_and_weights_are_those_of_one_process(trained):
-    assert len(values(trained["lora-1"][0], "metric")) == 6
-    assert_agree(trained["lora-1"], trained["lora-2"])
+@pytest.mark.parametrize("what", ["lora", "dpo", "kto"])
+def test_losses_and_weights_are_those_of_one_process(trained, what):
+    assert len(values(trained[f"{what}-1"][0], "metric")) == 6
+    assert_agree(trained[f"{what}-1"], trained[f"{what}-2"])
+
+
+@pytest.mark.parametrize("trainer", ["dpo", "kto"])
+def test_figures_of_preferences_are_means_over_all_processes(trained, trainer):
+    alone, shared = (trained[f"{trainer}-{count}"][0] for count in (1, 2))
+    figures = {"margin", "chosen_reward", "rejected_reward", "chosen_log_prob", "rejected_log_prob"}
+    for name in figures | ({"accuracy"} if trainer == "dpo" else {"kl"}):
+        assert values(shared, "metric", name) == pytest.approx(values(alone, "metric", name), abs=1e-4), name
+        assert values(shared, "validation", name) == pytest.approx(values(alone, "validation", name), abs=1e-4), name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("adapter", "options"), [("lora", {"r": 4}), ("full", {})])
-def test_losses_and_weights_on_four_processes(ftp_tiny_model, tmp_path, adapter, options):
-    found = trained_together(ftp_tiny_model, tmp_path, orders_of(adapter, (1, 2, 4), options=options))
+@pytest.mark.parametrize(
+    ("adapter", "more"),
+    [("lora", {"options": {"r": 4}}), ("full", {}), ("lora", {"trainer": "dpo"}), ("lora", {"trainer": "kto"})],
+)
+def test_losses_and_weights_on_four_processes(ftp_tiny_model, tmp_path, adapter, more):
+    found = trained_together(ftp_tiny_model, tmp_path, orders_of(adapter, (1, 2, 4), **more))
     for count in (2, 4):
         assert_agree(found[f"{adapter}-1"], found[f"{adapter}-{count}"])
 

@@ -1,7 +1,8 @@
 """Trains a tiny model on 1, 2, … processes, forked from one that has imported the libraries.
 
 Usage: python together.py MODEL DIRECTORY ORDERS, where ORDERS is JSON: a list of {name, count, adapter, train}, with
-`run` for another directory than its own, and `die` for the step at which all processes are killed.
+`trainer` for another than sft, `run` for another directory than its own, and `die` for the step at which all processes
+are killed.
 Each writes its events to DIRECTORY/<name>.jsonl and its weights to DIRECTORY/<name>.safetensors.
 """
 
@@ -29,6 +30,8 @@ def train_one(model, directory, rows, order):
     from ftp_plugins.adapters.lora import LoRA
     from ftp_plugins.adapters.qlora import QLoRA
     from ftp_plugins.loaders.huggingface import HuggingFace
+    from ftp_plugins.trainers.dpo import DPO
+    from ftp_plugins.trainers.kto import KTO
     from ftp_plugins.trainers.sft import SFT
 
     torch.set_num_threads(1)
@@ -49,25 +52,40 @@ def train_one(model, directory, rows, order):
 
     with joined() as processes:
         told = processes.start_training(home, emit)
-        job = TrainingJob(loaded, *rows, home / "checkpoints", 1, told)
-        SFT(**{"precision": "float32", **order["train"]}).train(job)
+        job = TrainingJob(loaded, *rows[order.get("trainer", "sft")], home / "checkpoints", 1, told)
+        trainer = {"sft": SFT, "dpo": DPO, "kto": KTO}[order.get("trainer", "sft")]
+        trainer(**{"precision": "float32", **order["train"]}).train(job)
         if processes.first:
             weights = {n: w.detach().clone() for n, w in loaded.model.named_parameters() if w.requires_grad}
             save_file(weights, directory / f"{order['name']}.safetensors")
 
 
 def rows_in(directory):
-    """Return the corpus and the ledger of the rows."""
+    """Return the corpus and the ledger of the rows of each trainer."""
     from ftp.recipe.model import Data, Source
     from ftp.stages.prepare_data import build_corpus
     from ftp_plugins.formatters.pairs import Instruct
+    from ftp_plugins.formatters.preference import Feedback, Preference
 
-    files = {name: directory / f"{name}.jsonl" for name in ("train", "validation")}
-    for file, rows in zip(files.values(), (ROWS, VALIDATION), strict=True):
-        values = [{"instruction": asked, "response": said} for asked, said in rows]
-        file.write_text("".join(json.dumps(row) + "\n" for row in values))
-    train, validation = (Source(path=str(file), format=Instruct()) for file in files.values())
-    return build_corpus(Data(train=[train], validation=validation), directory / "data", directory, seed=1)
+    found = {}
+    for trainer, (format, columns) in {
+        "sft": (Instruct(), lambda n, asked, said: {"instruction": asked, "response": said}),
+        "dpo": (
+            Preference(),
+            lambda n, asked, said: {"prompt": asked, "chosen": said, "rejected": "No." * (1 + n % 3)},
+        ),
+        "kto": (Feedback(), lambda n, asked, said: {"prompt": asked, "completion": said, "label": n % 3 > 0}),
+    }.items():
+        home = directory / trainer
+        home.mkdir()
+        sources = []
+        for name, rows in (("train", ROWS), ("validation", VALIDATION)):
+            lines = [json.dumps(columns(n, *row)) + "\n" for n, row in enumerate(rows)]
+            (home / f"{name}.jsonl").write_text("".join(lines))
+            sources.append(Source(path=str(home / f"{name}.jsonl"), format=format))
+        data = Data(train=sources[:1], validation=sources[1])
+        found[trainer] = build_corpus(data, home / "data", home, seed=1)
+    return found
 
 
 def free_port():

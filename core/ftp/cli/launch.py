@@ -21,10 +21,11 @@ ON = click.option(
 )
 
 
-def launch(placement: str, plugins: Plugins, command: Sequence[str], only_once: Sequence[str] = ()) -> None:
+def launch(placement: str, plugins: Plugins, name: str, command: Sequence[str], only_once: Sequence[str] = ()) -> None:
     """Have a launcher start the processes of a run, and exit with the run's exit code.
 
     Args:
+        name: of the run.
         command: the `ftp` command without `ftp` and `--on`.
         only_once: options of the first start that would spoil a later one.
     """
@@ -34,7 +35,7 @@ def launch(placement: str, plugins: Plugins, command: Sequence[str], only_once: 
 
     launcher = read_placement(placement, plugins)
     again = [sys.executable, "-m", "ftp", *command]
-    job = Launch([*again, *only_once], again, lambda text: echo(text, err=True))
+    job = Launch([*again, *only_once], again, lambda text: echo(text, err=True), name)
     sys.exit(call(int, launcher.launch, job))
 
 

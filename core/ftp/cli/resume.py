@@ -9,7 +9,8 @@ import click
 from ftp.cli.consent import TRUST, ask_for_run
 from ftp.cli.launch import ON, launch, plugin_arguments
 from ftp.cli.options import PLUGIN, REPLAY, TRACEBACK, load_plugins
-from ftp.cli.run import at_work, processes, tell
+from ftp.cli.processes import check_machines, processes, take_part
+from ftp.cli.run import at_work, tell
 
 
 @click.command("resume")
@@ -46,11 +47,11 @@ def command(run: Path, files: tuple[Path, ...], trust: bool, placement: str | No
     ask_for_run(directory, consents.of_recipe(checked), trust)
     if placement is not None:
         same = [*plugin_arguments(files, ()), "--trust", *(["--anyway"] if anyway else [])]
-        launch(placement, plugins, ["resume", str(run), *same])
+        launch(placement, plugins, checked.name, ["resume", str(run), *same])
     with at_work() as progress, processes(checked) as joined:
+        check_machines(joined, checked, plugins, Path(origin["recipe"]), progress)
         if joined is not None and not joined.first:
-            if place := joined.wait_for_training():
-                pipeline.join_training(checked, Path(origin["recipe"]), RunDirectory(place), progress)
+            take_part(joined, checked, Path(origin["recipe"]), progress)
             return
         finished = pipeline.resume(checked, plugins, directory, progress, anyway=anyway)
     tell(finished)

@@ -18,11 +18,10 @@ from ftp.cli.consent import TRUST, ask_for_recipe
 from ftp.cli.echo import echo
 from ftp.cli.launch import ON, launch, plugin_arguments
 from ftp.cli.options import RECIPE, REPLAY, RUNS, SET, TRACEBACK, load_plugins, load_recipe, plugin_options
+from ftp.cli.processes import check_machines, processes, take_part
 
 if TYPE_CHECKING:
-    from ftp.lm.training.torch_processes import Processes
     from ftp.progress import Progress
-    from ftp.recipe.model import Recipe
     from ftp.types import FinishedRun
 
 
@@ -61,7 +60,6 @@ def command(
     """
     from ftp import pipeline
     from ftp.lm import allocator
-    from ftp.runs.directory import RunDirectory
 
     allocator.restart_without_cache()
     # Absolute, so that `ftp resume` finds them from another directory.
@@ -73,37 +71,17 @@ def command(
         if seeds > 1:
             raise click.UsageError("--seeds with --on: run one seed after the other, with --set seed=…")
         same = [*(f"--set={setting}" for setting in settings), f"--runs={root}", *plugin_arguments(files, without)]
-        launch(placement, plugins, ["run", str(recipe), *same, "--trust"], ["--new"] if new else [])
+        launch(placement, plugins, checked.name, ["run", str(recipe), *same, "--trust"], ["--new"] if new else [])
     with at_work() as progress, processes(checked) as joined:
+        check_machines(joined, checked, plugins, recipe, progress)
         if joined is not None and not joined.first:
-            if place := joined.wait_for_training():
-                pipeline.join_training(checked, recipe, RunDirectory(place), progress)
+            take_part(joined, checked, recipe, progress)
             return
         runs = [pipeline.run(one, plugins, recipe, root, progress, new=new) for one in (checked, *others)]
     if seeds > 1:
         _print_seeds(runs)
     else:
         tell(runs[-1])
-
-
-@contextlib.contextmanager
-def processes(recipe: Recipe) -> Iterator[Processes | None]:
-    """Give the processes that a launcher has started this one with; None, and no import, where there is no launcher.
-
-    Raises:
-        ModelError: there are several, and the recipe's trainer knows of only one.
-    """
-    if "FTP_COLLECTIVE_SECONDS" not in os.environ:
-        yield None
-        return
-    from ftp.errors import ModelError
-    from ftp.guard import described
-    from ftp.lm.training.torch_processes import joined
-
-    with joined() as others:
-        if others.count > 1 and not recipe.train.trains_together:
-            raise ModelError(f"{described(recipe.train)} can't train on several processes: use one, or leave out --on")
-        yield others
 
 
 @contextlib.contextmanager

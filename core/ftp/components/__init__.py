@@ -6,7 +6,7 @@ from ftp.components.evaluation import BringsEvals, Evaluator, MeasuresModel, Rep
 from ftp.components.exports import Exporter, ExportJob
 from ftp.components.kinds import KINDS, kind_of, unfinished
 from ftp.components.launching import Launch, Launcher
-from ftp.components.models import Adapter, Loader, LoadsTokenizer
+from ftp.components.models import Adapter, Loader, LoadsStructure, LoadsTokenizer
 from ftp.components.rows import Curator, Formatter
 from ftp.components.training import Trainer, TrainingJob, Watcher
 
@@ -25,6 +25,7 @@ __all__ = [
     "Launch",
     "Launcher",
     "Loader",
+    "LoadsStructure",
     "LoadsTokenizer",
     "MeasuresModel",
     "Reporter",

@@ -14,11 +14,13 @@ class Launch:
     """The command that a launcher has each process of a run execute."""
 
     command: Sequence[str]
-    """For the first start."""
+    """For the first start; it begins with this Python and `-m ftp`."""
     again: Sequence[str]
     """For a start after a failure: it resumes the run."""
     note: Callable[[str], None]
     """Show a sentence to the user."""
+    name: str = "ftp"
+    """Name of the run, for a job's name and files."""
 
 
 class Launcher(Component):

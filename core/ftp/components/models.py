@@ -58,6 +58,18 @@ class LoadsTokenizer(ABC):
         return defines(other, "load_tokenizer") if cls is LoadsTokenizer else NotImplemented
 
 
+class LoadsStructure(ABC):
+    """Mix-in for a loader that can build its model without weights. A loader that defines the method counts, too."""
+
+    @abstractmethod
+    def load_structure(self, request: ModelRequest) -> LoadedModel:
+        """Return the model on torch's meta device, with its tokenizer: modules, shapes and types, and no numbers."""
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> Any:
+        return defines(other, "load_structure") if cls is LoadsStructure else NotImplemented
+
+
 class Adapter(Component):
     """Decides which weights train."""
 

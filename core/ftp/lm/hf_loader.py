@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ftp.cache import kept_digest
-from ftp.components import Loader, LoadsTokenizer
+from ftp.components import Loader, LoadsStructure, LoadsTokenizer
 from ftp.errors import ModelError
 from ftp.files import first_line
 from ftp.lm.hf_tokenizer import ChatTemplate, NewTokens, load_tokenizer
@@ -38,7 +38,7 @@ class ModelFiles:
     """Whether to run code that comes with the model; if not, such a model is refused."""
 
 
-class HuggingFaceFiles(Loader, LoadsTokenizer):
+class HuggingFaceFiles(Loader, LoadsTokenizer, LoadsStructure):
     """A loader that only has to locate the files; the options for loading them are included."""
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "accelerate")
@@ -101,6 +101,14 @@ class HuggingFaceFiles(Loader, LoadsTokenizer):
         """Load the tokenizer alone, from the configuration files."""
         files = self._checked()
         return load_tokenizer(files.where, self.chat_template, files.revision, files.trust_remote_code, self.new_tokens)
+
+    def load_structure(self, request: ModelRequest) -> LoadedModel:
+        """Build the model on torch's meta device and load its tokenizer."""
+        from ftp.lm.torch_weights import structure
+
+        files, tokenizer = self._checked(), self.load_tokenizer()
+        model = structure(files.where, files.revision, files.trust_remote_code, request.dtype)
+        return LoadedModel(model, tokenizer.tokenizer, files.name, "", request)
 
     def load(self, request: ModelRequest) -> LoadedModel:
         """Load weights and tokenizer as `request` asks."""

@@ -40,15 +40,8 @@ def describe(
     Raises:
         ModelError: the files are not there, or transformers can't build the model.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except Exception as error:  # the libraries raise many kinds; the user needs the model and the reason
-        raise ModelError(f"{where}: can't be loaded: {first_line(error)}") from None
-    _check_size(where, model)
+    model = structure(where, revision, trust_remote_code)
+    config = model.config
     head = model.get_output_embeddings()
     return ModelRequest(
         model=where,
@@ -74,6 +67,31 @@ def describe(
         parameters=model.num_parameters(),
         stored_dtype=_stored_dtype(config),
     )
+
+
+def structure(
+    where: str, revision: str | None = None, trust_remote_code: bool = False, dtype: str | None = None
+) -> Any:
+    """Build a model on torch's meta device, from its configuration alone.
+
+    Args:
+        where, revision, trust_remote_code: as for `describe`.
+        dtype: of the weights, as torch names it; without it, transformers' choice.
+
+    Raises:
+        ModelError: the files are not there, or transformers can't build the model.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    options = {"dtype": getattr(torch, dtype)} if dtype else {}
+    try:
+        config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code, **options)
+    except Exception as error:  # the libraries raise many kinds; the user needs the model and the reason
+        raise ModelError(f"{where}: can't be loaded: {first_line(error)}") from None
+    _check_size(where, model)
+    return model
 
 
 def _check_size(where: str, model: Any) -> None:

@@ -28,6 +28,7 @@ class DPOOptions(LoopTraining):
     """Options of preference optimisation, and the pairs that it trains on."""
 
     takes: ClassVar[tuple[Kind, ...]] = ("preference",)
+    trains_together: ClassVar[bool] = True
     measures: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "margin")
     rate_share: ClassVar[float] = 0.1
     also_known_as: ClassVar[Mapping[str, str]] = {

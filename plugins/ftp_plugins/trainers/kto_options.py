@@ -20,6 +20,7 @@ class KTOOptions(LoopTraining):
     """Options of training on judged answers, and the rows that it trains on."""
 
     takes: ClassVar[tuple[Kind, ...]] = ("feedback",)
+    trains_together: ClassVar[bool] = True
     measures: ClassVar[tuple[str, ...]] = ("loss", "margin", "auc")
     rate_share: ClassVar[float] = 0.1
     also_known_as: ClassVar[Mapping[str, str]] = {
@@ -45,7 +46,7 @@ class KTOOptions(LoopTraining):
     """Peak rate, about a tenth of that of supervised fine-tuning. LoRA and QLoRA: usually 5e-6 to 2e-5; full training
     about a tenth of that."""
     batch_size: int = Field(default=8, ge=2)
-    """Rows processed at once; the KL divergence is estimated on them."""
+    """Rows processed at once. The KL divergence is estimated on all rows of an optimizer step."""
     gradient_accumulation: int = Field(default=1, ge=1)
     """Batches per optimizer step. The loss is averaged over the rows of the whole step."""
     max_length: int = Field(default=1024, ge=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -13,11 +14,13 @@ from datasets import Dataset
 import ftp
 from ftp.lm.tokens import TokenRows
 from ftp.lm.torch_losses import token_losses
-from ftp.lm.training.torch_validation import spread
+from ftp.lm.training.torch_processes import current
+from ftp.lm.training.torch_validation import shared_token_losses, spread
 from ftp.types import LoadedModel
 from ftp_plugins.speed.torch_batches import Batches
+from ftp_plugins.speed.torch_shares import is_empty
 from ftp_plugins.trainers.kto_options import KTOOptions
-from ftp_plugins.trainers.torch_sequences import SequenceObjective
+from ftp_plugins.trainers.torch_sequences import SequenceObjective, StepMeans
 
 FIGURES = ("margin", "chosen_reward", "rejected_reward", "chosen_log_prob", "rejected_log_prob", "kl")
 BALANCE = (1.0, 4 / 3)
@@ -52,7 +55,8 @@ class FeedbackObjective(SequenceObjective):
         self.reference: Any = None
         self.other_reference: Any = None
         self.validation_parts: tuple[Any, ...] = ()
-        self.seen: list[Mapping[str, float]] = []
+        self.divergence = 0.0
+        self.means = StepMeans(FIGURES)
 
     def begin(self) -> None:
         """Compute the reference's log-probabilities of all rows, and of the mismatched ones."""
@@ -86,26 +90,42 @@ class FeedbackObjective(SequenceObjective):
         """Count the rows."""
         return len(batch["label"])
 
+    def prepare(self, batches: Sequence[dict[str, Any]], step: int, rehearsal: bool) -> None:
+        """Estimate the divergence on the mismatched rows of the whole step, those of all processes."""
+        if self.other_reference is None:
+            return
+        model, ratios = self.job.model.model, [0.0]
+        model.train()
+        with torch.no_grad(), self.path.attention() if self.path else contextlib.nullcontext():
+            for batch in batches:
+                if not is_empty(batch):
+                    others = self.log_probs(model, batch["others"]) - batch["other_reference"]
+                    ratios += others.double().tolist()
+        total, rows = current().sums(math.fsum(ratios), len(ratios) - 1)
+        self.divergence = max(0.0, total / rows)
+
     def loss(self, model: Any, batch: Mapping[str, Any], count: Any) -> torch.Tensor:
         """Return the share of the batch's rows in the mean over the rows of the step."""
-        divergence = torch.zeros((), device=batch["reference"].device)
-        if "others" in batch:
-            with torch.no_grad():
-                ratios = self.log_probs(model, batch["others"]) - batch["other_reference"]
-                divergence = ratios.mean().clamp(min=0)
+        divergence = batch["reference"].new_tensor(self.divergence)
         log_probs = self.log_probs(model, batch)
         losses = row_losses(self.options, log_probs - batch["reference"], batch["label"], divergence)
         if model.training:
             rewards = self.options.beta * (log_probs - batch["reference"])
-            self.seen.append(figures_of(rewards.detach(), log_probs.detach(), batch["label"], divergence))
+            figures = figures_of(rewards.detach(), log_probs.detach(), batch["label"], divergence)
+            for name, value in figures.items():
+                good, rows = int(batch["label"].sum()), len(batch["label"])
+                weight = good if name.startswith("chosen") else rows - good if name.startswith("rejected") else rows
+                self.means.add({name: value}, weight)
         share: torch.Tensor = losses.sum() / count
         return share
 
     def step_figures(self) -> Mapping[str, float]:
-        """Return the means over those of the step's batches that have the figure."""
-        seen, self.seen = self.seen, []
-        values = {name: [batch[name] for batch in seen if name in batch] for name in FIGURES}
-        return {name: math.fsum(found) / len(found) for name, found in values.items() if found}
+        """Return the means over the step's good and bad answers, and the difference of their rewards."""
+        found = self.means.take()
+        found.pop("margin", None)
+        if "chosen_reward" in found and "rejected_reward" in found:
+            found["margin"] = found["chosen_reward"] - found["rejected_reward"]
+        return found
 
     def validation(self, batch_tokens: int) -> FeedbackValidation:
         """Return the loss and rewards of the validation rows."""
@@ -226,12 +246,13 @@ class FeedbackValidation:
         return values
 
     def _log_probs(self, rows: TokenRows) -> torch.Tensor:
-        losses = token_losses(self.model, rows, batch_tokens=self.batch_tokens)
+        losses = shared_token_losses(self.model, rows, self.batch_tokens)
         return -torch.tensor([row.nll for row in losses], dtype=torch.float64)
 
     def rehearse(self) -> None:
         """Compute the log-probability of the longest row."""
-        self._log_probs(self.rows.take([int(self.rows.lengths().argmax())]))
+        longest = self.rows.take([int(self.rows.lengths().argmax())])
+        token_losses(self.model, longest, batch_tokens=self.batch_tokens)
 
     def sample(self, rows: int) -> tuple[FeedbackValidation, float]:
         """Return a validation on about so many rows of every length, and how many times its work the whole one is."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -12,14 +11,14 @@ from datasets import Dataset
 
 import ftp
 from ftp.lm.torch_losses import token_losses
-from ftp.lm.training.torch_validation import spread
+from ftp.lm.training.torch_validation import shared_token_losses, spread
 from ftp.types import LoadedModel
 from ftp_plugins.speed.torch_batches import Batches, shared_tokens
 from ftp_plugins.speed.torch_path import FastPath
 from ftp_plugins.trainers.dpo_options import DPOOptions
 from ftp_plugins.trainers.pair_rows import PairRows
 from ftp_plugins.trainers.torch_pair_losses import Answers, mean_loss, pair_losses, rewards
-from ftp_plugins.trainers.torch_sequences import SequenceObjective
+from ftp_plugins.trainers.torch_sequences import SequenceObjective, StepMeans
 
 FIGURES = ("accuracy", "margin", "chosen_reward", "rejected_reward", "chosen_log_prob", "rejected_log_prob")
 
@@ -55,7 +54,7 @@ class PairObjective(SequenceObjective):
         self.validation_rows, self.options = validation_rows, options
         self.reference: Any = None
         self.validation_reference: Any = None
-        self.seen: list[dict[str, float]] = []
+        self.means = StepMeans(FIGURES)
 
     def shared_tokens(self, path: FastPath, batch_size: int, seed: int) -> int:
         """Count the tokens of an epoch that are computed together with those of another answer of their batch."""
@@ -99,14 +98,13 @@ class PairObjective(SequenceObjective):
         chosen, rejected = (Answers(log_probs[at], tokens[at], reference[at]) for at in (0, 1))
         if model.training:
             with torch.no_grad():
-                self.seen.append(figures_of(self.options, chosen, rejected))
+                self.means.add(figures_of(self.options, chosen, rejected), self.count(batch))
         share: torch.Tensor = mean_loss(self.options, chosen, rejected) * self.count(batch) / count
         return share
 
     def step_figures(self) -> Mapping[str, float]:
-        """Return the means over the step's batches."""
-        seen, self.seen = self.seen, []
-        return {name: statistics.fmean(batch[name] for batch in seen) for name in FIGURES} if seen else {}
+        """Return the means over the step's pairs."""
+        return self.means.take()
 
     def validation(self, batch_tokens: int) -> PairValidation:
         """Return the loss, accuracy and rewards of the validation pairs."""
@@ -151,7 +149,7 @@ class PairValidation:
 
     def measure(self) -> dict[str, Any]:
         """Return `loss`, the figures of `figures_of`, and the loss `by_source` where the pairs have several sources."""
-        losses = token_losses(self.model, self.rows.answers(), batch_tokens=self.batch_tokens)
+        losses = shared_token_losses(self.model, self.rows.answers(), self.batch_tokens)
         log_probs = -torch.tensor([row.nll for row in losses], dtype=torch.float64).view(-1, 2)
         tokens = torch.tensor([row.tokens for row in losses], dtype=torch.float64).view(-1, 2)
         chosen, rejected = (

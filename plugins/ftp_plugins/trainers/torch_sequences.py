@@ -9,9 +9,35 @@ from typing import Any
 import torch
 
 from ftp.lm.tokens import TokenRows
+from ftp.lm.training.torch_processes import current
 from ftp_plugins.speed.torch_batches import padded_batch
 from ftp_plugins.trainers.torch_objective import Objective
 from ftp_plugins.trainers.torch_reference import reference_log_probs
+
+
+class StepMeans:
+    """Means over an optimizer step of figures that its batches give as means of their own, over all processes.
+
+    Args:
+        names: of the figures; a batch need not have all of them.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self.sums, self.weights = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
+
+    def add(self, means: Mapping[str, float], weight: int) -> None:
+        """Count in the means of a batch; `weight` is the number of its entries."""
+        for name, mean in means.items():
+            self.sums[name] += mean * weight
+            self.weights[name] += weight
+
+    def take(self) -> dict[str, float]:
+        """Return the mean of each figure that any process has, and begin anew. Every process has to call it."""
+        found = current().sums(*self.sums.values(), *self.weights.values())
+        self.sums, self.weights = dict.fromkeys(self.names, 0.0), dict.fromkeys(self.names, 0)
+        sums, weights = found[: len(self.names)], found[len(self.names) :]
+        return {name: value / n for name, value, n in zip(self.names, sums, weights, strict=True) if n}
 
 
 class SequenceObjective(Objective):
@@ -24,13 +50,20 @@ class SequenceObjective(Objective):
     def reference_of(self, rows: TokenRows, batch_size: int, training: bool) -> torch.Tensor:
         """Return the log-probability of each answer under the model before its first step, float64 [rows].
 
+        The rows are shared out over the processes.
+
         Args:
             training: whether to multiply as the training does; validations don't go through the library's autocast.
         """
         how = f"packed {self.path.compute}" if self.path is not None else f"padded {training and self.autocast}"
-        began, most = time.monotonic(), self.batch_tokens(batch_size)
+        began, most, processes = time.monotonic(), self.batch_tokens(batch_size), current()
+        own = list(range(len(rows)))[processes.rank :: processes.count]
+        part = rows.take(own) if processes.count > 1 else rows
+        found = torch.zeros(len(rows), dtype=torch.float64)
         with torch.autocast(self.job.model.model.device.type, torch.bfloat16, enabled=training and self.autocast):
-            found = torch.tensor(reference_log_probs(self.job.model, rows, batch_tokens=most, how=how))
+            share = reference_log_probs(self.job.model, part, batch_tokens=most, how=how) if own else []
+        for rank, values in enumerate(processes.from_all(list(map(float, share)))):
+            found[rank :: processes.count] = torch.tensor(values, dtype=torch.float64)
         self.job.emit("reference", rows=len(rows), seconds=time.monotonic() - began)
         return found
 

@@ -61,12 +61,41 @@ class Processes:
 
     # --- before training and after it
 
+    def exchange(self, name: str, value: str) -> list[str]:
+        """Return the text that each process gives under a name; waits for all of them without a limit.
+
+        Raises:
+            ProcessLost: the first process, which keeps the messages, has ended.
+        """
+        if self.count == 1:
+            return [value]
+        keys = [f"{name}/{rank}" for rank in range(self.count)]
+        with self._kept_by_the_first():
+            self.store.set(keys[self.rank], value)
+            while not self.store.check(keys):
+                time.sleep(0.05)
+            found = [self.store.get(key).decode() for key in keys]
+            # The first process keeps the messages, so it leaves last.
+            self.store.set(f"{name}/read/{self.rank}", "")
+            while self.first and not self.store.check([f"{name}/read/{rank}" for rank in range(self.count)]):
+                time.sleep(0.05)
+        return found
+
+    @contextlib.contextmanager
+    def _kept_by_the_first(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            me = f"process {self.rank} of {self.count} on {socket.gethostname()}"
+            raise ProcessLost(f"{me}: the first process has ended before the training") from error
+
     def wait_for_training(self) -> Path | None:
         """Wait until the first process calls for training; return the run's directory, or None when it needs nobody."""
         print(f"Process {self.rank} of {self.count} waits until the first one has prepared the training.", flush=True)
-        while not self.store.check(["training"]):
-            time.sleep(0.1)
-        directory = self.store.get("training").decode()
+        with self._kept_by_the_first():
+            while not self.store.check(["training"]):
+                time.sleep(0.1)
+            directory = self.store.get("training").decode()
         return Path(directory) if directory else None
 
     def start_training(self, directory: Path, emit: Callable[..., T]) -> Callable[..., T]:

@@ -46,7 +46,7 @@ class RowValidation:
 
     def measure(self) -> dict[str, Any]:
         """Return `loss`, and `by_source` where the rows have several sources."""
-        losses = self._losses()
+        losses = shared_token_losses(self.model, self.rows, self.batch_tokens)
         values: dict[str, Any] = {"loss": math.fsum(row.nll for row in losses) / sum(row.tokens for row in losses)}
         sources = self.rows.table.column("origin").to_pylist()
         if len(set(sources)) > 1:
@@ -56,18 +56,6 @@ class RowValidation:
                 by_source[name] = math.fsum(row.nll for row in own) / sum(row.tokens for row in own)
             values["by_source"] = by_source
         return values
-
-    def _losses(self) -> list[TokenLoss]:
-        """Return the loss of every row, computed by all processes: of the rows by length, each takes its turn."""
-        processes = current()
-        if processes.count == 1:
-            return token_losses(self.model, self.rows, batch_tokens=self.batch_tokens)
-        by_length = self.rows.lengths().argsort(kind="stable").tolist()
-        own = by_length[processes.rank :: processes.count]
-        losses = token_losses(self.model, self.rows.take(own), batch_tokens=self.batch_tokens) if own else []
-        shares = processes.from_all(dict(zip(own, losses, strict=True)))
-        of_row = {row: loss for share in shares for row, loss in share.items()}
-        return [of_row[row] for row in range(len(self.rows))]
 
     def rehearse(self) -> None:
         """Compute the loss of the longest row."""
@@ -79,6 +67,22 @@ class RowValidation:
         lengths = self.rows.lengths().tolist()
         chosen = self.rows.take(spread(lengths, rows))
         return RowValidation(self.model, chosen, self.batch_tokens), sum(lengths) / int(chosen.lengths().sum())
+
+
+def shared_token_losses(model: LoadedModel, rows: TokenRows, batch_tokens: int) -> list[TokenLoss]:
+    """Return the loss of every row, computed by all processes: of the rows by length, each takes its turn.
+
+    Every process has to call it, with the same rows.
+    """
+    processes = current()
+    if processes.count == 1:
+        return token_losses(model, rows, batch_tokens=batch_tokens)
+    by_length = rows.lengths().argsort(kind="stable").tolist()
+    own = by_length[processes.rank :: processes.count]
+    losses = token_losses(model, rows.take(own), batch_tokens=batch_tokens) if own else []
+    shares = processes.from_all(dict(zip(own, losses, strict=True)))
+    of_row = {row: loss for share in shares for row, loss in share.items()}
+    return [of_row[row] for row in range(len(rows))]
 
 
 def spread(lengths: Sequence[int], count: int) -> list[int]:

@@ -20,6 +20,11 @@ from ftp.cli.options import JSON, RECIPE, SET, load_plugins, load_recipe, plugin
 @SET
 @plugin_options
 @TRUST
+@click.option(
+    "--devices",
+    metavar="NUMBERxKIND",
+    help="Plan for other devices, by arithmetic and without loading the model: 8xH100, A100-40GB, '2xRTX 4090', 4xCPU.",
+)
 @JSON
 def command(
     recipe: Path,
@@ -27,11 +32,15 @@ def command(
     files: tuple[Path, ...],
     without: tuple[str, ...],
     trust: bool,
+    devices: str | None,
     as_json: bool,
 ) -> None:
     """Estimate what training would take: parameters, tokens, steps, time, memory, disk. Trains nothing.
 
     The model is loaded, the largest batch goes through it, and a few real steps are timed. No run is created.
+
+    With --devices: whether the recipe fits on such devices and with which sharding, tokens per second and time, from
+    the model's arithmetic and published shares of the devices' peak.
     """
     from ftp.cli.run import quiet_libraries
     from ftp.cli.show import show
@@ -44,6 +53,14 @@ def command(
     checked = load_recipe(recipe, load_plugins(files, without), settings)
     ask_for_recipe(checked, str(recipe), trust)
     quiet_libraries()
+    if devices is not None:
+        from ftp_plugins.commands.plan.elsewhere import lines_elsewhere, plan_elsewhere
+
+        with show() as progress:
+            told = plan_elsewhere(checked, recipe, devices, progress.stage)
+        asked = bool(getattr(checked.train, "gradient_checkpointing", False))
+        echo(json.dumps(told, indent=2) if as_json else "\n".join(lines_elsewhere(told, asked)))
+        return
     with show() as progress, dry_run(checked, recipe, progress.stage, notes_only(progress.event)) as job:
         progress.stage("Measuring a few steps")
         planned = call(Mapping | None, checked.train.plan, job)
