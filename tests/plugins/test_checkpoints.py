@@ -100,6 +100,7 @@ KILLS = [
 ]
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("adapter", "options", "kills"),
     [

@@ -743,6 +743,7 @@ def test_gsm8k(curate):
     assert leaked([tuple(edited(text, rng, vocabulary) for text in pair) for pair in test]) >= 0.99 * len(test)
 
 
+@pytest.mark.slow
 @needs_data
 def test_gsm8k_reworded(curate):
     with (DATA / "contamination" / "rephrased_gsm8k_test.jsonl").open(encoding="utf-8") as lines:

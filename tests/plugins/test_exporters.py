@@ -92,6 +92,7 @@ def record(directory):
 # --- what is proven --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("adapter", ["lora", "qlora", "full"])
 def test_merged_files_are_the_model_of_the_run(trained, adapter):
     code, said = ftp("export", trained(adapter), "merged")
@@ -137,6 +138,7 @@ def test_an_export_out_of_bounds_is_kept_and_named_unproven(lora):
     assert not unproven.exists(), "the proven one takes its place"
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("adapter", ["lora", "qlora", "full"])
 def test_three_lines_of_the_model_card_load_the_run(trained, adapter, monkeypatch):
     directory = trained(adapter)
@@ -304,7 +306,8 @@ def test_no_room_is_said_before_anything_is_written(lora, monkeypatch):
     assert code == 2 and "make room" in said and not (lora / "exports").exists()
 
 
-@pytest.mark.parametrize("kind", ["merged", pytest.param("gguf", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["merged", "gguf"])
 def test_a_disk_that_fills_up_is_said_and_what_was_written_is_removed(lora, kind):
     """Even where there seemed to be room: here, a file may have no more than 100 kB."""
 
@@ -330,6 +333,7 @@ def test_an_export_goes_where_it_is_told_and_replaces_nothing_else(lora, tmp_pat
         assert record(tmp_path / "new")["proven"] and not (lora / "exports").exists()
 
 
+@pytest.mark.slow
 def test_half_an_export_is_done_again(lora):
     command = [sys.executable, "-m", "ftp", "export", str(lora), "merged"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}

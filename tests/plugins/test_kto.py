@@ -99,6 +99,7 @@ def test_a_row_alone_in_a_batch_gets_the_answer_of_another(ftp_tiny_model, tmp_p
         mismatched(rows.take([0]), [[0]], 1000)
 
 
+@pytest.mark.slow
 def test_killed_training_comes_to_the_same(ftp_tiny_model, tmp_path):
     kills = [("metric", 3), ("validation", 4), ("checkpoint", 8)]
     assert_kills_change_nothing(ftp_tiny_model, tmp_path, kills, options(epochs=2).train, feedback_job)

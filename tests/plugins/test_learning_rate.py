@@ -87,6 +87,7 @@ def test_rates_are_shown_as_people_write_them(rate, shown):
 # --- the range test --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("speed", "adapter"),
     [*(("auto", adapter) for adapter in ADAPTERS), ("off", LoRA(r=4)), ("off", Full())],

@@ -99,6 +99,7 @@ def test_centering_keeps_rewards_around_zero(ftp_tiny_model, tmp_path):
     assert sums[1.0] < 0.8 * sums[None]
 
 
+@pytest.mark.slow
 def test_killed_training_comes_to_the_same(ftp_tiny_model, tmp_path):
     kills = [("metric", 3), ("validation", 4), ("checkpoint", 8)]
     events = assert_kills_change_nothing(ftp_tiny_model, tmp_path, kills, options(epochs=2).train, pairs_job)

@@ -128,6 +128,7 @@ def test_four_small_batches_are_one_large_one(ftp_tiny_model, tmp_path):
     assert first["small"] == pytest.approx(first["large"], rel=1e-5)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     "adapter", [LoRA(r=4), LoRA(r=4, dora=True, init="gaussian"), LoRA(r=4, rslora=True), QLoRA(r=4)]
 )

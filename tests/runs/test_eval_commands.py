@@ -212,6 +212,7 @@ def ftp_evaluators() -> dict[str, type[ftp.Evaluator]]:
 # --- cached answers -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_model_is_never_asked_twice(recipe, tmp_path, generated):
     first = run(recipe(), tmp_path / "runs")
     assert generated == [4, 4]
@@ -327,6 +328,7 @@ def test_a_damaged_old_run_does_not_stop_a_new_one(recipe, tmp_path):
 # --- ftp eval --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 def test_an_old_run_evaluated_again_finds_the_same(recipe, tmp_path, generated, cache, adapter):
     place = run(recipe(adapter={"use": adapter} if adapter == "full" else {"r": 4}), tmp_path / "runs")

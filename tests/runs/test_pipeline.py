@@ -144,6 +144,7 @@ def test_a_run_killed_after_training_goes_on_from_the_trained_weights(recipe, tm
     assert (run / "model" / "adapter_model.safetensors").stat().st_mtime_ns == weights
 
 
+@pytest.mark.slow
 def test_a_run_killed_for_real_is_taken_up_again(recipe, tmp_path):
     file = recipe(train={"epochs": 40, "evals_per_epoch": 0.05})
     command = [sys.executable, "-m", "ftp", "run", str(file), "--runs", str(tmp_path / "runs")]

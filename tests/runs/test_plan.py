@@ -21,6 +21,7 @@ def small(ftp_recipe, ftp_tiny_model):
 COUNTED = ("steps", "rows", "tokens_per_epoch", "trained_tokens", "trainable_parameters", "total_parameters")
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("adapter", ["lora", "qlora", "full"])
 def test_the_plan_is_what_the_run_does(ftp, small, tmp_path, adapter):
     train = {"epochs": 2, "batch_size": 4, "evals_per_epoch": 1.5}

@@ -40,13 +40,17 @@ def orders_of(adapter, counts, **more):
 
 @pytest.fixture(scope="module")
 def trained(ftp_tiny_model, tmp_path_factory):
-    """The same trainings on 1 and 2 processes, and one that dies on 4, then on 2, and ends on 1."""
+    """The same training on 1 and 2 processes."""
     orders = orders_of("lora", (1, 2), options={"r": 4})
-    for trainer in ("dpo", "kto"):
-        orders += [{**order, "name": f"{trainer}-{order['count']}", "trainer": trainer} for order in orders[:2]]
-    for count, die in ((4, 3), (2, 5), (1, None)):
-        orders += [{**orders[0], "name": f"part-{count}", "count": count, "run": "parts", "die": die}]
     return trained_together(ftp_tiny_model, tmp_path_factory.mktemp("together"), orders)
+
+
+@pytest.fixture(scope="module")
+def preferences(ftp_tiny_model, tmp_path_factory):
+    """Trainings on preferences, on 1 and 2 processes."""
+    orders = orders_of("lora", (1, 2), options={"r": 4})
+    orders = [{**order, "name": f"{t}-{order['count']}", "trainer": t} for t in ("dpo", "kto") for order in orders]
+    return trained_together(ftp_tiny_model, tmp_path_factory.mktemp("preferences"), orders)
 
 
 def values(events, event, key="loss"):
@@ -62,15 +66,16 @@ def assert_agree(one, other, tolerance=1e-5):
         assert float((weight - their_weights[name]).abs().max()) < tolerance, name
 
 
-@pytest.mark.parametrize("what", ["lora", "dpo", "kto"])
-def test_losses_and_weights_are_those_of_one_process(trained, what):
-    assert len(values(trained[f"{what}-1"][0], "metric")) == 6
-    assert_agree(trained[f"{what}-1"], trained[f"{what}-2"])
+def test_losses_and_weights_are_those_of_one_process(trained):
+    assert len(values(trained["lora-1"][0], "metric")) == 6
+    assert_agree(trained["lora-1"], trained["lora-2"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", ["dpo", "kto"])
-def test_figures_of_preferences_are_means_over_all_processes(trained, trainer):
-    alone, shared = (trained[f"{trainer}-{count}"][0] for count in (1, 2))
+def test_figures_of_preferences_are_means_over_all_processes(preferences, trainer):
+    assert_agree(preferences[f"{trainer}-1"], preferences[f"{trainer}-2"])
+    alone, shared = (preferences[f"{trainer}-{count}"][0] for count in (1, 2))
     figures = {"margin", "chosen_reward", "rejected_reward", "chosen_log_prob", "rejected_log_prob"}
     for name in figures | ({"accuracy"} if trainer == "dpo" else {"kl"}):
         assert values(shared, "metric", name) == pytest.approx(values(alone, "metric", name), abs=1e-4), name
@@ -93,8 +98,13 @@ def test_the_fast_path_stays_on(trained):
     assert "packed rows" in speed["on"] and speed["why_not"] is None
 
 
-def test_a_checkpoint_serves_any_number_of_processes(trained):
+@pytest.mark.slow
+def test_a_checkpoint_serves_any_number_of_processes(ftp_tiny_model, tmp_path):
     """Killed at step 3 on 4 processes and at step 5 on 2, it ends on 1; checkpoints are those of steps 2 and 4."""
+    orders = orders_of("lora", (1,), options={"r": 4})
+    for count, die in ((4, 3), (2, 5), (1, None)):
+        orders += [{**orders[0], "name": f"part-{count}", "count": count, "run": "parts", "die": die}]
+    trained = trained_together(ftp_tiny_model, tmp_path, orders)
     parts = [event for name in ("part-4", "part-2", "part-1") for event in trained[name][0]]
     assert [event["step"] for event in parts if event["event"] == "resume"] == [2, 4]
     assert_agree(trained["lora-1"], (done_until(parts), trained["part-1"][1]))

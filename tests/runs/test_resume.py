@@ -333,6 +333,7 @@ def test_a_run_that_is_going_on_says_who_does_it(start, recipe, tmp_path, monkey
 # --- starved ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_checkpoint_before_it(start, recipe, tmp_path):
     # Weights that train grow no larger, so the limit is found first: a rehearsal has to fit, a checkpoint after it not.
     file = recipe(adapter={"use": "full"}, train={**LONG, "epochs": 3})

@@ -33,6 +33,7 @@ def place(directory, **options):
     (directory / "place.yaml").write_text(yaml.safe_dump({"use": "slurm", **options}))
 
 
+@pytest.mark.slow
 def test_a_job_of_two_processes_by_submitits_own_executor(ftp, recipe, tmp_path):
     recipe()
     place(tmp_path, cluster="local", processes_per_node=2, minutes=5)

@@ -6,6 +6,7 @@
 - `ledger`: the fate of every row: kept, masked, truncated or dropped, by whom and why.
 - `split`: rows that belong together, and validation rows drawn from the training rows.
 - `held_out`: eval rows drawn from the training rows, the same ones again when rows are added.
+- `slices`: parts of a split, such as `train[:1%]`.
 - `near_duplicates`: which texts are alike, by the sets of their word n-grams.
 - `tables`: Parquet files of a run read back, checked before they are believed.
 - `words`: the words of a text in any script.

@@ -201,11 +201,14 @@ def load_runs(
         RunError: the base model of a run has changed.
         ModelError: a model can't be loaded.
     """
+    from ftp.lm.torch_types import fits
+
     shared: dict[tuple[str, ModelRequest], _Shared] = {}
     found = []
     for run in runs:
         request = call(ModelRequest, run.recipe.adapter.prepare, call(ModelRequest, run.recipe.model.describe))
-        key = (fingerprint_of(lock_of(run.directory)), dataclasses.replace(request, model=""))
+        held = request.frozen and not fits(request.parameters)
+        key = (fingerprint_of(lock_of(run.directory)), dataclasses.replace(request, model="", frozen=held))
         if key in shared and shared[key].takes(run):
             found.append(shared[key].add(run))
             continue
@@ -219,9 +222,13 @@ class _Shared:
     """A base model in memory with the adapters of one or more runs."""
 
     def __init__(self, run: OpenRun, note: Callable[[str], object], most_rows: int) -> None:
+        from ftp.lm.torch_bfloat16 import hold_in_float32
         from ftp.lm.torch_decode import Decoder
+        from ftp.lm.torch_types import fits
 
         base = load_base_of(run.recipe, run.directory, note)
+        if fits(base.request.parameters):
+            hold_in_float32(base.model)  # every token reads all weights, which would be unpacked each time
         self.base_name, self.base_tokenizer = base.name, base.tokenizer
         self.loaded = restored(run.recipe, base, run.directory)
         self.adapters = hasattr(self.loaded.model, "peft_config")

@@ -300,6 +300,7 @@ def simulate(draw, n, times):
     return held, np.mean([interval.high - interval.low for interval, _ in found]), 1 - len(found) / times
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_intervals_hold_about_what_they_say(case):
     held, _, without = simulate(case.draw, (case.ns or case.safe)[1], 300)
